@@ -1,0 +1,554 @@
+"""Two-stage reinforcement learning with verifiable rewards: GRPO, a curriculum, hard-sample mining (section 3.3).
+
+For every question x the current policy writes a group of k responses y_1 .. y_k. Each earns r(x, y_i): its answer is correct,
+its format holds (reward.py). Responses better than their group's average become more likely, the others less:
+
+    loss = - E_x [ 1/k sum_i log pi(y_i | x) A(x, y_i) ]        (Eq. 1)   `grpo_loss`
+    A(x, y_i) = r(x, y_i) - mean_j r(x, y_j)                    (Eqs. 2, 3)   `normalize_rewards_per_group`
+
+That is all: log pi(y | x) is the *sum* of the response's token log-probabilities, advantages are not divided by a standard
+deviation, nothing is clipped, no KL term, and each batch of samples is used for one update and thrown away. Samples come from
+the policy itself at temperature 1 and top-p 1: truncating them would bias Eq. 1, whose expectation is over pi.
+
+    stage 1   a balanced blend of Easy and Moderate questions, until rewards become sparse: most groups are all right or all
+              wrong (zero advantage, nothing to learn from) and the reward no longer rises
+    stage 2   in rounds: the policy answers the whole dataset several times, and what it repeatedly fails, Difficult questions
+              first, is trained on next. Questions that were never solved in many attempts are set aside, and every round
+              samples larger groups ("we increase the number of rollouts")
+
+Deviations from the paper, which gives no numbers: all hyperparameters, the plateau test, the mining weights.
+
+Reads train.jsonl and a model (stage 1: sft/, stage 2: rl1/). Writes rl1/ or rl2/ (Hugging Face folders), ledger.jsonl (stage 2:
+what each question's attempts came to), metrics.jsonl; while it runs, rl1.state/ or rl2.state/ (checkpoints).
+
+    python grpo.py --stage 1 --run runs/x                       # one process
+    torchrun --nproc_per_node 8 grpo.py --stage 2               # the paper's 7B recipe
+    python grpo.py --stage 1 --with-std --output rl1-std        # an ablation beside it
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import resource
+import time
+from collections import Counter, deque
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import fsdp_utils
+from fsdp_utils import TrainingState
+from policy import Example, Policy, accumulate_gradient, load_policy, stop_tokens
+from records import TIERS, Metrics, Question, RunDir, UserError, load_questions, run_stage, write_jsonl
+from reward import Reward, prompt_messages, prompt_tokens, reward
+from rollout import Sample, Sampler
+
+# ------------------------------------------------------------------------------------------------------------------ Eqs. 1-3
+
+
+def normalize_rewards_per_group(rewards: Tensor, with_std: bool = False) -> Tensor:
+    """Eqs. 2 and 3: A(x, y_i) = r(x, y_i) - 1/k sum_j r(x, y_j). Rewards and advantages (questions, k).
+
+    `with_std` divides by the group's standard deviation as well, as DeepSeekMath's GRPO does; the paper does not.
+    """
+    advantages = rewards - rewards.mean(1, keepdim=True)
+    if with_std:
+        advantages = advantages / (rewards.std(1, keepdim=True, unbiased=False) + 1e-6)
+    # A group of equal rewards has no advantage at all; the rounding of its mean must not pretend one.
+    return torch.where((rewards == rewards[:, :1]).all(1, keepdim=True), 0.0, advantages)
+
+
+def grpo_loss(logprobs: Tensor, advantages: Tensor, responses: int) -> Tensor:
+    """Eq. 1: - 1/(questions k) sum_i log pi(y_i | x) A(x, y_i), with log pi(y_i | x) = sum_t log pi(y_i,t | x, y_i,<t).
+
+    `logprobs` (N,) are token log-probabilities of any part of the batch, `advantages` (N,) each token's response's advantage;
+    `responses` is the number of responses of the whole batch, so the parts' losses add up to the batch's.
+    """
+    return -(logprobs * advantages).sum() / responses
+
+
+# --------------------------------------------------------------------------------------------------- rollout, reward, update
+
+
+@dataclass(slots=True)
+class Group:
+    """One question's responses with their rewards."""
+
+    question: Question
+    prompt: list[int]
+    samples: list[Sample]
+    rewards: list[Reward]
+
+
+@dataclass(slots=True)
+class Setup:
+    """What every phase needs and none changes."""
+
+    args: argparse.Namespace
+    policy: Policy
+    tokenizer: Any
+    sampler: Sampler
+    stops: list[int]
+    device: torch.device
+    prompts: dict[str, list[int]] = field(default_factory=dict)  # question id -> prompt tokens
+
+    def my_share(self, items: list[Any]) -> list[Any]:
+        return items[fsdp_utils.rank() :: fsdp_utils.world_size()]
+
+
+def rollout(setup: Setup, questions: list[Question], group_size: int, occasion: str, bar: str | None = None) -> list[Group]:
+    """Sample `group_size` responses to each of this rank's questions from the current policy, and reward them.
+
+    `occasion` seeds the sampling together with the question's id: the same occasion gives the same responses.
+    """
+    args = setup.args
+    seeds = [random.Random(f"{args.seed}/{occasion}/{question.id}").getrandbits(32) for question in questions]
+    progress = tqdm(total=len(questions) * group_size, desc=bar, unit="sample", leave=False, disable=bar is None)
+    with fsdp_utils.gathered(setup.policy), progress:
+        samples = setup.sampler.generate(
+            [setup.prompts[question.id] for question in questions],
+            samples=group_size,
+            max_new_tokens=args.max_new_tokens,
+            stop_ids=setup.stops,
+            temperature=args.temperature,
+            seeds=seeds,
+            on_finish=progress.update,
+        ) if questions else []  # fmt: skip
+    groups = []
+    for question, group in zip(questions, samples):
+        texts = setup.tokenizer.batch_decode([response_tokens(sample) for sample in group])
+        rewards = [reward(text, question.answer) for text in texts]
+        groups.append(Group(question, setup.prompts[question.id], group, rewards))
+    return groups
+
+
+def response_tokens(sample: Sample) -> list[int]:
+    """The sample without its stop token, as a reader sees it."""
+    return sample.tokens if sample.stop_id is None else sample.tokens[:-1]
+
+
+def update_policy(setup: Setup, groups: list[Group], questions: int, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """One optimiser step on Eq. 1 over all ranks' groups (`questions` in all); what it measured.
+
+    Groups of equal rewards have zero advantage and hence exactly zero gradient: they go through neither forward nor backward.
+    """
+    args = setup.args
+    rewards = torch.tensor([[item.total for item in group.rewards] for group in groups], dtype=torch.float64)
+    advantages = normalize_rewards_per_group(rewards, args.with_std) if groups else rewards
+    examples, token_advantages, sampler_logprobs = [], [], []
+    for group, row in zip(groups, advantages.tolist()):
+        trained = [(sample, advantage) for sample, advantage in zip(group.samples, row) if advantage != 0]
+        for part in [trained] if args.share_prompts else [[item] for item in trained]:
+            if part:
+                examples.append(example_of(group.prompt, [sample for sample, _ in part]))
+                scale = [1 / len(sample.tokens) if args.token_mean else 1.0 for sample, _ in part]
+                token_advantages.append([a * c for (s, a), c in zip(part, scale) for _ in s.tokens])
+                sampler_logprobs.append([logprob for sample, _ in part for logprob in sample.logprobs])
+
+    responses = questions * len(groups[0].samples) if groups else 1
+    gaps, entropy_sum, loss_sum = [], 0.0, 0.0
+
+    def loss_of(indices: list[int], logprobs: Tensor, entropies: Tensor) -> Tensor:
+        nonlocal entropy_sum, loss_sum
+        sampled = logprobs.new_tensor([value for index in indices for value in sampler_logprobs[index]])
+        gaps.append((logprobs.detach() - sampled).cpu())
+        entropy_sum += entropies.sum().item()
+        loss = grpo_loss(
+            logprobs, logprobs.new_tensor([value for index in indices for value in token_advantages[index]]), responses
+        )
+        loss_sum += loss.item()
+        return loss
+
+    accumulate_gradient(setup.policy, examples, loss_of, args.micro_tokens, setup.device, args.temperature)
+    gap = torch.cat(gaps) if gaps else torch.zeros(0)  # log pi of the trainer minus that of the sampler, token by token
+    outside = ((gap.exp() > 1.1) | (gap.exp() < 0.9)).sum().item()
+    sums = [float(len(gap)), entropy_sum, loss_sum, gap.abs().sum().item(), float(outside)]
+    tokens, entropy, loss, gap_sum, outside = fsdp_utils.reduce_over_ranks(sums, "sum", setup.device)
+    if not tokens:  # every group of every rank has zero advantage: there is no gradient
+        return {"grad_norm": 0.0, "loss": 0.0}
+    norm = fsdp_utils.clip_grad_norm(setup.policy, args.max_grad_norm)
+    if not math.isfinite(norm + loss):
+        raise UserError(f"the loss ({loss}) or gradient norm ({norm}) is not finite; the last checkpoint is good, lower --lr")
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {
+        "loss": loss,
+        "grad_norm": norm,
+        "entropy": entropy / tokens,
+        "logprob_gap": gap_sum / tokens,
+        "logprob_gap_p95": p95(gap.abs()),
+        "ratio_outside": outside / tokens,
+        "trained_tokens": tokens,
+    }
+
+
+def example_of(prompt: list[int], samples: list[Sample]) -> Example:
+    """One row: the prompt and one response behind it, or several that share it."""
+    tokens, segments = list(prompt), [0] * len(prompt)
+    for number, sample in enumerate(samples, 1):
+        tokens += sample.tokens
+        segments += [number] * len(sample.tokens)
+    scored = [segment > 0 for segment in segments]
+    return Example(tokens, scored, segments if len(samples) > 1 else None)
+
+
+def p95(values: Tensor) -> float:
+    """The 95th percentile of this rank's values (N,); 0 for none."""
+    return values.kthvalue(max(1, round(0.95 * len(values)))).values.item() if len(values) else 0.0
+
+
+def rollout_statistics(setup: Setup, groups: list[Group]) -> dict[str, float]:
+    """Means over the responses of all ranks, and the share of groups with zero advantage."""
+    rewards = [item for group in groups for item in group.rewards]
+    samples = [sample for group in groups for sample in group.samples]
+    sums = [
+        len(rewards),
+        sum(item.total for item in rewards),
+        sum(item.correct for item in rewards),
+        sum(item.well_formed for item in rewards),
+        sum(sample.stop_id is None for sample in samples),
+        sum(len(sample.tokens) for sample in samples),
+        len(groups),
+        sum(len({item.total for item in group.rewards}) == 1 for group in groups),
+    ]
+    n, total, correct, formed, cut, tokens, all_groups, zero = fsdp_utils.reduce_over_ranks(
+        [float(value) for value in sums], "sum", setup.device
+    )
+    return {
+        "reward": total / n,
+        "accuracy": correct / n,
+        "format": formed / n,
+        "truncated": cut / n,
+        "length": tokens / n,
+        "zero_advantage": zero / all_groups,
+        "sampled_tokens": tokens,
+    }
+
+
+# ---------------------------------------------------------------------------------------------------- stage 1: the curriculum
+
+
+def nth_batch(pool: list[Question], step: int, size: int, seed: str) -> list[Question]:
+    """Batch number `step` of an endless pass over the pool, reshuffled every epoch. A function of its arguments alone."""
+    batch = []
+    shuffled: dict[int, list[int]] = {}
+    for position in range(step * size, (step + 1) * size):
+        epoch, place = divmod(position, len(pool))
+        if epoch not in shuffled:
+            shuffled[epoch] = list(range(len(pool)))
+            random.Random(f"{seed}/{epoch}").shuffle(shuffled[epoch])
+        batch.append(pool[shuffled[epoch][place]])
+    return batch
+
+
+def blended_batch(questions: list[Question], step: int, size: int, seed: int) -> list[Question]:
+    """Stage 1's batch: half Easy, half Moderate (whichever of the two there are)."""
+    pools = [pool for tier in TIERS[:2] if (pool := [question for question in questions if question.tier == tier])]
+    if not pools:
+        raise UserError("train.jsonl has neither Easy nor Moderate questions for stage 1")
+    share = size // len(pools)
+    sizes = [size - share * (len(pools) - 1), *[share] * (len(pools) - 1)]
+    return [
+        question
+        for number, (pool, part) in enumerate(zip(pools, sizes))
+        for question in nth_batch(pool, step, part, f"{seed}/blend/{number}")
+    ]
+
+
+class Plateau:
+    """The end of stage 1: "performance plateaus, signaled by the emergence of reward sparsity" (section 3.3).
+
+    Over the last `window` steps, at least `sparsity` of the groups had zero advantage, and the reward's second half is not
+    above its first half by more than `slope`.
+    """
+
+    def __init__(self, window: int, sparsity: float, slope: float):
+        self.window, self.sparsity, self.slope = window, sparsity, slope
+        self.history: deque[tuple[float, float]] = deque(maxlen=window)  # reward, share of zero-advantage groups
+
+    def reached(self, reward: float, zero_advantage: float) -> str | None:
+        """Take one step's measurements in; the reason to stop, or None."""
+        self.history.append((reward, zero_advantage))
+        if len(self.history) < self.window:
+            return None
+        rewards = [item[0] for item in self.history]
+        half = self.window // 2
+        rise = sum(rewards[half:]) / (self.window - half) - sum(rewards[:half]) / half
+        sparse = sum(item[1] for item in self.history) / self.window
+        if sparse >= self.sparsity and rise <= self.slope:
+            return (
+                f"rewards are sparse: {sparse:.0%} of groups have zero advantage (limit {self.sparsity:.0%}), and the reward "
+                f"rose by {rise:+.3f} within {self.window} steps (limit {self.slope})"
+            )
+        return None
+
+
+# ----------------------------------------------------------------------------------------------- stage 2: hard-sample mining
+
+
+@dataclass(slots=True)
+class Entry:
+    """One line of the ledger: what a question's attempts came to. `recent` is the pass rate of its latest occasion."""
+
+    id: str
+    tier: str
+    attempts: int = 0
+    passes: int = 0
+    recent: float = 0.0
+    last_seen: int = -1
+
+
+class Ledger:
+    """Every question's attempts and passes, and the priorities that follow from them."""
+
+    TIER_WEIGHTS = {"easy": 1.0, "moderate": 1.5, "difficult": 2.0}  # "particularly on Difficult questions"
+
+    def __init__(self, questions: list[Question]):
+        self.entries = {question.id: Entry(question.id, question.tier) for question in questions}
+
+    def record(self, outcomes: list[tuple[str, int, int]], step: int) -> None:
+        """Add (question id, attempts, passes) of one occasion."""
+        for question_id, attempts, passes in outcomes:
+            entry = self.entries[question_id]
+            entry.attempts += attempts
+            entry.passes += passes
+            entry.recent = passes / attempts
+            entry.last_seen = step
+
+    def priority(self, entry: Entry, set_aside: int) -> float:
+        """Failure rate times tier weight; 0 for a question that was never failed lately or never solved in many attempts."""
+        if entry.passes == 0 and entry.attempts >= set_aside:
+            return 0.0
+        return (1 - entry.recent) * self.TIER_WEIGHTS[entry.tier]
+
+    def mine(self, count: int, set_aside: int, rng: random.Random) -> list[str]:
+        """Ids of `count` questions drawn by priority without replacement (fewer if fewer have any)."""
+        # Weighted sampling without replacement: the largest u ** (1 / weight) win (Efraimidis and Spirakis).
+        keys = []
+        for entry in self.entries.values():
+            weight = self.priority(entry, set_aside)
+            u = rng.random()
+            if weight > 0:
+                keys.append((math.log(u) / weight, entry.id))
+        return [question_id for _, question_id in sorted(keys, reverse=True)[:count]]
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [asdict(entry) for entry in self.entries.values()]
+
+    def restore(self, rows: list[dict[str, Any]]) -> None:
+        self.entries = {row["id"]: Entry(**row) for row in rows}
+
+    def summary(self, mined: list[str], set_aside: int) -> str:
+        """What was mined and why, one line a tier."""
+        lines = []
+        chosen = Counter(self.entries[question_id].tier for question_id in mined)
+        for tier in TIERS:
+            entries = [entry for entry in self.entries.values() if entry.tier == tier]
+            if entries:
+                passed = sum(entry.recent for entry in entries) / len(entries)
+                aside = sum(entry.passes == 0 and entry.attempts >= set_aside for entry in entries)
+                lines.append(
+                    f"  {tier:9}  {len(entries):6} questions, {passed:6.1%} of the last attempts right, "
+                    f"{chosen[tier]:5} mined, {aside:4} set aside (never right in {set_aside} attempts)"
+                )
+        return "\n".join(lines)
+
+
+def outcomes_of(groups: list[Group]) -> list[tuple[str, int, int]]:
+    """(question id, attempts, passes) of every rank's groups, on every rank in the same order."""
+    mine = [(group.question.id, len(group.rewards), sum(item.correct for item in group.rewards)) for group in groups]
+    return [outcome for share in fsdp_utils.gather_objects(mine) for outcome in share]
+
+
+# ------------------------------------------------------------------------------------------------------------------ training
+
+
+def train(setup: Setup, run: RunDir, questions: list[Question]) -> None:
+    args = setup.args
+    optimizer = torch.optim.AdamW(
+        setup.policy.parameters(), lr=args.lr, betas=(0.9, args.beta2), weight_decay=0.0, fused=True
+    )
+    state = TrainingState(run.output(args.output + ".state"), setup.policy, optimizer)
+    metrics = Metrics(run, args.output)
+    plateau = Plateau(args.plateau_window, args.plateau_sparsity, args.plateau_slope)
+    ledger = Ledger(questions)
+    by_id = {question.id: question for question in questions}
+    mined: list[str] = []  # this round's questions, in training order
+    resumed = state.load()
+    start = 0
+    if resumed:
+        start, mined = resumed["step"], resumed["mined"]
+        ledger.restore(resumed["ledger"])
+        plateau.history.extend(tuple(item) for item in resumed["history"])
+    main_rank = fsdp_utils.rank() == 0
+    if main_rank:
+        metrics.rewind(start)
+
+    progress = tqdm(
+        range(start, args.steps), initial=start, total=args.steps, desc=args.output, unit="step", disable=not main_rank
+    )
+    for step in progress:
+        began = time.time()
+        group_size = args.group_size
+        if args.stage == 1 or args.no_mining:
+            pool = questions if args.no_mining else None
+            batch = (
+                nth_batch(pool, step, args.questions, f"{args.seed}/all")
+                if pool
+                else blended_batch(questions, step, args.questions, args.seed)
+            )
+        else:
+            number, place = divmod(step, args.round_steps)
+            group_size = min(args.group_size + number * args.group_growth, args.max_group_size)
+            if place == 0:
+                mined = mine(setup, ledger, questions, number, step)
+                if main_rank:
+                    write_jsonl(run.output("ledger.jsonl"), ledger.rows())
+                if not mined:
+                    progress.write(f"{args.output}: nothing left to mine at step {step}: every question is solved or set aside")
+                    break
+            batch = [by_id[mined[(place * args.questions + i) % len(mined)]] for i in range(args.questions)]
+
+        groups = rollout(setup, setup.my_share(batch), group_size, f"stage {args.stage} step {step}")
+        ledger.record(outcomes_of(groups), step)
+        statistics = rollout_statistics(setup, groups)
+        sampled = time.time()
+        optimizer.param_groups[0]["lr"] = args.lr * min(1.0, (step + 1) / max(1, args.warmup_steps))
+        update = update_policy(setup, groups, len(batch), optimizer)
+        ended = time.time()
+
+        done = step + 1
+        if main_rank:
+            metrics.log(
+                done,
+                **statistics,
+                **update,
+                group_size=group_size,
+                seconds_rollout=sampled - began,
+                seconds_update=ended - sampled,
+                tokens_per_s=statistics["sampled_tokens"] / (sampled - began),
+                peak_memory_gb=peak_memory(setup.device),
+            )
+            shown = {"acc": "accuracy", "fmt": "format", "zero": "zero_advantage", "len": "length"}
+            progress.set_postfix({name: f"{statistics[key]:.2f}" for name, key in shown.items()})
+        reason = plateau.reached(statistics["reward"], statistics["zero_advantage"]) if args.stage == 1 else None
+        if reason:
+            progress.write(f"{args.output}: stage 1 ends after step {done}: {reason}")
+            break
+        if done % args.save_every == 0 and done < args.steps:
+            state.save(done, {"mined": mined, "ledger": ledger.rows(), "history": list(plateau.history)})
+    if main_rank and args.stage == 2:
+        write_jsonl(run.output("ledger.jsonl"), ledger.rows())
+    fsdp_utils.save_hf(setup.policy, setup.tokenizer, run.output(args.output))
+    state.remove()
+
+
+def mine(setup: Setup, ledger: Ledger, questions: list[Question], number: int, step: int) -> list[str]:
+    """Let the policy answer the whole dataset several times; the ids of the questions to train on in this round."""
+    args = setup.args
+    bar = f"mining, round {number + 1}" if fsdp_utils.rank() == 0 else None
+    groups = rollout(setup, setup.my_share(questions), args.mine_samples, f"mining round {number}", bar)
+    ledger.record(outcomes_of(groups), step)
+    rng = random.Random(f"{args.seed}/mine/{number}")
+    mined = ledger.mine(args.round_steps * args.questions, args.set_aside, rng)
+    if bar:
+        tqdm.write(f"{bar}: {len(mined)} questions, drawn by failure rate and tier\n{ledger.summary(mined, args.set_aside)}")
+    return mined
+
+
+def peak_memory(device: torch.device) -> float:
+    """Peak memory in GB: of the GPU where there is one, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    files = parser.add_argument_group("files")
+    files.add_argument("--run", default="runs/main", help="run directory")
+    files.add_argument("--stage", type=int, choices=(1, 2), required=True, help="1: Easy + Moderate; 2: hard-sample mining")
+    files.add_argument("--model", help="model to start from; default: the run's sft (stage 1) or rl1 (stage 2)")
+    files.add_argument("--output", help="folder of the run directory for the trained model; default: rl1 or rl2")
+
+    sampling = parser.add_argument_group("sampling")
+    sampling.add_argument("--questions", type=int, default=128, help="questions per step, over all processes")
+    sampling.add_argument("--group-size", type=int, default=8, help="k, responses per question; the baseline is their mean")
+    sampling.add_argument("--max-new-tokens", type=int, default=4096, help="tokens; longer responses are cut and earn nothing")
+    sampling.add_argument("--temperature", type=float, default=1.0, help="1 samples from the policy itself, as Eq. 1 asks")
+    sampling.add_argument("--cache-gb", type=float, default=20.0, help="GB for the sampler's KV cache, per process")
+
+    optimiser = parser.add_argument_group("optimiser")
+    optimiser.add_argument("--steps", type=int, default=400, help="optimiser steps at most; stage 1 may stop before")
+    optimiser.add_argument("--lr", type=float, default=1e-6, help="learning rate after warm-up; RL wants small steps")
+    optimiser.add_argument("--warmup-steps", type=int, default=10, help="steps; Adam's moments need some")
+    optimiser.add_argument("--beta2", type=float, default=0.99, help="of Adam; gradients of RL change their scale")
+    optimiser.add_argument("--max-grad-norm", type=float, default=1.0, help="longer gradients are scaled down to it")
+
+    plateau = parser.add_argument_group("stage 1 ends when")
+    plateau.add_argument("--plateau-window", type=int, default=40, help="steps that the plateau is judged by")
+    plateau.add_argument("--plateau-sparsity", type=float, default=0.6, help="share of zero-advantage groups that is sparse")
+    plateau.add_argument("--plateau-slope", type=float, default=0.01, help="rise of the reward within a window that is none")
+
+    mining = parser.add_argument_group("stage 2 mines")
+    mining.add_argument("--round-steps", type=int, default=50, help="steps between two minings")
+    mining.add_argument("--mine-samples", type=int, default=4, help="attempts at every question in each mining")
+    mining.add_argument("--group-growth", type=int, default=4, help="more responses per question in each round")
+    mining.add_argument("--max-group-size", type=int, default=32, help="where that growth ends; memory and time")
+    mining.add_argument("--set-aside", type=int, default=48, help="attempts without a success that set a question aside")
+
+    ablations = parser.add_argument_group("ablations (the paper has none of these)")
+    ablations.add_argument("--with-std", action="store_true", help="divide advantages by the group's standard deviation")
+    ablations.add_argument("--token-mean", action="store_true", help="mean instead of sum of a response's log-probabilities")
+    ablations.add_argument("--no-mining", action="store_true", help="all questions in random order instead of the curriculum")
+
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--micro-tokens", type=int, default=16384, help="tokens per forward pass; fits 80 GB at 7B")
+    machine.add_argument("--share-prompts", action="store_true", help="one row per group in training; for short responses")
+    machine.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations: less memory")
+    machine.add_argument("--save-every", type=int, default=10, help="steps between checkpoints of the training state")
+    machine.add_argument("--seed", type=int, default=0, help="of the data order and the sampling")
+    args = parser.parse_args()
+    if args.group_size < 2:
+        raise UserError(f"--group-size {args.group_size}: a group of one has no advantage (Eq. 2); take 2 or more")
+    args.output = args.output or f"rl{args.stage}"
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    run = RunDir(args.run)
+    if run.finished(args.output):
+        return
+    questions = load_questions(run.input("train.jsonl"), run.made_by("train.jsonl"))
+    untiered = [question.id for question in questions if question.tier is None]
+    if untiered:
+        raise UserError(f"{len(untiered)} questions of train.jsonl have no tier ({untiered[0]}); run curate.py again")
+    model_path = args.model or run.input("sft" if args.stage == 1 else "rl1")
+    device = fsdp_utils.setup()
+    fsdp_utils.seed_everything(args.seed)
+    model, tokenizer = load_policy(model_path)
+    prompts = {question.id: prompt_tokens(tokenizer, prompt_messages(question)) for question in questions}
+    longest = max(questions, key=lambda question: len(prompts[question.id]))
+    context = model.config.max_position_embeddings
+    if len(prompts[longest.id]) + args.max_new_tokens > context:
+        raise UserError(
+            f"question {longest.id} has {len(prompts[longest.id])} prompt tokens; with --max-new-tokens {args.max_new_tokens} "
+            f"that exceeds the model's context of {context}"
+        )
+    policy = fsdp_utils.shard(Policy(model), device, args.gradient_checkpointing)
+    sampler = Sampler(model, args.cache_gb * 1e9)
+    setup = Setup(args, policy, tokenizer, sampler, stop_tokens(model, tokenizer), device, prompts)
+    train(setup, run, questions)
+    fsdp_utils.teardown()
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,1021 @@
+"""Build the medical knowledge graph: an agent walks through Wikipedia and records typed, evidenced facts (section 3.1).
+
+From a few seed pages the agent walks outwards. A priority frontier decides where to go next: links out of sections that
+state medical facts come first, near pages before far ones. Each page is recognised as medical (or not) by its infobox
+and categories; on a medical page, links inside infobox fields and titled sections become relations between typed
+entities, each with its evidence: page, revision, section and the sentence as it stands there. `RULES` below says which
+section of which page makes which relation; read it first.
+
+    A dump file or a MediaWiki api.php  ->  kg.sqlite  (tables entity, alias, relation, prose, page_error, meta)
+
+Deviations from the paper. It names the agent, entity linking and relation extraction, and the size (over 100,000
+entities), but no schema, prompt or method. Here both steps are deterministic: links that editors set are the entity
+linking, the section they stand in is the relation. That finds fewer facts than a language model would and invents none;
+a negated or hedged mention makes no relation.
+
+The graph is built in kg.sqlite.partial and renamed when it is complete. Every batch of pages is one transaction, so a
+killed build goes on where it was, with nothing lost or doubled. Wikitext is untrusted: it is parsed in worker processes
+with a time limit, and a page that cannot be read is recorded in `page_error` with the reason.
+
+    python kg_build.py --run runs/tiny --source data/encyclopedia.xml           # the small encyclopedia, seconds
+    python kg_build.py --source api --contact you@example.org                   # live Wikipedia, 100,000 entities
+    python kg_build.py --source enwiki-latest-pages-articles.xml.bz2            # a dump, offline
+    python kg_build.py --show Candidiasis                                       # what the graph knows, with evidence
+    python kg_build.py --stats --text runs/main/corpus.jsonl                    # counts; plain prose for pretraining
+"""
+
+from __future__ import annotations
+
+import argparse
+import bz2
+import email.utils
+import gzip
+import html
+import multiprocessing
+import os
+import random
+import re
+import sqlite3
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from xml.etree import ElementTree
+
+import mwparserfromhell
+import requests
+from mwparserfromhell.nodes import ExternalLink, Heading, HTMLEntity, Node, Tag, Template, Text, Wikilink
+from mwparserfromhell.parser import ParserError
+from mwparserfromhell.wikicode import Wikicode
+from tqdm import tqdm
+
+from records import Metrics, RunDir, UserError, append_jsonl, run_stage
+
+# ------------------------------------------------------------------------ what a page says: the relation rules
+
+
+class Rule(NamedTuple):
+    """On a page of one of the types `pages`, a link in one of these infobox `fields` or `sections` to a page of one of
+    the types `linked` makes a relation. The page is its subject, or, if `inverse`, its object."""
+
+    pages: str  # lists are separated by semicolons
+    fields: str
+    sections: str
+    relation: str
+    linked: str
+    inverse: bool = False
+
+
+SIGNS = "signs and symptoms; symptoms and signs; symptoms; signs; presentation; clinical presentation; characteristics"
+CAUSES = "cause; causes; etiology"
+RISKS = "risk factors; risk factor"
+SEQUELS = "complications; complication; sequelae"
+INTERACTIONS = "interactions; drug interactions"
+DIAGNOSIS = "diagnosis; screening; tests"
+TREATMENT = "treatment; treatments; management; therapy; medication; medications; treatment and management; surgery"
+PATHOLOGY = "pathophysiology; mechanism; mechanisms; pathogenesis; pathology; mechanism of action; pharmacology"
+ORGANS = "(lead); " + PATHOLOGY  # "(lead)" is the first sentence of a page
+USES = "medical uses; uses; medical use; use; indications; clinical use; clinical uses; indications and uses"
+HARMS = "side effects; adverse effects; adverse reactions; common side effects; side effects and safety"
+ILLNESSES = "role in disease; clinical significance; disease; diseases"
+AGENTS = "pathogen; disease; drug; drug class"
+ANY_STATE = AGENTS + "; symptom; mechanism; procedure"
+EXAMINATIONS = "test; imaging; procedure"
+REMEDIES = "drug; drug class; procedure"
+
+# A disease linked from a prose "Symptoms" section is mostly mentioned in passing ("people with asthma may ..."), so
+# only the infobox field, a bare list, may name a disease as a symptom.
+# fmt: off
+RULES = [Rule(*row) for row in (
+    # page types         infobox fields           sections                      relation           linked types
+    ("disease",          "symptoms",              "",                           "symptom",          "symptom; disease"),
+    ("disease",          "",                      SIGNS,                        "symptom",          "symptom"),
+    ("disease",          "causes; cause",         CAUSES,                       "cause",            AGENTS),
+    ("disease",          "causes; cause",         CAUSES,                       "mechanism",        "mechanism"),
+    ("disease",          "risks; risk",           RISKS,                        "risk_factor",      ANY_STATE),
+    ("disease",          "complications",         SEQUELS,                      "complication",     "disease; symptom"),
+    ("disease",          "differential",          "differential diagnosis",     "differential",     "disease"),
+    ("disease",          "diagnosis",             DIAGNOSIS,                    "diagnosed_by",     EXAMINATIONS),
+    ("disease",          "treatment; medication", TREATMENT,                    "treated_by",       REMEDIES),
+    ("disease",          "prevention",            "prevention; prophylaxis",    "prevented_by",     REMEDIES),
+    ("disease",          "",                      PATHOLOGY,                    "mechanism",        "mechanism"),
+    ("disease",          "",                      ORGANS,                       "affects",          "anatomy"),
+    ("drug; drug class", "",                      "contraindications",          "contraindication", "disease; symptom"),
+    ("drug; drug class", "",                      HARMS,                        "adverse_effect",   "symptom; disease"),
+    ("drug; drug class", "",                      PATHOLOGY,                    "mechanism",        "mechanism"),
+    ("drug",             "",                      INTERACTIONS,                 "interaction",      "drug"),
+    ("drug",             "class; drug_class",     "(lead)",                     "belongs_to",       "drug class"),
+)]
+RULES += [Rule(*row, inverse=True) for row in (  # the same relations, read from the other end
+    (REMEDIES,           "use; uses",             USES,                         "treated_by",       "disease"),
+    ("drug class",       "",                      "examples; members; agents",  "belongs_to",       "drug"),
+    ("symptom",          "causes; cause",         CAUSES,                       "symptom",          "disease"),
+    ("symptom",          "causes; cause",         CAUSES,                       "adverse_effect",   "drug; drug class"),
+    ("test; imaging",    "purpose",               USES,                         "diagnosed_by",     "disease"),
+    ("pathogen",         "",                      ILLNESSES,                    "cause",            "disease"),
+    ("mechanism",        "",                      ILLNESSES,                    "mechanism",        "disease"),
+    ("anatomy",          "",                      ILLNESSES,                    "affects",          "disease"),
+)]
+# fmt: on
+
+
+def listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(";") if name.strip()]
+
+
+RULES_AT: dict[tuple[str, str], list[Rule]] = {}  # (page type, section title or "=infobox field") -> rules
+for _rule in RULES:
+    for _type in listed(_rule.pages):
+        for _place in [f"={name}" for name in listed(_rule.fields)] + listed(_rule.sections):
+            RULES_AT.setdefault((_type, _place), []).append(_rule)
+
+# A subsection with one of these titles takes no rule from the section above it ("Treatment > Alternative medicine").
+SILENT = set(listed("history; research; alternative medicine; society and culture; classification; cost; epidemiology"))
+NOT_PROSE = set(listed("references; notes; external links; further reading; see also; bibliography; sources"))
+
+# ---------------------------------------------------------------------- what is a medical page, and of which type
+
+# By infobox, of which this is the beginning of the name ...
+INFOBOXES = {
+    "disease": "infobox medical condition; infobox disease; diseasedisorder infobox",
+    "symptom": "infobox symptom; infobox sign",
+    "test": "infobox diagnostic; infobox medical test",
+    "procedure": "infobox medical intervention; infobox interventions",
+    "drug class": "infobox drug class",
+    "drug": "infobox drug; infobox vaccine; drugbox",
+    "anatomy": "infobox anatomy; infobox bone; infobox muscle; infobox artery; infobox vein; infobox nerve",
+    "pathogen": "virusbox",
+}
+INFOBOX_TYPES = {name: kind for kind, names in INFOBOXES.items() for name in listed(names)}
+# ... or, on a page without any infobox, by category (the first type that fits). A type that an infobox leaves open
+# (fever has the infobox of a medical condition, an X-ray that of a test) is refined by category as well.
+CATEGORIES = {
+    "symptom": re.compile(r"\bsymptoms and signs\b|^(medical )?(symptoms|signs)\b"),
+    "imaging": re.compile(r"\bmedical imaging\b|\bradiography\b|\bultrasonography\b|^neuroimaging$"),
+    "test": re.compile(r"\b(medical|blood|urine|diagnostic|laboratory|genetic) tests?\b|^clinical pathology$"),
+    "procedure": re.compile(r"\b(medical|surgical|dental) procedures?\b|^(surgery|therapies|medical treatments)$"),
+    "drug class": re.compile(r"\bdrug classes\b"),
+    "drug": re.compile(r"\b(drugs|medications|medicines|antibiotics|antivirals|vaccines|antidotes)$"),
+    "mechanism": re.compile(r"\bpathophysiology\b|^(anatomical )?pathology$|^pathological processes$"),
+    "anatomy": re.compile(r"\bhuman (anatomy|body)\b|^organs( \(anatomy\))?$"),
+    "disease": re.compile(r"\b(diseases|disorders|syndromes|infections|cancers|neoplasms|psychiatric diagnosis)\b"),
+}
+REFINED = {("disease", "symptom"), ("test", "imaging"), ("procedure", "imaging"), ("procedure", "test")}
+TAXOBOXES = ("taxobox", "speciesbox", "subspeciesbox", "automatic taxobox")  # most organisms are no pathogens:
+PATHOGENS = re.compile(r"\bpathogen|\bviruses\b|\bparasit|\bbacterial diseases\b")  # ... their categories tell
+DISAMBIGUATION = {"disambiguation", "disambig", "dab", "disamb", "hndis", "geodis"}
+RARE_CATEGORY = re.compile(r"\b(rare|orphan)\b")
+
+# ------------------------------------------------------------------------------------- sentences and assertions
+
+ABBREVIATIONS = {"e.g", "i.e", "vs", "cf", "dr", "st", "approx", "ca", "spp", "sp", "al", "fig", "incl", "esp", "viz"}
+SENTENCE_END = re.compile(r"\n[ \t]*\n|[.!?][\"'”’)\]]{0,2}\s+")
+CLAUSE_END = re.compile(
+    r";|, (?=(?:and|so) (?:it|they|this|these|those)\b)|\b(?:but|although|though|whereas|while|however|except)\b",
+    re.IGNORECASE,
+)
+UNPROVEN = r"\b(?:no|little|insufficient) (?:\w+ )?evidence\b|\b(?:dis|un)prove[nd]\b|\bunclear (?:if|whether)\b"
+NEGATION = re.compile(
+    rf"{UNPROVEN}|\bnot\b(?! (?:only|always|fully|completely|uncommon|unusual|rare|respond|tolerat|improve|enough))"
+    r"|n't\b|\b(?:never|neither|nor|absence of|free of|ineffective|useless|once thought|wrongly|controversial)\b"
+    r"|(?<!little or )\bno\b",
+    re.IGNORECASE,
+)
+LACKING = re.compile(r"\bwithout(?: an?| any)?\s*$", re.IGNORECASE)  # just before the link: "without X"
+HARMFUL = re.compile(r"\b(?:is|are|be) (?:avoided|contraindicated|harmful)\b", re.IGNORECASE)
+CONTRAST = re.compile(r"\b(?:unlike|rather than|instead of|in contrast to|mistaken|confused with)\b", re.IGNORECASE)
+# "It should not be given in asthma" states a contraindication, so there only these count.
+PERMITTED = re.compile(rf"{UNPROVEN}|\bnot (?:a )?contraindicat|\b(?:no|not) interact|\bis safe\b", re.IGNORECASE)
+# "used to prevent malaria", but not "prevents attacks of migraine", which is treatment
+PREVENTING = re.compile(
+    r"\b(?:prevent(?:s|ing|ion of)?|(?:prophylaxis|protects?|protection|immunization|vaccination) against)\b"
+    r"(?!.*\b(?:of|in|for|is|are|treats?|belongs?)\b)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+# ------------------------------------------------------------------------------------------ limits and preferences
+
+MAX_PAGE_CHARS = 500_000  # the longest medical articles have about 300,000
+PAGE_SECONDS = 30  # a long article takes 0.1 s; hostile wikitext can take hours
+BATCH = 50  # pages a transaction and titles an API request, MediaWiki's own limit
+ATTEMPTS = 8  # of one API request; the waits add up to two to four minutes
+# The frontier's order: where a link to the page stands, less the distance from the seeds (in links), more if the
+# linking page is rare. A medical page of a dump that nothing links to comes last.
+STATES_FACT, MENTIONED, NAMED, UNLINKED, PER_LINK, RARE = 2.0, 1.0, 0.5, -100.0, 0.1, 0.5
+
+SEEDS = "Pneumonia; Tuberculosis; Hypertension; Myocardial infarction; Stroke; Type 2 diabetes; Asthma; Sepsis; "
+SEEDS += "Malaria; Breast cancer; Epilepsy; Schizophrenia; Rheumatoid arthritis; Aspirin; Amoxicillin; Fever"
+# What stands before the colon of a link that leads out of the articles: to something that is not shown in the text ...
+HIDDEN = {"file", "image", "category", *listed("de; en; es; fr; it; ja; nl; pl; pt; ru; sv; uk; zh")}
+# ... or to another namespace or project, of which the text is shown.
+ELSEWHERE = "media; special; talk; user; wikipedia; wp; template; help; portal; draft; module; mos; wikt; wiktionary; "
+ELSEWHERE += "commons; wikisource; meta; doi; pmid; s; q; b; d; w; c; n; v; m"
+NO_ARTICLE = {"", *HIDDEN, *listed(ELSEWHERE)}
+NO_NAMES = {"other", "others", "various", "many", "none", "various others", "many others", "among others"}
+
+
+class Page(NamedTuple):
+    """One page as a source gives it. `redirect` is the target's title, or None. Ids are MediaWiki's own."""
+
+    title: str
+    page: int
+    revision: int
+    wikitext: str
+    redirect: str | None = None
+
+
+class Mention(NamedTuple):
+    """A link that makes a relation if both ends turn out to be entities and the linked one's type is in `linked`."""
+
+    relation: str
+    linked: str
+    inverse: bool
+    target: str
+    section: str
+    sentence: str
+
+
+@dataclass
+class Reading:
+    """What was read off one page: its `kind` is an entity type, "disambiguation" or "other"."""
+
+    kind: str
+    rare: bool = False
+    names: list[str] = field(default_factory=list)
+    mentions: list[Mention] = field(default_factory=list)
+    links: dict[str, float] = field(default_factory=dict)  # title -> relevance
+    prose: str = ""
+
+
+def normalise_title(raw: str) -> str | None:
+    """A link's target as MediaWiki normalises it (first letter upper, no fragment); None if it is no article."""
+    title = " ".join(html.unescape(raw).partition("#")[0].replace("_", " ").split())
+    namespace, colon, _ = title.partition(":")
+    if not title or len(title.encode()) > 255 or (colon and namespace.strip().lower() in NO_ARTICLE):
+        return None
+    return None if any(mark in title for mark in "<>[]{}|") else title[0].upper() + title[1:]
+
+
+# ----------------------------------------------------------------------------------------------- reading one page
+
+SKIPPED_TAGS = set(listed("ref; references; table; gallery; math; timeline; imagemap; syntaxhighlight; style"))
+TEXT_TEMPLATES = set(listed("nowrap; nobr; plainlist; ubl; unbulleted list; hlist; flatlist; small; nobold"))
+
+
+class Flattener:
+    """Wikitext nodes as the plain text a reader sees, with the offset of every link and bold name in it."""
+
+    def __init__(self, nodes: list[Node]):
+        self.pieces: list[str] = []
+        self.length = 0
+        self.in_list = False
+        self.links: list[tuple[int, str]] = []  # offset, normalised title
+        self.bold: list[tuple[int, int]] = []  # start, end
+        self.walk(nodes)
+        self.text = "".join(self.pieces)
+
+    def add(self, piece: str) -> None:
+        self.pieces.append(piece)
+        self.length += len(piece)
+
+    def walk(self, nodes: list[Node]) -> None:
+        for node in nodes:
+            if isinstance(node, Text):
+                piece = str(node)
+                if self.in_list and "\n" in piece:  # the line break that ends a list item ends its sentence
+                    piece, self.in_list = piece.replace("\n", "\n\n", 1), False
+                self.add(piece)
+            elif isinstance(node, Wikilink):
+                if target := normalise_title(str(node.title)):
+                    self.links.append((self.length, target))
+                if target or str(node.title).partition(":")[0].strip().lower() not in HIDDEN:
+                    self.walk((node.title if node.text is None else node.text).nodes)
+            elif isinstance(node, Tag):
+                self.walk_tag(node)
+            elif isinstance(node, HTMLEntity):
+                self.add(html.unescape(str(node)))
+            elif isinstance(node, ExternalLink) and node.title is not None:
+                self.walk(node.title.nodes)
+            elif isinstance(node, Template) and str(node.name).strip().lower() in TEXT_TEMPLATES:
+                for param in node.params:
+                    if not param.showkey:
+                        self.walk(param.value.nodes)
+                        self.add(", " if param is not node.params[-1] else "")
+
+    def walk_tag(self, node: Tag) -> None:
+        tag, start = str(node.tag).strip().lower(), self.length
+        if tag in {"li", "dd", "dt"}:
+            self.add("\n\n")
+            self.in_list = bool(node.wiki_markup)
+        elif tag == "br":
+            self.add("\n")
+        if tag not in SKIPPED_TAGS and node.contents is not None:
+            self.walk(node.contents.nodes)
+            if tag in {"b", "strong"}:
+                self.bold.append((start, self.length))
+
+
+def tidy(text: str) -> str:
+    """One line, single spaces, without the empty brackets and stray spaces that removed markup leaves."""
+    text = re.sub(r"\( ?[,;]? ?\)", "", " ".join(text.split()))
+    return re.sub(r" ([.,;:)])", r"\1", text.replace("  ", " ")).strip()
+
+
+def split_sentences(text: str) -> Iterator[tuple[int, int]]:
+    """Start and end offsets of the sentences; no cut after an abbreviation or before a small letter."""
+    start = 0
+    for match in SENTENCE_END.finditer(text):
+        if not match[0].startswith("\n"):
+            last_word = (text[max(start, match.start() - 12) : match.start()].split() or [""])[-1].lower().lstrip("(")
+            following = text[match.end() : match.end() + 2].lstrip("\"'“‘([")[:1]
+            if last_word in ABBREVIATIONS or not (following.isupper() or following.isdigit()):
+                continue
+        yield start, match.end()
+        start = match.end()
+    yield start, len(text)
+
+
+def asserted(before: str, after: str, relation: str) -> bool:
+    """Whether a clause, given as its parts before and after a link, affirms the linked thing: no negation, no hedge."""
+    clause = before + after
+    if relation in {"contraindication", "interaction"}:
+        return not PERMITTED.search(clause)
+    if NEGATION.search(clause) or LACKING.search(before):
+        return False
+    if relation in {"treated_by", "prevented_by"} and HARMFUL.search(clause):
+        return False
+    return relation == "differential" or not CONTRAST.search(clause)
+
+
+def clause_around(sentence: str, offset: int) -> tuple[str, str]:
+    """The clause in which an offset lies, cut there."""
+    ends = [0, *(match.start() for match in CLAUSE_END.finditer(sentence)), len(sentence)]
+    start = max(end for end in ends if end <= offset)
+    return sentence[start:offset], sentence[offset : min(end for end in ends if end > offset)]
+
+
+def find_mentions(flat: Flattener, rules: list[Rule], section: str, heading: str = "") -> Iterator[Mention]:
+    """The mentions that `rules` make of the links in a text. The evidence is the sentence, after `heading` if given."""
+    links = [*flat.links, (len(flat.text) + 1, "")]
+    at = 0
+    for start, end in split_sentences(flat.text):
+        sentence = flat.text[start:end]
+        evidence = heading + tidy(sentence)
+        while links[at][0] < end:
+            before, after = clause_around(sentence, links[at][0] - start)
+            for rule in rules:
+                if asserted(before, after, rule.relation):
+                    prevents = rule.relation == "treated_by" and rule.inverse and PREVENTING.search(before)
+                    relation = "prevented_by" if prevents else rule.relation
+                    yield Mention(relation, f"; {rule.linked};", rule.inverse, links[at][1], section, evidence)
+            at += 1
+        if section == "lead" and evidence:
+            return
+
+
+def recognise(code: Wikicode) -> tuple[str, Template | None, list[str]]:
+    """A page's type (an entity type, "disambiguation" or "other"), its medical infobox and its categories."""
+    templates = {str(node.name).strip().lower().replace("_", " "): node for node in code.ifilter_templates(False)}
+    links = [str(node.title).strip().lower() for node in code.ifilter_wikilinks(False)]
+    categories = [link.removeprefix("category:").strip() for link in links if link.startswith("category:")]
+    if any(name in DISAMBIGUATION or name.endswith("disambiguation") for name in templates):
+        return "disambiguation", None, categories
+    by_category = next((kind for kind, pattern in CATEGORIES.items() if any(map(pattern.search, categories))), "other")
+    for name, template in templates.items():
+        prefix = max((prefix for prefix in INFOBOX_TYPES if name.startswith(prefix)), key=len, default=None)
+        if prefix:
+            kind = INFOBOX_TYPES[prefix]
+            return by_category if (kind, by_category) in REFINED else kind, template, categories
+    if any(name.startswith(TAXOBOXES) for name in templates):
+        return "pathogen" if any(map(PATHOGENS.search, categories)) else "other", None, categories
+    return "other" if any(name.startswith("infobox") for name in templates) else by_category, None, categories
+
+
+def split_names(text: str) -> list[str]:
+    """The names of a comma- or line-separated infobox field; a remark in brackets is no part of a name."""
+    return [re.sub(r"\([^()]*\)", "", name).strip(" .'\"") for name in re.split(r"[,;\n]", text)]
+
+
+def read_page(page: Page) -> Reading | str:
+    """Recognise a page and read its names, facts, links and prose: entity linking, relation extraction (section 3.1).
+
+    Runs in a worker process. Returns a `Reading`, or the reason why the parser could not read the page.
+    """
+    try:
+        code = mwparserfromhell.parse(page.wikitext)
+        kind, infobox, categories = recognise(code)
+        if kind == "disambiguation" or page.title.endswith("(disambiguation)"):
+            return Reading("disambiguation")
+        reading = Reading("other" if page.title.startswith("List of ") else kind)
+        if reading.kind != "other":
+            reading.rare = any(map(RARE_CATEGORY.search, categories))
+            read_sections(code, reading)
+            if infobox is not None:
+                read_infobox(infobox, page.title, reading)
+        return reading
+    except (ParserError, RecursionError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+class Section(NamedTuple):
+    """One section without its subsections. `path` holds the titles from the top section down to it, in lower case."""
+
+    path: tuple[str, ...]
+    level: int
+    title: str
+    nodes: list[Node]
+
+
+def split_sections(code: Wikicode) -> list[Section]:
+    """The sections of a page, the lead first."""
+    sections = [Section(("(lead)",), 0, "lead", [])]
+    open_sections: list[Section] = []
+    for node in code.nodes:
+        if isinstance(node, Heading):
+            while open_sections and open_sections[-1].level >= node.level:
+                open_sections.pop()
+            title = tidy(Flattener(node.title.nodes).text)
+            path = (*(open_sections[-1].path if open_sections else ()), title.lower())
+            sections.append(Section(path, node.level, title, []))
+            open_sections.append(sections[-1])
+        else:
+            sections[-1].nodes.append(node)
+    return sections
+
+
+def read_sections(code: Wikicode, reading: Reading) -> None:
+    """Read lead and sections of a page into `reading`. A subsection without a rule of its own obeys the one above."""
+    paragraphs: list[str] = []
+    for path, _, title, nodes in split_sections(code):
+        if path[0] in NOT_PROSE:
+            continue
+        flat = Flattener(nodes)
+        paragraphs += filter(None, map(tidy, re.split(r"\n[ \t]*\n", flat.text)))
+        place = next((name for name in reversed(path) if name in SILENT or (reading.kind, name) in RULES_AT), "")
+        rules = RULES_AT.get((reading.kind, place), [])
+        reading.mentions += find_mentions(flat, rules, title)
+        for _, target in flat.links:
+            reading.links[target] = max(reading.links.get(target, 0), STATES_FACT if rules else MENTIONED)
+        if path == ("(lead)",):
+            reading.names += lead_names(flat)
+    reading.prose = "\n".join(paragraphs)
+
+
+def lead_names(flat: Flattener) -> list[str]:
+    """The bold names in the first paragraph: those before the first verb; later ones if introduced as names."""
+    text = flat.text.lstrip()
+    skipped = len(flat.text) - len(text)
+    paragraph = text.partition("\n\n")[0]
+    verb = re.search(r"\b(?:is|are|was|were|refers?|means?)\b", paragraph)
+    names = []
+    for start, end in ((start - skipped, end - skipped) for start, end in flat.bold):
+        introduced = re.search(r"\b(?:called|known as|named|termed|or)\W*$", paragraph[max(0, start - 20) : start])
+        if end <= len(paragraph) and (verb is None or start < verb.start() or introduced):
+            names.append(text[start:end])
+    return names
+
+
+def read_infobox(infobox: Template, title: str, reading: Reading) -> None:
+    """Read an infobox's fields into `reading`; the evidence reads "Pneumonia: symptoms: Cough, fever"."""
+    for param in infobox.params:
+        name = str(param.name).strip().lower()
+        if name in {"name", "drug_name", "synonyms", "synonym", "tradename", "inn", "usan", "ban"}:
+            reading.names += split_names(Flattener(param.value.nodes).text)
+        elif name == "frequency" and re.search(r"\brare\b", str(param.value), re.IGNORECASE):
+            reading.rare = True
+        rules = RULES_AT.get((reading.kind, f"={name}"), [])
+        if rules:
+            flat = Flattener(param.value.nodes)
+            reading.mentions += find_mentions(flat, rules, f"infobox: {name}", heading=f"{title}: {name}: ")
+            reading.links.update({target: STATES_FACT for _, target in flat.links})
+
+
+class Readers:
+    """Worker processes that read pages. One that takes longer than PAGE_SECONDS, or dies, is replaced."""
+
+    def __init__(self, workers: int):
+        self.workers = workers
+        self.start()
+
+    def start(self) -> None:
+        self.pool = multiprocessing.get_context("spawn").Pool(self.workers)
+
+    def close(self) -> None:
+        self.pool.terminate()
+        self.pool.join()
+
+    def read(self, pages: list[Page]) -> dict[str, Reading | str]:
+        """Title -> the page's reading, or the reason why there is none."""
+        too_long = [page for page in pages if len(page.wikitext) > MAX_PAGE_CHARS]
+        readings: dict[str, Reading | str] = {p.title: f"longer than {MAX_PAGE_CHARS} characters" for p in too_long}
+        while unread := [page for page in pages if page.title not in readings]:
+            results = [(page.title, self.pool.apply_async(read_page, (page,))) for page in unread]
+            try:
+                for title, result in results:
+                    readings[title] = result.get(timeout=PAGE_SECONDS)
+            except multiprocessing.TimeoutError:
+                readings[title] = f"not read within {PAGE_SECONDS} seconds"
+                self.close()
+                self.start()
+        return readings
+
+
+# ------------------------------------------------------------------------------------------------ where pages come from
+
+
+class PageTarget:
+    """Collects the pages of a MediaWiki XML export from expat's events, whichever export version's namespace it has.
+
+    No element tree is built, so memory stays at one page. Raises UserError for a document type declaration (the only
+    place where XML can define entities) and for XML that is no MediaWiki export.
+    """
+
+    FIELDS = {("page", "title"), ("page", "ns"), ("page", "id"), ("revision", "id"), ("revision", "text")}
+
+    def __init__(self, path: Path):
+        self.file = path
+        self.elements: list[str] = []
+        self.values: dict[tuple[str, str], str] = {}
+        self.buffer: list[str] = []
+        self.size = 0
+        self.pages: list[Page] = []
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        name = tag.rpartition("}")[2]
+        if not self.elements and name != "mediawiki":
+            raise UserError(f"{self.file} is no MediaWiki export: its root element is <{name}>, not <mediawiki>")
+        self.elements.append(name)
+        self.buffer, self.size = [], 0
+        if name == "page":
+            self.values = {}
+        elif name == "redirect":
+            self.values["page", "redirect"] = attributes.get("title", "")
+
+    def data(self, text: str) -> None:
+        if self.size <= MAX_PAGE_CHARS:  # beyond the limit the page is refused anyway
+            self.buffer.append(text)
+            self.size += len(text)
+
+    def end(self, tag: str) -> None:
+        name = self.elements.pop()
+        key = (self.elements[-1] if self.elements else "", name)
+        if key in self.FIELDS:
+            self.values[key] = "".join(self.buffer)
+        elif name == "page" and self.values["page", "ns"] == "0":
+            title, wikitext = self.values["page", "title"], self.values.get(("revision", "text"), "")
+            ids = int(self.values["page", "id"]), int(self.values["revision", "id"])
+            redirect = normalise_title(self.values.get(("page", "redirect"), ""))
+            self.pages.append(Page(title, *ids, wikitext, redirect))
+
+    def doctype(self, name: str, public_id: str | None, system_id: str | None) -> None:
+        raise UserError(f"{self.file} has a document type declaration, which MediaWiki never writes: refused")
+
+    def close(self) -> None:
+        pass
+
+
+def read_dump(path: Path) -> Iterator[Page]:
+    """Yield the articles of a MediaWiki XML export (.xml, .bz2, .gz), with a progress bar in bytes of the file.
+
+    Raises UserError if the file is truncated, not valid XML or not an export.
+    """
+    target = PageTarget(path)
+    parser = ElementTree.XMLParser(target=target)
+    with open(path, "rb") as raw, tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc="read dump") as bar:
+        opener = {".bz2": bz2.open, ".gz": gzip.open}.get(path.suffix)
+        stream = opener(raw) if opener else raw
+        try:
+            while chunk := stream.read(1 << 18):
+                parser.feed(chunk)
+                bar.update(raw.tell() - bar.n)
+                yield from target.pages
+                target.pages = []
+            parser.close()
+        except (ElementTree.ParseError, EOFError, OSError, zlib.error, ValueError, KeyError) as error:
+            raise UserError(f"{path} is truncated or malformed ({error}); download it again") from None
+
+
+class DumpSource:
+    """A dump as a source: its articles, compressed, in an SQLite file where the walk finds them by title."""
+
+    def __init__(self, dump: Path, store: Path):
+        """Raises UserError if there is no such file."""
+        if not dump.is_file():
+            raise UserError(f"--source {dump} does not exist; give a MediaWiki XML export, or 'api'")
+        self.dump, self.store = dump, store
+        self.identity = f"{dump.resolve()}, {dump.stat().st_size} bytes"
+
+    def open(self) -> None:
+        """Copy the dump's articles into the store, unless they are there. A pass that was killed is repeated."""
+        self.db = sqlite3.connect(self.store)
+        self.db.executescript(
+            "CREATE TABLE IF NOT EXISTS article(title TEXT PRIMARY KEY, page INTEGER, revision INTEGER, wikitext BLOB, "
+            "  redirect TEXT, infobox INTEGER);"
+            "CREATE INDEX IF NOT EXISTS article_redirect ON article(redirect) WHERE redirect IS NOT NULL;"
+            "CREATE TABLE IF NOT EXISTS complete(dump TEXT);"
+        )
+        if self.db.execute("SELECT 1 FROM complete WHERE dump = ?", [self.identity]).fetchone():
+            return
+        self.db.executescript("DELETE FROM article; DELETE FROM complete")
+        for count, page in enumerate(read_dump(self.dump), 1):
+            opening = page.wikitext[:20_000].lower().replace("_", " ")
+            infobox = page.redirect is None and any("{{" + name in opening for name in INFOBOX_TYPES)
+            row = (*page[:3], zlib.compress(page.wikitext.encode(), 1), page.redirect, infobox)
+            self.db.execute("INSERT OR REPLACE INTO article VALUES (?, ?, ?, ?, ?, ?)", row)
+            if count % 5000 == 0:
+                self.db.commit()
+        self.db.execute("INSERT INTO complete VALUES (?)", [self.identity])
+        self.db.commit()
+
+    def seeds(self, wanted: list[str]) -> Iterator[tuple[str, float]]:
+        """Where to start, with priorities: the wanted titles; last, whatever seems to have a medical infobox."""
+        yield from ((title, STATES_FACT) for title in wanted)
+        for (title,) in self.db.execute("SELECT title FROM article WHERE infobox ORDER BY page"):
+            yield title, UNLINKED
+
+    def fetch(self, titles: list[str]) -> dict[str, Page]:
+        marks = ", ".join("?" * len(titles))
+        rows = self.db.execute(f"SELECT * FROM article WHERE title IN ({marks})", titles)
+        return {row[0]: Page(*row[:3], zlib.decompress(row[3]).decode(), row[4]) for row in rows}
+
+    def redirects_to(self, titles: list[str]) -> list[tuple[str, str]]:
+        marks = ", ".join("?" * len(titles))
+        return self.db.execute(f"SELECT title, redirect FROM article WHERE redirect IN ({marks})", titles).fetchall()
+
+    def close(self) -> None:
+        self.db.close()
+        self.store.unlink()
+
+
+class ApiSource:
+    """A live MediaWiki as a source, used politely: one request of 50 titles at a time, `maxlag`, `Retry-After`."""
+
+    def __init__(self, url: str, contact: str | None):
+        """Raises UserError for a bad URL, and if Wikimedia's servers are asked without the contact that they demand."""
+        address = urlsplit(url)
+        if address.scheme not in {"http", "https"} or not address.hostname:
+            raise UserError(f"--api-url {url} is no http(s) address of an api.php")
+        if not contact and re.search(r"(^|\.)wik(ipedia|imedia|tionary|idata)\.org$", address.hostname):
+            raise UserError("Wikipedia asks every robot for a contact address: give yours with --contact MAIL")
+        self.url = self.identity = url
+        self.session = requests.Session()
+        self.session.headers["User-Agent"] = f"fleming-r1-kg-build/1.0 ({contact or 'no contact given'})"
+
+    def request(self, parameters: dict[str, str]) -> dict[str, Any]:
+        """One API request, repeated with backoff while the server is busy, unreachable or sends half a reply.
+
+        Raises UserError with the server's own words once ATTEMPTS are used up or if the request itself is refused.
+        """
+        problem = ""
+        for attempt in range(ATTEMPTS):
+            wait = random.uniform(0.5, 1) * 2**attempt
+            try:
+                reply = self.session.post(self.url, data=parameters, timeout=60)
+                wait = max(wait, retry_after(reply.headers.get("Retry-After")))
+                problem = f"HTTP status {reply.status_code}"
+                if reply.status_code == 200:
+                    body = reply.json()
+                    error = body.get("error") if isinstance(body, dict) else {"code": "not a JSON object"}
+                    if not error:
+                        return body
+                    problem = f"{error.get('code')}: {error.get('info')}"
+                    if error.get("code") not in {"maxlag", "ratelimited", "readonly"}:
+                        raise UserError(f"{self.url} refused the request ({problem})")
+                elif reply.status_code not in {408, 429, 500, 502, 503, 504}:
+                    raise UserError(f"{self.url} answered {problem}; is it a MediaWiki api.php?")
+            except requests.RequestException as error:  # an unreadable JSON reply is one of these too
+                problem = type(error).__name__
+            if attempt + 1 < ATTEMPTS:
+                time.sleep(wait)
+        raise UserError(f"{self.url} failed {ATTEMPTS} times ({problem}); the same command continues later")
+
+    def query(self, titles: list[str], **parameters: str) -> Iterator[dict[str, Any]]:
+        """The `query` object of each reply to a query about `titles`, following the server's continuation."""
+        fixed = {"action": "query", "format": "json", "formatversion": "2", "maxlag": "5", "titles": "|".join(titles)}
+        following: dict[str, str] = {}
+        while True:
+            body = self.request({**fixed, **parameters, **following})
+            yield body.get("query", {})
+            if body.get("continue", following) == following:
+                return
+            following = body["continue"]
+
+    def open(self) -> None:
+        """Nothing to prepare: pages are fetched as the walk reaches them."""
+
+    def seeds(self, wanted: list[str]) -> Iterator[tuple[str, float]]:
+        yield from ((title, STATES_FACT) for title in wanted)
+
+    def fetch(self, titles: list[str]) -> dict[str, Page]:
+        """The pages that exist. A title that the server writes otherwise comes back as a redirect to that."""
+        pages: dict[str, Page] = {}
+        redirects: set[str] = set()  # told once, while the pages' text may come with a continuation
+        for reply in self.query(titles, prop="info|revisions", rvprop="ids|content", rvslots="main"):
+            for change in reply.get("normalized", []):
+                pages[change["from"]] = Page(change["from"], 0, 0, "", redirect=change["to"])
+            redirects |= {found["title"] for found in reply.get("pages", []) if found.get("redirect")}
+            for found in reply.get("pages", []):
+                for revision in found.get("revisions", []):
+                    title, wikitext = found["title"], revision.get("slots", {}).get("main", {}).get("content", "")
+                    wikitext = wikitext.encode("utf-8", "replace").decode()
+                    redirect = redirect_target(wikitext) if title in redirects else None
+                    pages[title] = Page(title, found["pageid"], revision["revid"], wikitext, redirect)
+        return pages
+
+    def redirects_to(self, titles: list[str]) -> list[tuple[str, str]]:
+        replies = self.query(titles, prop="redirects", rdnamespace="0", rdlimit="max")
+        found = [page for reply in replies for page in reply.get("pages", [])]
+        return [(redirect["title"], page["title"]) for page in found for redirect in page.get("redirects", [])]
+
+    def close(self) -> None:
+        self.session.close()
+
+
+Source = DumpSource | ApiSource
+
+
+def retry_after(header: str | None) -> float:
+    """The seconds that a Retry-After header asks to wait, given as seconds or as a date; at most ten minutes."""
+    if not header:
+        return 0.0
+    if header.strip().isdigit():
+        return min(600.0, float(header))
+    date = email.utils.parsedate_tz(header)
+    return min(600.0, max(0.0, email.utils.mktime_tz(date) - time.time())) if date else 0.0
+
+
+def redirect_target(wikitext: str) -> str | None:
+    links = mwparserfromhell.parse(wikitext[:2000]).filter_wikilinks()
+    return normalise_title(str(links[0].title)) if links else None
+
+
+# ------------------------------------------------------------------------------------------------------------ the graph
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE IF NOT EXISTS entity(id INTEGER PRIMARY KEY, title TEXT UNIQUE, type TEXT, page INTEGER, revision INTEGER,
+    rare INTEGER, incoming INTEGER);
+CREATE TABLE IF NOT EXISTS alias(name TEXT PRIMARY KEY, entity INTEGER);
+CREATE TABLE IF NOT EXISTS relation(id INTEGER PRIMARY KEY, subject INTEGER, relation TEXT, object INTEGER,
+    page INTEGER, revision INTEGER, section TEXT, sentence TEXT, UNIQUE(subject, relation, object, page));
+CREATE INDEX IF NOT EXISTS relation_object ON relation(object, relation);
+CREATE TABLE IF NOT EXISTS prose(entity INTEGER PRIMARY KEY, text BLOB);   -- zlib-compressed UTF-8
+CREATE TABLE IF NOT EXISTS page_error(title TEXT PRIMARY KEY, reason TEXT);
+"""
+# Needed while building only. A frontier page's state is NULL until visited, then entity, redirect, disambiguation,
+# other, missing or error.
+WORK_SCHEMA = """
+CREATE TABLE IF NOT EXISTS frontier(title TEXT PRIMARY KEY, priority REAL, distance INTEGER, state TEXT);
+CREATE INDEX IF NOT EXISTS frontier_next ON frontier(priority DESC, title) WHERE state IS NULL;
+CREATE TABLE IF NOT EXISTS redirect(title TEXT PRIMARY KEY, target TEXT);
+CREATE INDEX IF NOT EXISTS redirect_target ON redirect(target);
+CREATE TABLE IF NOT EXISTS naming(name TEXT, entity INTEGER, PRIMARY KEY(name, entity));
+CREATE TABLE IF NOT EXISTS mention(entity INTEGER, relation TEXT, linked TEXT, inverse INTEGER, target TEXT,
+    section TEXT, sentence TEXT);
+CREATE TABLE IF NOT EXISTS link(title TEXT PRIMARY KEY, entity INTEGER);
+"""
+WORK_TABLES = ("frontier", "redirect", "naming", "mention", "link")
+
+
+def push(db: sqlite3.Connection, title: str, priority: float, distance: int) -> None:
+    """Put a title on the frontier; one that waits there already keeps the higher priority."""
+    db.execute(
+        "INSERT INTO frontier VALUES (?, ?, ?, NULL) ON CONFLICT(title) DO UPDATE SET "
+        "priority = max(priority, excluded.priority), distance = min(distance, excluded.distance) WHERE state IS NULL",
+        (title, priority, distance),
+    )
+
+
+def add_entity(db: sqlite3.Connection, page: Page, reading: Reading, distance: int) -> None:
+    """Record an entity, what its page says, and where to go from there."""
+    row = (page.title, reading.kind, page.page, page.revision, reading.rare)
+    entity = db.execute("INSERT INTO entity VALUES (NULL, ?, ?, ?, ?, ?, 0)", row).lastrowid
+    db.execute("INSERT INTO prose VALUES (?, ?)", (entity, zlib.compress(reading.prose.encode())))
+    db.executemany("INSERT INTO mention VALUES (?, ?, ?, ?, ?, ?, ?)", [(entity, *m) for m in reading.mentions])
+    names = sorted(
+        name for name in set(map(tidy, reading.names)) if 2 <= len(name) <= 80 and name.lower() not in NO_NAMES
+    )
+    db.executemany("INSERT OR IGNORE INTO naming VALUES (?, ?)", [(name.lower(), entity) for name in names])
+    # A name is worth a visit too: mostly it is a redirect to this page; else it shows that it means something else.
+    named = {title: NAMED for title in map(normalise_title, names) if title}
+    for title, relevance in (named | reading.links).items():
+        push(db, title, relevance + RARE * reading.rare - PER_LINK * (distance + 1), distance + 1)
+
+
+def visit(db: sqlite3.Connection, waiting: tuple[str, float, int], page: Page | None, reading: Reading | str) -> str:
+    """Record what was found under a title of the frontier. Returns the state in which it leaves the title."""
+    title, priority, distance = waiting
+    if page is None:
+        state = "missing"
+    elif page.redirect:
+        state = "redirect"
+        db.execute("INSERT OR REPLACE INTO redirect VALUES (?, ?)", (title, page.redirect))
+        push(db, page.redirect, priority, distance)
+    elif isinstance(reading, str):
+        state = "error"
+        db.execute("INSERT OR REPLACE INTO page_error VALUES (?, ?)", (title, reading))
+    elif reading.kind in {"other", "disambiguation"}:
+        state = reading.kind
+    else:
+        state = "entity"
+        add_entity(db, page, reading, distance)
+    db.execute("UPDATE frontier SET state = ? WHERE title = ?", (state, title))
+    return state
+
+
+def walk(db: sqlite3.Connection, source: Source, readers: Readers, target: int, metrics: Metrics) -> None:
+    """Visit the frontier's best pages, a batch a transaction, until there are `target` entities or nothing is left.
+
+    Raises UserError if not one medical page was found.
+    """
+    visited, entities = db.execute("SELECT count(state), sum(state IS 'entity') FROM frontier").fetchone()
+    metrics.rewind(visited)
+    best = "SELECT title, priority, distance FROM frontier WHERE state IS NULL ORDER BY priority DESC, title LIMIT ?"
+    started, logged = time.time(), visited
+    with tqdm(unit=" pages", desc="walk", initial=visited) as bar:
+        while entities < target and (batch := db.execute(best, [BATCH]).fetchall()):
+            pages = source.fetch([title for title, _, _ in batch])
+            readings = readers.read([page for page in pages.values() if not page.redirect])
+            with db:
+                for waiting in batch:
+                    title = waiting[0]
+                    if entities < target:
+                        entities += visit(db, waiting, pages.get(title), readings.get(title, "")) == "entity"
+                        visited += 1
+            known = db.execute("SELECT max(rowid) FROM frontier").fetchone()[0]
+            bar.total = known
+            bar.set_postfix(entities=entities)
+            bar.update(visited - bar.n)
+            if visited >= logged + 1000:
+                metrics.log(visited, entities=entities, frontier=known - visited, seconds=time.time() - started)
+                logged = visited
+    if not entities:
+        raise UserError(f"no medical page found among {visited} visited; check --source and --seeds")
+
+
+def link(db: sqlite3.Connection, source: Source) -> None:
+    """Entity linking: settle redirects and aliases, then turn the mentions whose both ends fit into relations."""
+    titles = [title for (title,) in db.execute("SELECT title FROM entity ORDER BY id")]
+    for at in tqdm(range(0, len(titles), BATCH), unit=" batches", desc="redirects"):
+        with db:
+            db.executemany("INSERT OR IGNORE INTO redirect VALUES (?, ?)", source.redirects_to(titles[at : at + BATCH]))
+    db.create_function("fold", 1, str.lower, deterministic=True)
+    with db:
+        db.execute("INSERT OR IGNORE INTO link SELECT title, id FROM entity")
+        follow = "INSERT OR IGNORE INTO link SELECT r.title, l.entity FROM redirect r JOIN link l ON l.title = r.target"
+        while db.execute(follow).rowcount > 0:  # a redirect to a redirect takes one more round; a circle leads nowhere
+            pass
+        db.execute(
+            "INSERT OR IGNORE INTO naming "
+            "SELECT fold(l.title), e.id FROM link l JOIN entity e ON e.id = l.entity WHERE e.title <> l.title"
+        )
+        # A name of two entities is nobody's alias, nor is one under which a page of its own stands.
+        db.execute(
+            "CREATE TEMP TABLE taken AS SELECT fold(title) AS name FROM entity UNION SELECT fold(title) FROM frontier "
+            "WHERE state IN ('redirect', 'disambiguation', 'other', 'error') AND title NOT IN (SELECT title FROM link)"
+        )
+        db.execute(
+            "INSERT INTO alias SELECT name, min(entity) FROM naming WHERE name NOT IN (SELECT name FROM taken) "
+            "GROUP BY name HAVING count(*) = 1"
+        )
+        # A link to a page that does not exist may still name an entity by an alias.
+        db.execute(
+            "INSERT OR IGNORE INTO link "
+            "SELECT f.title, a.entity FROM frontier f JOIN alias a ON a.name = fold(f.title) WHERE f.state = 'missing'"
+        )
+        db.execute(
+            "INSERT OR IGNORE INTO relation SELECT NULL, iif(m.inverse, other.id, own.id), m.relation, "
+            "  iif(m.inverse, own.id, other.id), own.page, own.revision, m.section, m.sentence "
+            "FROM mention m JOIN entity own ON own.id = m.entity JOIN link l ON l.title = m.target "
+            "JOIN entity other ON other.id = l.entity "
+            "WHERE own.id <> other.id AND instr(m.linked, '; ' || other.type || ';') > 0 ORDER BY m.rowid"
+        )
+        db.execute(
+            "UPDATE entity SET incoming = (SELECT count(DISTINCT page) FROM ("
+            "  SELECT page FROM relation WHERE subject = entity.id UNION "
+            "  SELECT page FROM relation WHERE object = entity.id) WHERE page <> entity.page)"
+        )
+        db.execute("INSERT INTO meta VALUES ('linked', '1')")
+
+
+def build(run: RunDir, source: Source, seeds: str, target: int, workers: int) -> None:
+    """Make kg.sqlite, or go on making it. Raises UserError for a source that cannot be read."""
+    partial = run.output("kg.sqlite.partial")
+    db = sqlite3.connect(partial)
+    db.executescript(SCHEMA + WORK_SCHEMA)
+    begun = dict(db.execute("SELECT key, value FROM meta"))
+    task = {"source": source.identity, "seeds": seeds}
+    if begun and {key: begun[key] for key in task} != task:
+        raise UserError(f"{partial} was begun with another source or other seeds; delete it to start again")
+    source.open()
+    if "linked" not in begun:
+        with db:
+            db.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", task.items())
+            for title, priority in source.seeds([title for title in map(normalise_title, listed(seeds)) if title]):
+                push(db, title, priority, 0)
+        metrics = Metrics(run, "kg_build")
+        readers = Readers(workers)
+        try:
+            walk(db, source, readers, target, metrics)
+        finally:
+            readers.close()
+        link(db, source)
+        count = "SELECT count(state), (SELECT count(*) FROM entity), (SELECT count(*) FROM relation) FROM frontier"
+        visited, entities, relations = db.execute(count).fetchone()
+        metrics.log(visited, entities=entities, relations=relations)
+    for table in WORK_TABLES:
+        db.execute(f"DROP TABLE IF EXISTS {table}")
+    db.execute("VACUUM")
+    db.close()
+    os.replace(partial, run.output("kg.sqlite"))
+    source.close()
+
+
+# ------------------------------------------------------------------------------------------------- looking at the graph
+
+
+def print_stats(db: sqlite3.Connection) -> None:
+    """Print the counts of entities by type, relations by name, unreadable pages by reason, and aliases."""
+    for heading, columns, table in (
+        ("entities", "type, count(*), sum(rare) || ' rare'", "entity"),
+        ("relations", "relation, count(*), count(DISTINCT subject) || ' subjects'", "relation"),
+        ("pages not read", "reason, count(*), 'such as ' || min(title)", "page_error"),
+    ):
+        rows = db.execute(f"SELECT {columns} FROM {table} GROUP BY 1 ORDER BY 2 DESC").fetchall()
+        print(f"{sum(row[1] for row in rows):,} {heading}")
+        for name, count, remark in rows:
+            print(f"  {name:<20} {count:>9,}  {remark}")
+    print(f"{db.execute('SELECT count(*) FROM alias').fetchone()[0]:,} aliases")
+
+
+def print_entity(db: sqlite3.Connection, name: str) -> None:
+    """Print an entity with its aliases and every relation with its evidence. Raises UserError for an unknown name."""
+    by_alias = "SELECT entity.* FROM entity JOIN alias ON alias.entity = entity.id WHERE name = ?"
+    row = db.execute("SELECT * FROM entity WHERE title = ?", [normalise_title(name)]).fetchone()
+    row = row or db.execute(by_alias, [name.lower()]).fetchone()
+    if row is None:
+        raise UserError(f"no entity or alias {name!r} in the graph")
+    entity, title, kind, page, revision, rare, incoming = row
+    print(f"{title}: {kind}{', rare' * rare}, page {page}, revision {revision}, {incoming} other pages refer to it")
+    names = [alias for (alias,) in db.execute("SELECT name FROM alias WHERE entity = ? ORDER BY name", [entity])]
+    print(f"  also called: {', '.join(names) or '-'}")
+    for subject, relation, obj, where, revision, section, sentence in db.execute(
+        "SELECT s.title, r.relation, o.title, p.title, r.revision, r.section, r.sentence FROM relation r "
+        "JOIN entity s ON s.id = r.subject JOIN entity o ON o.id = r.object JOIN entity p ON p.page = r.page "
+        "WHERE r.subject = ?1 OR r.object = ?1 ORDER BY r.subject <> ?1, r.relation, o.title, s.title",
+        [entity],
+    ):
+        print(f"  {subject} -{relation}-> {obj}\n      {where}, revision {revision}, {section}: {sentence}")
+
+
+def write_prose(db: sqlite3.Connection, path: Path) -> None:
+    """Write every medical page's plain prose, one {"title": ..., "text": ...} a line."""
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    rows = db.execute("SELECT title, text FROM prose JOIN entity ON entity.id = prose.entity ORDER BY entity.id")
+    append_jsonl(partial, ({"title": title, "text": zlib.decompress(text).decode()} for title, text in rows))
+    os.replace(partial, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", default="runs/main", metavar="DIR", help="run directory (default: runs/main)")
+    api, cpus = "https://en.wikipedia.org/w/api.php", os.cpu_count() or 2
+    add = parser.add_argument_group("where the knowledge comes from").add_argument
+    add("--source", metavar="FILE|api", help="MediaWiki XML export (.xml, .bz2, .gz) or 'api' (default: api)")
+    add("--api-url", default=api, metavar="URL", help=f"MediaWiki API (default: {api})")
+    add("--contact", metavar="MAIL", help="your address for the User-Agent; Wikipedia demands one")
+    add = parser.add_argument_group("how far the agent walks").add_argument
+    add("--seeds", default=SEEDS, metavar="'A; B'", help="titles to start from (default: 16 broad medical articles)")
+    add("--target", type=int, default=100_000, metavar="N", help="stop at N entities (default: 100,000, the paper's)")
+    add("--workers", type=int, default=max(1, cpus - 1), metavar="N", help="parser processes (default: CPUs - 1)")
+    add = parser.add_argument_group("looking at a finished graph (alone or after building)").add_argument
+    add("--show", metavar="TITLE", help="print an entity with all its relations and their evidence")
+    add("--stats", action="store_true", help="print counts by type and relation")
+    add("--text", type=Path, metavar="FILE", help="write the plain prose of every medical page as JSON lines")
+    args = parser.parse_args()
+    if args.target < 1 or args.workers < 1:
+        raise UserError("--target and --workers must be at least 1")
+    looking = bool(args.show or args.stats or args.text)
+    run = RunDir(args.run, create=not looking or args.source is not None)
+    if (args.source or not looking) and not run.finished("kg.sqlite"):
+        source: Source
+        if args.source in {None, "api"}:
+            source = ApiSource(args.api_url, args.contact)
+        else:
+            source = DumpSource(Path(args.source), run.output("kg.pages.sqlite"))
+        build(run, source, args.seeds, args.target, args.workers)
+    db = sqlite3.connect(run.input("kg.sqlite"))
+    if args.text:
+        write_prose(db, args.text)
+    if args.show:
+        print_entity(db, args.show)
+    if args.stats or not looking:
+        print_stats(db)
+
+
+if __name__ == "__main__":
+    run_stage(main)

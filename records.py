@@ -1,0 +1,240 @@
+"""What every stage reads and writes: the question record, JSON lines that survive a crash, metrics, the run directory.
+
+A stage finds its inputs and leaves its outputs in one run directory under fixed names (`RunDir`). Three rules make a
+run restartable after `kill -9`:
+
+1. A finished output appears under its final name at once (written elsewhere, flushed to disk, renamed). A stage whose
+   output exists has nothing to do.
+2. Work in progress is appended line by line to JSON-lines files. A line that a crash cut in half is dropped on reading
+   and cut off before the next append, so it costs one item.
+3. Metrics are appended with their step. A stage that goes on from a checkpoint at step n first drops its own lines
+   beyond n, so no step is missing or double.
+
+This is a tool: it imports no stage.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+TIERS = ("easy", "moderate", "difficult")  # section 3.1: three tiers, in this order
+
+# Which command makes which file of the run directory: the remedy that a missing input's message names.
+MADE_BY = {
+    "kg.sqlite": "python kg_build.py",
+    "synth.jsonl": "python synth.py",
+    "train.jsonl": "python curate.py",
+    "heldout.jsonl": "python curate.py",
+    "cot.jsonl": "python distill.py",
+    "sft": "python sft.py",
+    "rl1": "python grpo.py --stage 1",
+    "rl2": "python grpo.py --stage 2",
+}
+
+
+class UserError(Exception):
+    """Bad input that the user can mend: one line that names the value and the remedy. `run_stage` prints it, exits 1."""
+
+
+def run_stage(main: Callable[[], None]) -> None:
+    """Call a stage's `main`; a `UserError` becomes one line on stderr and exit status 1, Ctrl-C becomes status 130."""
+    try:
+        main()
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: interrupted; the same command continues", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+# ------------------------------------------------------------------------------------------------- the question record
+
+
+@dataclass(slots=True)
+class Question:
+    """One multiple-choice question, the record of `train.jsonl`, `synth.jsonl` and every benchmark.
+
+    `options` maps 2 to 26 letters (A, B, ... without a gap) to their texts and `answer` is one of the letters. `tier` is
+    one of `TIERS`, `kind` a free label that tables group by (a meta-path, a subject). `evidence`, on synthetic questions
+    only, is the path through the graph that makes the answer right: [subject, relation, object, revision id, sentence].
+    """
+
+    id: str
+    source: str
+    language: str
+    question: str
+    options: dict[str, str]
+    answer: str
+    tier: str | None = None
+    kind: str | None = None
+    evidence: list[list[Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        problem = self.problem()
+        if problem:
+            raise ValueError(f"question {self.id!r}: {problem}")
+
+    def problem(self) -> str | None:
+        """Why this is no valid question, in a few words that serve as a rejection reason; None if it is one."""
+        if not isinstance(self.question, str) or not self.question.strip():
+            return "empty question"
+        if not isinstance(self.options, dict) or not 2 <= len(self.options) <= len(LETTERS):
+            return "not 2 to 26 options"
+        if list(self.options) != list(LETTERS[: len(self.options)]):
+            return "option letters are not A, B, C, ..."
+        if any(not isinstance(text, str) or not text.strip() for text in self.options.values()):
+            return "empty option"
+        if self.answer not in self.options:
+            return "answer not among the options"
+        if self.tier is not None and self.tier not in TIERS:
+            return "unknown tier"
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as a JSON object; fields that are not set are left out."""
+        return {key: value for key, value in asdict(self).items() if value not in (None, [])}
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Question:
+        """The record of a JSON object. Raises ValueError with the reason if it is not a valid question."""
+        if not isinstance(row, dict):
+            raise ValueError("a question record must be a JSON object")
+        missing = [name for name in ("id", "source", "language", "question", "options", "answer") if name not in row]
+        if missing:
+            raise ValueError(f"missing field {', '.join(missing)}")
+        return cls(**{name: row[name] for name in cls.__slots__ if name in row})
+
+
+def load_questions(path: Path, made_by: str | None = None) -> list[Question]:
+    """All questions of a JSON-lines file. Raises UserError for a missing file, an invalid record or no question at all."""
+    questions = []
+    for number, row in enumerate(read_jsonl(path, made_by), 1):
+        try:
+            questions.append(Question.from_json(row))
+        except ValueError as error:
+            raise UserError(f"{path}, record {number}: {error}") from None
+    if not questions:
+        raise UserError(f"{path} holds no valid question" + (f"; make it again with: {made_by}" if made_by else ""))
+    return questions
+
+
+# ------------------------------------------------------------------------------- JSON lines and files that survive a crash
+
+
+def read_jsonl(path: Path, made_by: str | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of a file, one a line. A last line without its newline was cut by a crash: it is dropped.
+
+    Raises UserError if the file is missing (naming the command that makes it) or another line is not JSON.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist" + (f"; make it with: {made_by}" if made_by else ""))
+    with open(path, encoding="utf-8", errors="strict") as lines:
+        number = 0
+        try:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith("\n"):
+                    return
+                if line.strip():
+                    yield json.loads(line)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}, line {number}: not valid JSON ({error})") from None
+
+
+def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Append rows and flush them to disk. Half a line at the end, left by a crash, is cut off first."""
+    with open(path, "ab+") as file:
+        end = file.seek(0, os.SEEK_END)
+        keep = end
+        while keep > 0:  # walk back to the last newline, a block at a time
+            start = max(0, keep - 65536)
+            file.seek(start)
+            newline = file.read(keep - start).rfind(b"\n")
+            if newline >= 0:
+                keep = start + newline + 1
+                break
+            keep = start
+        if keep < end:
+            file.truncate(keep)
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write a whole file so that it appears complete or not at all."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole text file so that it appears complete or not at all (temporary file, fsync, rename)."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+# ---------------------------------------------------------------------------------------- the run directory and its metrics
+
+
+class RunDir:
+    """One run's folder: every stage's inputs and outputs under fixed names, and `metrics.jsonl`."""
+
+    def __init__(self, path: str | Path, create: bool = False):
+        """`create` is for the stages that start a run; the others need an existing one (UserError otherwise)."""
+        self.path = Path(path)
+        if create:
+            self.path.mkdir(parents=True, exist_ok=True)
+        if not self.path.is_dir():
+            raise UserError(f"run directory {self.path} does not exist; start one with: python kg_build.py --run {self.path}")
+
+    def output(self, name: str) -> Path:
+        return self.path / name
+
+    def made_by(self, name: str) -> str:
+        return f"{MADE_BY[name]} --run {self.path}" if name in MADE_BY else "an earlier stage"
+
+    def input(self, name: str) -> Path:
+        """The path of an input that must exist. Raises UserError that names the command which makes it."""
+        path = self.path / name
+        if not path.exists():
+            raise UserError(f"{path} does not exist; make it with: {self.made_by(name)}")
+        return path
+
+    def finished(self, name: str) -> bool:
+        """True, with a line for the user, if the output is already there: the stage then has nothing to do."""
+        done = (self.path / name).exists()
+        if done:
+            print(f"{self.path / name} is there already: nothing to do (delete it to make it again)")
+        return done
+
+
+class Metrics:
+    """A stage's measurements, appended to the run's `metrics.jsonl`: one JSON object a line with stage, step and time."""
+
+    def __init__(self, run: RunDir, stage: str):
+        self.path, self.stage = run.output("metrics.jsonl"), stage
+
+    def log(self, step: int, **values: Any) -> None:
+        rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in values.items()}
+        append_jsonl(self.path, [{"stage": self.stage, "step": step, "time": round(time.time(), 1), **rounded}])
+
+    def rewind(self, step: int) -> None:
+        """Drop this stage's lines beyond `step`: the stage goes on from a checkpoint taken there."""
+        if self.path.exists():
+            rows = list(read_jsonl(self.path))
+            kept = [row for row in rows if row["stage"] != self.stage or row["step"] <= step]
+            if len(kept) < len(rows):
+                write_jsonl(self.path, kept)

@@ -1,0 +1,111 @@
+"""The response contract: how a question is put to the model, how its answer is read, what it is worth (section 3.3).
+
+The model answers `<think> ... </think>` and then `<answer>X</answer>`, once each, with nothing after. The reward has two
+criteria and deliberately no third (no length term, no style term: "to mitigate the risk of reward hacking"):
+
+    r(x, y) = 1.0 * [the answer is correct] + 0.1 * [the format holds]
+
+The paper does not state the two weights. A format weight that is small beside correctness keeps a well-formed wrong answer
+below every right one, so the policy cannot live off the format.
+
+Distillation, training and evaluation all read answers with `parse`: the last explicit `<answer>`, and no fuzzy fallback.
+Model output is untrusted text: it is searched with plain string methods, in linear time.
+
+This is a tool: it imports no stage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from records import Question, UserError
+
+INSTRUCTION = "Think inside <think> </think>, then give the letter of the one best option inside <answer> </answer>."
+CORRECT_WEIGHT = 1.0
+FORMAT_WEIGHT = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A parsed response: the reasoning, the answer's letter (None if there is no explicit one), whether the format holds."""
+
+    thinking: str
+    answer: str | None
+    well_formed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """The reward of one response and its two criteria."""
+
+    total: float
+    correct: bool
+    well_formed: bool
+
+
+# --------------------------------------------------------------------------------------------------------------- the prompt
+
+
+def question_text(question: Question) -> str:
+    """The question and its lettered options, as the user's turn shows them."""
+    return "\n".join([question.question, *(f"{letter}. {text}" for letter, text in question.options.items())])
+
+
+def prompt_messages(question: Question) -> list[dict[str, str]]:
+    """The chat that asks a question: the contract as the system's turn, the question as the user's."""
+    return [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": question_text(question)}]
+
+
+def prompt_tokens(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
+    """Token ids of a chat up to the place where the assistant begins to write.
+
+    Raises UserError if the tokenizer has no chat template or its template ignores the generation prompt.
+    """
+    if not tokenizer.chat_template:
+        raise UserError("the tokenizer has no chat template; use an instruct model's folder")
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    if text == tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False):
+        raise UserError("the chat template has no generation prompt: it ignores add_generation_prompt")
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+# ---------------------------------------------------------------------------------------------------- reading and rewarding
+
+
+def parse(text: str) -> Response:
+    """Read a response. `answer` is the text of the last explicit `<answer>...</answer>` if that is one capital letter.
+
+    `well_formed` holds iff the text is exactly `<think>...</think><answer>X</answer>` up to white space around the two
+    parts, each tag once.
+    """
+    end = text.rfind("</answer>")
+    start = text.rfind("<answer>", 0, max(end, 0))
+    inside = text[start + len("<answer>") : end].strip() if start >= 0 else ""
+    answer = inside if len(inside) == 1 and "A" <= inside <= "Z" else None
+
+    think_end = text.find("</think>")
+    well_formed = (
+        answer is not None
+        and all(text.count(tag) == 1 for tag in ("<think>", "</think>", "<answer>", "</answer>"))
+        and text.lstrip().startswith("<think>")
+        and text.rstrip().endswith("</answer>")
+        and 0 <= think_end < start
+        and not text[think_end + len("</think>") : start].strip()
+    )
+    opening = text.find("<think>")
+    thinking = text[opening + len("<think>") : think_end].strip() if 0 <= opening < think_end else ""
+    return Response(thinking, answer, well_formed)
+
+
+def reward(text: str, answer: str) -> Reward:
+    """r(x, y) of a response against the true letter: correctness and format, nothing else (section 3.3)."""
+    response = parse(text)
+    correct = response.answer == answer
+    total = CORRECT_WEIGHT * correct + FORMAT_WEIGHT * response.well_formed
+    return Reward(total, correct, response.well_formed)
+
+
+def format_response(thinking: str, answer: str) -> str:
+    """A response that keeps the contract; `parse` of it gives both parts back."""
+    return f"<think>{thinking.strip()}</think><answer>{answer}</answer>"

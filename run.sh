@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# The whole method, from an encyclopedia to the ablation table (Table 4):   bash run.sh [tiny | 7b | 32b | base]
+#   tiny   a laptop's CPU, 15 minutes, no network after the installation (default)
+#   7b     the paper's full recipe: Qwen2.5-7B-Instruct, live Wikipedia, teacher LLM, 8 GPUs
+#   32b    the paper's recipe without cold start: Qwen3-32B
+#   base   make the tiny recipe's base model again from the encyclopedia, into data/base (half an hour)
+# Run it again and it continues where it stopped. RUN=folder SEED=0 GPUS=8 are read from the environment.
+set -euo pipefail
+cd "$(dirname "$0")"
+source ./setup.sh
+recipe=${1:-tiny} seed=${SEED:-0}
+run=${RUN:-runs/$recipe}
+train="torchrun --nproc_per_node ${GPUS:-8}"
+ladder=("Base=base" "+CoT cold start=sft" "+RL stage 1=rl1" "+RL stage 2=rl2")
+
+case $recipe in
+tiny)
+  export HF_HUB_OFFLINE=1
+  rl="--run $run --seed $seed --questions 64 --max-new-tokens 96 --lr 3e-4 --share-prompts --micro-tokens 8192 --cache-gb 0.5"
+  python kg_build.py --run "$run" --source data/encyclopedia.xml
+  python synth.py --run "$run" --questions 8000
+  python curate.py --run "$run" --heldout 500
+  python distill.py --run "$run" --teacher evidence --questions 600 --seed "$seed"
+  python sft.py --run "$run" --model data/base --seed "$seed" --epochs 3 --batch-size 32 --lr 5e-4
+  python grpo.py --stage 1 --steps 100 $rl
+  python grpo.py --stage 2 --steps 120 --round-steps 40 $rl
+  python evaluate.py --run "$run" --max-new-tokens 96 --cache-gb 0.5 --model "Base=data/base" "${ladder[@]:1}"
+  ;;
+7b)
+  python kg_build.py --run "$run" --source api --contact "${CONTACT:?your e-mail address: Wikipedia asks for it}"
+  python synth.py --run "$run"
+  python curate.py --run "$run" --public medqa medmcqa cmexam pubmedqa --teacher "${TEACHER:?e.g. openai:openai/gpt-oss-120b}"
+  python distill.py --run "$run" --teacher "$TEACHER"
+  $train sft.py --run "$run" --model Qwen/Qwen2.5-7B-Instruct
+  $train grpo.py --run "$run" --stage 1
+  $train grpo.py --run "$run" --stage 2
+  $train evaluate.py --run "$run" --benchmark careqa jmed medbullets medmcqa medqa medxpertqa pubmedqa mmlu_pro_biology \
+    mmlu_pro_health --model "Base=Qwen/Qwen2.5-7B-Instruct" "${ladder[@]:1}"
+  ;;
+32b)
+  python kg_build.py --run "$run" --source api --contact "${CONTACT:?your e-mail address: Wikipedia asks for it}"
+  python synth.py --run "$run"
+  python curate.py --run "$run" --public medqa medmcqa cmexam pubmedqa --teacher "${TEACHER:?e.g. openai:openai/gpt-oss-120b}"
+  $train grpo.py --run "$run" --stage 1 --model Qwen/Qwen3-32B --gradient-checkpointing --micro-tokens 8192
+  $train grpo.py --run "$run" --stage 2 --gradient-checkpointing --micro-tokens 8192
+  $train evaluate.py --run "$run" --benchmark careqa jmed medbullets medmcqa medqa medxpertqa pubmedqa mmlu_pro_biology \
+    mmlu_pro_health --model "Base=Qwen/Qwen3-32B" "${ladder[@]:2}"
+  ;;
+base)
+  export HF_HUB_OFFLINE=1
+  python kg_build.py --run "$run" --source data/encyclopedia.xml --text "$run/prose.jsonl"
+  python -m data.make_base --run "$run"
+  python sft.py --run "$run" --model "$run/init" --data base.jsonl --output base --steps 5000 --batch-size 64 --lr 1.5e-3 \
+    --warmup 0.03 --max-length 256 --save-every 250 --validate-every 250
+  rm -rf data/base && cp -r "$run/base" data/base
+  ;;
+*)
+  echo "run.sh: unknown recipe '$recipe'; known: tiny, 7b, 32b, base" >&2
+  exit 1
+  ;;
+esac

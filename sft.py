@@ -1,0 +1,244 @@
+"""Chain-of-thought cold start: supervised fine-tuning on verified reasoning (section 3.2).
+
+Each row of the data is either a chat, {"messages": [...]}, of which only the assistant's tokens are trained on, the stop token
+included, or plain text, {"text": "..."}, of which all tokens are. The loss is the mean negative log-likelihood of the trained
+tokens of the whole batch, so it does not depend on micro-batches or the number of processes.
+
+Which tokens are the assistant's follows from the chat template itself: what the template adds to the conversation when the
+assistant's turn is appended to a generation prompt is that turn.
+
+Deviations from the paper, which gives no hyperparameters: all of them.
+
+Reads cot.jsonl. Writes sft/ (a Hugging Face folder), metrics.jsonl; while it runs, sft.state/ (checkpoints).
+
+    python sft.py --run runs/x --model runs/x/base                               # one process
+    torchrun --nproc_per_node 8 sft.py --model Qwen/Qwen2.5-7B-Instruct          # the paper's 7B recipe
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+import fsdp_utils
+from fsdp_utils import TrainingState
+from policy import Example, Policy, accumulate_gradient, collate, load_policy, micro_batches, stop_tokens
+from records import Metrics, RunDir, UserError, read_jsonl, run_stage
+from reward import prompt_tokens
+
+# ------------------------------------------------------------------------------------------------------------------- the data
+
+
+def chat_example(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, stops: list[int]) -> Example:
+    """Tokens of a chat whose last turn is the assistant's; that turn is scored up to and including its stop token.
+
+    Prompt and turn are tokenised apart, as they are when the model generates. Raises UserError if the template does not
+    continue a generation prompt with the assistant's turn, or does not end it with a stop token.
+    """
+    prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template(messages, tokenize=False)
+    if not whole.startswith(prompt):
+        raise UserError("the chat template does not continue its own generation prompt with the assistant's turn")
+    prompt_ids = prompt_tokens(tokenizer, messages[:-1])
+    turn = tokenizer(whole[len(prompt) :], add_special_tokens=False)["input_ids"]
+    while turn and turn[-1] not in stops:  # what a template puts behind the stop token is never generated
+        turn.pop()
+    if not turn:
+        raise UserError(f"the chat template ends the assistant's turn with none of the stop tokens {stops}")
+    return Example(prompt_ids + turn, [False] * len(prompt_ids) + [True] * len(turn))
+
+
+def text_examples(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Example]:
+    """Plain text with its end-of-text token, cut into pieces of `max_length` tokens; all tokens but the first are scored."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    pieces = [ids[start : start + max_length] for start in range(0, len(ids), max_length)]
+    return [Example(piece, [False] + [True] * (len(piece) - 1)) for piece in pieces if len(piece) > 1]
+
+
+def load_examples(path: Path, made_by: str, tokenizer: Any, stops: list[int], max_length: int) -> list[Example]:
+    """All rows of the data as examples. A chat of more than `max_length` tokens is left out, and counted."""
+    examples, too_long = [], 0
+    rows = tqdm(read_jsonl(path, made_by), desc="tokenize", unit="row", disable=fsdp_utils.rank() > 0)
+    for number, row in enumerate(rows, 1):
+        if "messages" in row:
+            example = chat_example(row["messages"], tokenizer, stops)
+            if len(example.tokens) <= max_length:
+                examples.append(example)
+            else:
+                too_long += 1
+        elif "text" in row:
+            examples += text_examples(row["text"], tokenizer, max_length)
+        else:
+            raise UserError(f'{path}, row {number}: neither "messages" nor "text"')
+    if too_long:
+        print(f"{too_long} chats of more than {max_length} tokens are left out (--max-length)")
+    if not examples:
+        raise UserError(f"{path} holds nothing to train on; make it again with: {made_by}")
+    return examples
+
+
+def batches_of_epoch(lengths: list[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """An epoch's batches of indices: shuffled, with sequences of like length together so that little is padding."""
+    rng = random.Random(f"{seed}/{epoch}")
+    order = list(range(len(lengths)))
+    rng.shuffle(order)
+    window = 16 * batch_size
+    batches = []
+    for start in range(0, len(order), window):
+        near = sorted(order[start : start + window], key=lambda index: lengths[index])
+        batches += [near[begin : begin + batch_size] for begin in range(0, len(near), batch_size)]
+    rng.shuffle(batches)
+    return batches
+
+
+# --------------------------------------------------------------------------------------------------------------- the training
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
+    """Linear warm-up over the first `warmup` share of the steps, then a cosine down to a tenth of the peak."""
+    ramp = max(1, round(warmup * steps))
+    if step < ramp:
+        return peak * (step + 1) / ramp
+    progress = (step - ramp) / max(1, steps - ramp)
+    return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def train_step(policy: Policy, batch: list[Example], token_budget: int, device: torch.device) -> tuple[float, int]:
+    """Accumulate the gradient of the batch's mean negative log-likelihood; returns that loss (nats a token), its tokens."""
+    tokens = sum(sum(example.scored) for example in batch)
+    mine = batch[fsdp_utils.rank() :: fsdp_utils.world_size()]
+    total = 0.0
+
+    def negative_log_likelihood(_: list[int], logprobs: Tensor, __: Tensor) -> Tensor:
+        nonlocal total
+        loss = -logprobs.sum() / tokens
+        total += loss.item()
+        return loss
+
+    accumulate_gradient(policy, mine, negative_log_likelihood, token_budget, device)
+    return fsdp_utils.reduce_over_ranks([total], "sum", device)[0], tokens
+
+
+@torch.no_grad()
+def validation_loss(policy: Policy, examples: list[Example], token_budget: int, device: torch.device) -> float:
+    """Mean negative log-likelihood (nats a token) of examples that are not trained on."""
+    total = 0.0
+    for indices in micro_batches([len(example.tokens) for example in examples], token_budget):
+        tokens, scored, _ = collate([examples[index] for index in indices], device)
+        total -= policy(tokens, scored)[0].sum().item()
+    return total / sum(sum(example.scored) for example in examples)
+
+
+def train(args: argparse.Namespace, run: RunDir, data: Path, made_by: str, device: torch.device) -> None:
+    model, tokenizer = load_policy(args.model)
+    stops = stop_tokens(model, tokenizer)
+    max_length = min(args.max_length, model.config.max_position_embeddings)
+    examples = load_examples(data, made_by, tokenizer, stops, max_length)
+    random.Random(args.seed).shuffle(examples)
+    held = min(int(len(examples) * args.validation), 512)
+    validation, examples = examples[:held], examples[held:]
+
+    policy = fsdp_utils.shard(Policy(model), device, args.gradient_checkpointing)
+    optimizer = torch.optim.AdamW(
+        policy.parameters(), lr=args.lr, betas=(0.9, args.beta2), weight_decay=args.weight_decay, fused=True
+    )
+    state = TrainingState(run.output(args.output + ".state"), policy, optimizer)
+    resumed = state.load()
+    start = resumed["step"] if resumed else 0
+
+    lengths = [len(example.tokens) for example in examples]
+    per_epoch = math.ceil(len(examples) / args.batch_size)
+    steps = args.steps or math.ceil(args.epochs * per_epoch)
+    metrics = Metrics(run, args.output)
+    main_rank = fsdp_utils.rank() == 0
+    if main_rank:
+        metrics.rewind(start)
+        print(f"{len(examples)} sequences, {steps} steps from step {start}, {held} sequences for validation")
+
+    progress = tqdm(range(start, steps), initial=start, total=steps, desc=args.output, unit="step", disable=not main_rank)
+    epoch, batches = -1, []
+    for step in progress:
+        began = time.time()
+        if step // per_epoch != epoch:
+            epoch = step // per_epoch
+            batches = batches_of_epoch(lengths, args.batch_size, args.seed, epoch)
+        batch = [examples[index] for index in batches[step % per_epoch]]
+        optimizer.param_groups[0]["lr"] = learning_rate(step, steps, args.lr, args.warmup)
+        loss, tokens = train_step(policy, batch, args.micro_tokens, device)
+        norm = fsdp_utils.clip_grad_norm(policy, args.max_grad_norm)
+        if not math.isfinite(loss + norm):
+            raise UserError(f"step {step}: the loss ({loss}) or gradient norm ({norm}) is not finite; lower --lr ({args.lr})")
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        done = step + 1
+        checked = validation and (done % args.validate_every == 0 or done == steps)
+        values = {"val_loss": validation_loss(policy, validation, args.micro_tokens, device)} if checked else {}
+        if main_rank:
+            rate = sum(len(example.tokens) for example in batch) / (time.time() - began)
+            metrics.log(done, loss=loss, grad_norm=norm, trained_tokens=tokens, tokens_per_s=rate, **values)
+            progress.set_postfix(loss=f"{loss:.3f}", **{name: f"{value:.3f}" for name, value in values.items()})
+        if done % args.save_every == 0 and done < steps:
+            state.save(done, {})
+    fsdp_utils.save_hf(policy, tokenizer, run.output(args.output))
+    state.remove()
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    files = parser.add_argument_group("files")
+    files.add_argument("--run", default="runs/main", help="run directory")
+    files.add_argument("--model", default="Qwen/Qwen2.5-7B-Instruct", help="model to start from: folder or hub id")
+    files.add_argument("--data", default="cot.jsonl", help="file of the run directory with chats or texts, one a line")
+    files.add_argument("--output", default="sft", help="folder of the run directory for the trained model")
+
+    how_long = parser.add_argument_group("how long")
+    how_long.add_argument("--epochs", type=float, default=3.0, help="passes over the data; few rows bear several")
+    how_long.add_argument("--steps", type=int, default=0, help="optimiser steps instead of epochs; 0: by --epochs")
+    how_long.add_argument("--batch-size", type=int, default=64, help="sequences per step, over all processes")
+    how_long.add_argument("--max-length", type=int, default=4096, help="tokens; longer chats are left out, texts are cut")
+
+    optimiser = parser.add_argument_group("optimiser")
+    optimiser.add_argument("--lr", type=float, default=1e-5, help="peak learning rate; usual for 7B instruct models")
+    optimiser.add_argument("--warmup", type=float, default=0.05, help="share of the steps; Adam's moments need it")
+    optimiser.add_argument("--beta2", type=float, default=0.95, help="of Adam; short runs want a short memory")
+    optimiser.add_argument("--weight-decay", type=float, default=0.0, help="of AdamW; a cold start is too short for it")
+    optimiser.add_argument("--max-grad-norm", type=float, default=1.0, help="longer gradients are scaled down to it")
+
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--micro-tokens", type=int, default=16384, help="tokens per forward pass; fits 80 GB at 7B")
+    machine.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations: less memory")
+    machine.add_argument("--save-every", type=int, default=100, help="steps between checkpoints of the training state")
+    machine.add_argument("--validation", type=float, default=0.02, help="share of the sequences held out, at most 512")
+    machine.add_argument("--validate-every", type=int, default=50, help="steps between validation losses")
+    machine.add_argument("--seed", type=int, default=0, help="of the shuffles")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    run = RunDir(args.run)
+    if run.finished(args.output):
+        return
+    data = run.output(args.data)
+    made_by = run.made_by(args.data)
+    if not data.exists():
+        raise UserError(f"{data} does not exist; make it with: {made_by}")
+    device = fsdp_utils.setup()
+    fsdp_utils.seed_everything(args.seed)
+    train(args, run, data, made_by, device)
+    fsdp_utils.teardown()
+
+
+if __name__ == "__main__":
+    run_stage(main)

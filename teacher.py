@@ -1,0 +1,411 @@
+"""The teacher: one small interface over any chat model, and one that needs no network (sections 3.1 and 3.2).
+
+    Teacher.ask(requests) -> answers, one text per request, in order
+
+The paper's teachers are GPT-OSS-120B (reasoning, 3.2) and "a state-of-the-art LLM (e.g., GPT-4)" (label verification,
+3.1). Here a teacher is named on the command line, `--teacher NAME`:
+
+    openai:MODEL    any OpenAI-compatible endpoint: hosted, vLLM, llama.cpp, ... (`OpenAITeacher`)
+    local:FOLDER    a Hugging Face folder on this machine, sampled by rollout.py (`LocalTeacher`)
+    evidence        the question's own path through the knowledge graph, put into words (`EvidenceTeacher`)
+
+Deviation from the paper: `evidence` is no language model. It exists so that the whole method runs on a laptop without a
+network. It cannot judge, grade or answer anything; a result made with it says nothing about distillation from an LLM.
+
+The endpoint and its key come from the environment and are never written anywhere:
+
+    export TEACHER_BASE_URL=http://localhost:8000/v1 TEACHER_API_KEY=...
+    python distill.py --run runs/main --teacher openai:openai/gpt-oss-120b
+
+Every answer of an endpoint is kept in the run's `teacher_cache.jsonl` under the hash of its request, so an interrupted
+job pays for nothing twice and runs again to the same result.
+
+This is a tool: it imports no stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+import reward
+from records import Question, RunDir, UserError, append_jsonl, read_jsonl
+
+RETRY_STATUSES = (408, 409, 425, 429, 500, 502, 503, 504, 529)
+MAX_RETRY_AFTER = 600.0  # seconds; a server that asks for a longer pause is asked again after this one
+MAX_BACKOFF = 60.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question to the teacher.
+
+    `question` is what the chat is about (a chat model sees only `messages`); `purpose` is a word for the records, such
+    as "reason" or "verify". `seed` makes independent trials of one chat different requests.
+    """
+
+    messages: list[dict[str, str]]
+    question: Question
+    purpose: str
+    temperature: float = 0.7
+    max_tokens: int = 1024
+    seed: int = 0
+
+
+class Teacher(ABC):
+    """Anything that answers chats. `calls` and `tokens` count what was asked of the model itself, not of a cache."""
+
+    is_language_model = True
+    calls = 0
+    tokens = 0
+
+    @abstractmethod
+    def ask(self, requests: Sequence[Request]) -> list[str]:
+        """The answer of each request, in order; "" where it wrote nothing. Raises UserError if it cannot be asked."""
+
+    def can_reason_about(self, question: Question) -> bool:
+        """Whether this teacher is able to write reasoning for the question."""
+        return True
+
+
+# ------------------------------------------------------------------------------------- the wording of the graph's facts
+
+FACT_SENTENCES = {
+    "symptom": "{object} is a symptom of {subject}.",
+    "cause": "{subject} is caused by {object}.",
+    "risk_factor": "{object} is a risk factor for {subject}.",
+    "complication": "{subject} can lead to {object}.",
+    "differential": "{subject} can be mistaken for {object}.",
+    "diagnosed_by": "{subject} is diagnosed with {object}.",
+    "treated_by": "{subject} is treated with {object}.",
+    "prevented_by": "{subject} is prevented with {object}.",
+    "mechanism": "The mechanism of {subject} is {object}.",
+    "affects": "{subject} affects {object}.",
+    "contraindication": "{subject} must not be given in {object}.",
+    "adverse_effect": "{object} is an adverse effect of {subject}.",
+    "interaction": "{subject} interacts with {object}.",
+    "belongs_to": "{subject} belongs to the class {object}.",
+}
+
+
+def fact_sentence(subject: str, relation: str, object: str) -> str:
+    """One fact of the graph as a short sentence: subject and object stand in it exactly as given.
+
+    >>> fact_sentence("Tuberculosis", "treated_by", "Isoniazid")
+    'Tuberculosis is treated with Isoniazid.'
+
+    Raises ValueError for a relation that has no wording.
+    """
+    if relation not in FACT_SENTENCES:
+        raise ValueError(f"relation {relation!r} has no wording; known: {', '.join(FACT_SENTENCES)}")
+    return FACT_SENTENCES[relation].format(subject=subject, object=object)
+
+
+def symptoms_sentence(disease: str, symptoms: Sequence[str]) -> str:
+    """Several symptoms of one disease as one sentence.
+
+    >>> symptoms_sentence("Tuberculosis", ["Fever", "Cough", "Night sweats"])
+    'Fever, Cough and Night sweats are symptoms of Tuberculosis.'
+    """
+    if len(symptoms) == 1:
+        return fact_sentence(disease, "symptom", symptoms[0])
+    return f"{', '.join(symptoms[:-1])} and {symptoms[-1]} are symptoms of {disease}."
+
+
+def lookup_sentence(option: str, letter: str) -> str:
+    """The look-up that ends a chain of reasoning: which letter an option's text has."""
+    return f"{option} is option {letter}."
+
+
+def evidence_sentences(evidence: Iterable[Sequence[Any]]) -> list[str]:
+    """A path of [subject, relation, object, ...] rows in words, in path order; neighbouring symptoms together.
+
+    A path may pass an edge against its direction: the fact, and so its sentence, is the same.
+    """
+    sentences = []
+    for (subject, relation), rows in groupby(evidence, key=lambda row: (row[0], row[1])):
+        objects = [row[2] for row in rows]
+        if relation == "symptom":
+            sentences.append(symptoms_sentence(subject, objects))
+        else:
+            sentences += [fact_sentence(subject, relation, object) for object in objects]
+    return sentences
+
+
+class EvidenceTeacher(Teacher):
+    """No language model: it knows each synthetic question's answer path from the graph and puts it into words.
+
+    Whatever it is asked, it states the facts of `question.evidence` in order, looks the answer up among the options and
+    gives the true letter, in the response contract. So it is always right, and its being right verifies nothing.
+    """
+
+    is_language_model = False
+
+    def can_reason_about(self, question: Question) -> bool:
+        return bool(question.evidence)
+
+    def ask(self, requests: Sequence[Request]) -> list[str]:
+        """A response in words per request. Raises UserError for a question without evidence."""
+        return [self._reason(request.question) for request in requests]
+
+    def _reason(self, question: Question) -> str:
+        if not question.evidence:
+            raise UserError(
+                f"the evidence teacher knows synthetic questions only, not {question.id}; use --teacher openai:MODEL"
+            )
+        sentences = evidence_sentences(question.evidence)
+        sentences.append(lookup_sentence(question.options[question.answer], question.answer))
+        return reward.format_response(" ".join(sentences), question.answer)
+
+
+# ---------------------------------------------------------------------------------------- an OpenAI-compatible endpoint
+
+
+class AnswerCache:
+    """Answers by the hash of their request, in an append-only JSON-lines file. Safe to use from several threads."""
+
+    def __init__(self, path: Path):
+        self.path, self.lock = path, threading.Lock()
+        self.answers = {row["key"]: row["text"] for row in read_jsonl(path)} if path.exists() else {}
+
+    def get(self, key: str) -> str | None:
+        return self.answers.get(key)
+
+    def put(self, key: str, text: str, **notes: Any) -> None:
+        with self.lock:
+            append_jsonl(self.path, [{"key": key, **notes, "text": text}])
+            self.answers[key] = text
+
+
+class OpenAITeacher(Teacher):
+    """A chat model behind an OpenAI-compatible `/chat/completions`.
+
+    Requests run in `concurrency` threads. Connection errors, time-outs, overload (429, 5xx, ...) and unreadable bodies
+    are tried again, up to `tries` times in all, after the pause that `Retry-After` asks for or else a doubling one with
+    jitter.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        cache: Path,
+        concurrency: int = 16,
+        timeout: float = 300.0,
+        tries: int = 6,
+        backoff: float = 1.0,
+    ):
+        """`timeout` and `backoff` (the first pause) are in seconds. Raises UserError if TEACHER_BASE_URL is no URL."""
+        url = os.environ.get("TEACHER_BASE_URL", "")
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            raise UserError("set TEACHER_BASE_URL to the endpoint of the teacher, such as http://localhost:8000/v1")
+        if not model:
+            raise UserError("--teacher openai:MODEL needs the name of a model")
+        self.model, self.url = model, url.rstrip("/") + "/chat/completions"
+        self.key = os.environ.get("TEACHER_API_KEY", "")
+        self.cache = AnswerCache(cache)
+        self.concurrency, self.timeout, self.tries, self.backoff = concurrency, timeout, tries, backoff
+        self.stopping = threading.Event()
+        self.lock = threading.Lock()
+
+    def ask(self, requests: Sequence[Request]) -> list[str]:
+        """Answers in order, those in the cache without a call. A request whose answers are all empty gives "".
+
+        Raises UserError if the endpoint refuses a request or fails to the last try. What it answered is cached.
+        """
+        keys = [self._hash(request) for request in requests]
+        missing = {key: request for key, request in zip(keys, requests) if self.cache.get(key) is None}
+        self.stopping.clear()
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            futures = {key: pool.submit(self._answer, key, request) for key, request in missing.items()}
+            try:
+                fresh = {key: future.result() for key, future in futures.items()}
+            finally:  # on an error or Ctrl-C: drop what has not begun, wake what waits
+                self.stopping.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+        return [fresh[key] if key in fresh else self.cache.get(key) for key in keys]
+
+    def _hash(self, request: Request) -> str:
+        identity = json.dumps([self.url, self._body(request)], sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(identity.encode()).hexdigest()
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "messages": request.messages,
+            "temperature": request.temperature,
+            "max_tokens": request.max_tokens,
+            "seed": request.seed,
+        }
+
+    def _answer(self, key: str, request: Request) -> str:
+        text = self._complete(request)
+        if text:
+            self.cache.put(key, text, model=self.model, purpose=request.purpose, id=request.question.id)
+        return text
+
+    def _complete(self, request: Request) -> str:
+        """One answer, by up to `tries` calls."""
+        problem, pause = "", 0.0
+        for attempt in range(self.tries):
+            if self.stopping.wait(pause):
+                raise UserError("the teacher was stopped; the same command continues")
+            pause = min(MAX_BACKOFF, self.backoff * 2**attempt) * random.uniform(0.5, 1.0)
+            try:
+                response = self._post(request)
+                if response.status_code in RETRY_STATUSES:
+                    problem, pause = f"HTTP {response.status_code}", retry_after(response, default=pause)
+                    continue
+                if not response.ok:
+                    raise UserError(
+                        f"the teacher refuses the request: HTTP {response.status_code} {self._excerpt(response)}"
+                    )
+                body = response.json()
+            except requests.RequestException as error:  # its text may hold the URL: only its kind is told
+                problem = type(error).__name__
+                continue
+            self._count(body)
+            text = answer_text(body)
+            if text:
+                return text
+            problem = ""
+        if problem:
+            raise UserError(
+                f"the teacher failed {self.tries} times ({problem}); what it answered is kept, run again later"
+            )
+        return ""
+
+    def _post(self, request: Request) -> requests.Response:
+        def authorize(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
+            if self.key:
+                prepared.headers["Authorization"] = f"Bearer {self.key}"
+            return prepared
+
+        return requests.post(self.url, json=self._body(request), auth=authorize, timeout=(10.0, self.timeout))
+
+    def _excerpt(self, response: requests.Response) -> str:
+        text = " ".join(response.text.split())[:200]
+        return text.replace(self.key, "***") if self.key else text
+
+    def _count(self, body: Any) -> None:
+        usage = body.get("usage") if isinstance(body, dict) else None
+        with self.lock:
+            self.calls += 1
+            self.tokens += int((usage or {}).get("total_tokens") or 0)
+
+
+def answer_text(body: Any) -> str:
+    """The text of a chat completion; "" if there is none (no choices, no content, another shape)."""
+    try:
+        text = body["choices"][0]["message"]["content"]
+    except (KeyError, IndexError, TypeError):
+        return ""
+    return text.strip() if isinstance(text, str) else ""
+
+
+def retry_after(response: requests.Response, default: float) -> float:
+    """Seconds to wait by the `Retry-After` header (seconds or a date), at most `MAX_RETRY_AFTER`; else the default."""
+    value = response.headers.get("Retry-After", "")
+    try:
+        seconds = float(value) if value.strip().isdigit() else parsedate_to_datetime(value).timestamp() - time.time()
+    except (ValueError, TypeError):  # absent or malformed
+        return default
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
+
+
+# ---------------------------------------------------------------------------------------------- a model on this machine
+
+
+class LocalTeacher(Teacher):
+    """A Hugging Face folder (Qwen2, Qwen3 or Llama, with a chat template) sampled on this machine."""
+
+    def __init__(self, folder: str, top_p: float = 0.95):
+        """Raises UserError if the folder cannot be loaded or its architecture is unknown to the sampler."""
+        import torch  # here, so that the stages with another teacher start without torch
+
+        from policy import load_policy, stop_tokens
+        from rollout import Sampler
+
+        device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+        model, self.tokenizer = load_policy(folder, dtype)
+        self.stop_ids, self.top_p = stop_tokens(model, self.tokenizer), top_p
+        try:
+            self.sampler = Sampler(model.to(device).eval())
+        except ValueError as error:
+            raise UserError(f"--teacher local:{folder}: {error}") from None
+
+    def ask(self, requests: Sequence[Request]) -> list[str]:
+        """Answers in order. Raises UserError if a chat and its answer do not fit into the model's context."""
+        groups: dict[tuple[float, int], list[int]] = {}  # what is sampled in one call: one temperature, one limit
+        for index, request in enumerate(requests):
+            groups.setdefault((request.temperature, request.max_tokens), []).append(index)
+        answers = [""] * len(requests)
+        for (temperature, max_tokens), indices in groups.items():
+            for index, text in zip(indices, self._sample([requests[i] for i in indices], temperature, max_tokens)):
+                answers[index] = text
+        return answers
+
+    def _sample(self, requests: Sequence[Request], temperature: float, max_tokens: int) -> list[str]:
+        prompts = [reward.prompt_tokens(self.tokenizer, request.messages) for request in requests]
+        options = {"stop_ids": self.stop_ids, "temperature": temperature, "top_p": self.top_p}
+        seeds = [request.seed for request in requests]
+        try:
+            results = self.sampler.generate(prompts, max_new_tokens=max_tokens, seeds=seeds, **options)
+        except ValueError as error:
+            raise UserError(f"the local teacher cannot answer: {error}") from None
+        self.calls += len(results)
+        self.tokens += sum(len(samples[0].tokens) for samples in results)
+        return [self.tokenizer.decode(samples[0].tokens, skip_special_tokens=True).strip() for samples in results]
+
+
+# --------------------------------------------------------------------------------------------------- choosing a teacher
+
+
+def make_teacher(name: str, cache: Path, concurrency: int = 16, timeout: float = 300.0, tries: int = 6) -> Teacher:
+    """The teacher of a name: `evidence`, `openai:MODEL` or `local:FOLDER`. Raises UserError for another name."""
+    kind, _, rest = name.partition(":")
+    if name == "evidence":
+        return EvidenceTeacher()
+    if kind == "openai":
+        return OpenAITeacher(rest, cache, concurrency, timeout, tries)
+    if kind == "local":
+        return LocalTeacher(rest)
+    raise UserError(f"unknown teacher {name!r}; choose evidence, openai:MODEL or local:FOLDER")
+
+
+def add_teacher_arguments(parser: argparse.ArgumentParser, default: str, why: str) -> None:
+    """The flags that every stage with a teacher shares; `teacher_of` reads them."""
+    group = parser.add_argument_group("teacher")
+    group.add_argument("--teacher", default=default, help=f"openai:MODEL, local:FOLDER or evidence; {why}")
+    group.add_argument(
+        "--teacher-concurrency", type=int, default=16, help="requests at a time; up to the server's limit"
+    )
+    group.add_argument(
+        "--teacher-timeout", type=float, default=300.0, help="seconds of silence until it is asked again"
+    )
+    group.add_argument("--teacher-tries", type=int, default=6, help="calls per request before the stage gives up")
+
+
+def teacher_of(args: argparse.Namespace, run: RunDir) -> Teacher:
+    """The teacher that the flags name; its cache is in the run directory."""
+    if args.teacher_concurrency < 1 or args.teacher_tries < 1 or args.teacher_timeout <= 0:
+        raise UserError(
+            "--teacher-concurrency and --teacher-tries must be at least 1, --teacher-timeout above 0 seconds"
+        )
+    cache = run.output("teacher_cache.jsonl")
+    return make_teacher(args.teacher, cache, args.teacher_concurrency, args.teacher_timeout, args.teacher_tries)

@@ -1,0 +1,546 @@
+"""kg_build.py: recognition, linking, evidence, assertions, restart, hostile input, the api client."""
+
+import bz2
+import gzip
+import http.server
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+from pathlib import Path
+from xml.sax.saxutils import escape, quoteattr
+
+import pytest
+
+import kg_build
+from records import RunDir, UserError, read_jsonl
+
+ROOT = Path(__file__).parent.parent
+WIKI = ROOT.parent / "shared" / "data" / "wiki"
+ENCYCLOPEDIA = ROOT / "data" / "encyclopedia.xml"
+
+PAGES = {
+    "Pneumonia": """{{Infobox medical condition (new)
+| name = Pneumonia
+| synonyms = Lung infection, chest cold
+| symptoms = [[Cough]], {{hlist|[[fever]]|[[Mercury]]}}, [[Hypertension]]
+| treatment = [[Amoxicillin]]<ref>[[Warfarin]]</ref>
+}}<!-- [[Aspirin]] -->
+'''Pneumonia''' (e.g. from a virus) is an infection of the [[lung]]s. It is '''common'''. Also called '''TB cough'''.
+
+== Signs and symptoms ==
+People with [[hypertension]] often have [[Pyrexia|a high temperature]], i.e. [[Fever]]. It does not cause [[rash]].
+{| class="wikitable"
+| [[Headache]]
+|}
+[[File:x.png|thumb|caption with a [[Headache]]]]
+== Causes ==
+* ''[[Streptococcus pneumoniae]]''
+* [[Influenza]] may open the way, but [[Amoxicillin]] does not.
+== Treatment ==
+Antibiotics such as [[amoxicillin]] are used. [[Warfarin]] is not effective. [[Aspirin]] should be avoided.
+=== Alternative medicine ===
+Some people take [[aspirin]].
+== Prognosis ==
+=== Complications ===
+[[Sepsis]] and [[London]].
+== References ==
+[[Aspirin]]
+[[Category:Rare diseases]]""",
+    "Amoxicillin": """{{Infobox drug | class = [[Penicillin]] | tradename = Amoxil, others }}
+'''Amoxicillin''' is a drug. Taken once a '''week'''.
+== Medical uses ==
+It treats [[Pneumonia]] and is used to prevent [[sepsis]]. It prevents attacks of [[influenza]].
+== Contraindications ==
+It should not be given in [[sepsis]].""",
+    "Penicillin": "{{Infobox drug class}}'''Penicillin''' is a class.\n== Examples ==\n[[Amoxicillin]].",
+    "Warfarin": "{{Drugbox}}'''Warfarin''' is a drug.",
+    "Aspirin": "{{Drugbox}}'''Aspirin''' is a drug.",
+    "Cough": "{{Infobox sign}}'''Cough''' is a sign.\n== Causes ==\n[[Sepsis]], and it is never seen in [[influenza]].",
+    "Fever": "{{Infobox medical condition}}'''Fever''' is a sign.\n[[Category:Symptoms and signs: General]]",
+    "Rash": "{{Infobox symptom}}'''Rash''' is a sign.",
+    "Headache": "{{Infobox symptom}}'''Headache''' is a sign.",
+    "Hypertension": "{{Infobox medical condition}}'''Hypertension''' is a disease.",
+    "Sepsis": "{{Infobox medical condition}}'''Sepsis''' ('''TB cough''') is a disease.",
+    "Influenza": "{{Infobox medical condition}}'''Influenza''', also '''Mercury''', is a disease.",
+    "Lung": "{{Infobox anatomy}}'''Lung''' is an organ.\n== Clinical significance ==\n[[Chest cold]].",
+    "Streptococcus pneumoniae": "{{Speciesbox}}A germ.\n[[Category:Pathogenic bacteria]]",
+    "Inflammation": "'''Inflammation''' is a process.\n[[Category:Pathophysiology]]",
+    "Aardvark": "{{Speciesbox}}An animal.\n[[Category:Mammals]]",
+    "London": "{{Infobox settlement}}'''London''' is a city.\n[[Category:Diseases and disorders]]",
+    "Mercury": "'''Mercury''' may mean a planet. See [[Pneumonia]].\n{{disambiguation}}",
+    "Island": "{{Infobox drug}}'''Island''' is a drug that no page links to.",
+}
+REDIRECTS = {"Pyrexia": "High temperature", "High temperature": "Fever", "Loop A": "Loop B", "Loop B": "Loop A"}
+
+
+def export(pages: dict[str, str], redirects: dict[str, str], version: str = "0.11") -> str:
+    """A MediaWiki XML export; page ids count from 1, revision ids from 1001."""
+    out = [f'<mediawiki xmlns="http://www.mediawiki.org/xml/export-{version}/" version="{version}">']
+    for number, (title, text) in enumerate(
+        {**pages, **{t: f"#REDIRECT [[{r}]]" for t, r in redirects.items()}}.items(), 1
+    ):
+        target = f"<redirect title={quoteattr(redirects[title])} />" if title in redirects else ""
+        out.append(
+            f"<page><title>{escape(title)}</title><ns>0</ns><id>{number}</id>{target}<revision><id>{number + 1000}</id>"
+            f"<text>{escape(text)}</text></revision></page>"
+        )
+    out.append(
+        "<page><title>Talk:Rash</title><ns>1</ns><id>999</id><revision><id>9</id><text>x</text></revision></page>"
+    )
+    return "\n".join(out) + "</mediawiki>"
+
+
+def build(folder: Path, source: object, seeds: str = "Pneumonia", target: int = 10_000) -> sqlite3.Connection:
+    """Build a graph from XML text or a source object and open it."""
+    run = RunDir(folder, create=True)
+    if isinstance(source, str):
+        (folder / "dump.xml").write_text(source, encoding="utf-8")
+        source = kg_build.DumpSource(folder / "dump.xml", folder / "kg.pages.sqlite")
+    kg_build.build(run, source, seeds, target, workers=1)
+    return sqlite3.connect(folder / "kg.sqlite")
+
+
+def facts(db: sqlite3.Connection) -> dict[tuple[str, str, str], tuple[str, str]]:
+    """(subject, relation, object) -> (section, sentence) of the first evidence."""
+    rows = db.execute(
+        "SELECT s.title, relation, o.title, section, sentence FROM relation r "
+        "JOIN entity s ON s.id = subject JOIN entity o ON o.id = object ORDER BY r.id DESC"
+    )
+    return {row[:3]: row[3:] for row in rows}
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("kg"), export(PAGES, REDIRECTS))
+
+
+def test_pages_are_recognised_by_infobox_and_category(graph):
+    types = dict(graph.execute("SELECT title, type FROM entity"))
+    assert {title: types.get(title) for title in PAGES} == {
+        "Pneumonia": "disease",
+        "Amoxicillin": "drug",
+        "Penicillin": "drug class",
+        "Warfarin": "drug",
+        "Aspirin": "drug",
+        "Cough": "symptom",
+        "Fever": "symptom",
+        "Rash": "symptom",
+        "Headache": "symptom",
+        "Hypertension": "disease",
+        "Sepsis": "disease",
+        "Influenza": "disease",
+        "Lung": "anatomy",
+        "Streptococcus pneumoniae": "pathogen",
+        "Inflammation": None,  # nothing links to it and it has no infobox
+        "Aardvark": None,
+        "London": None,
+        "Mercury": None,
+        "Island": "drug",  # found although nothing links to it
+    }
+    assert graph.execute("SELECT title, page, revision FROM entity WHERE rare").fetchall() == [("Pneumonia", 1, 1001)]
+    assert kg_build.read_page(kg_build.Page("Inflammation", 1, 1, PAGES["Inflammation"])).kind == "mechanism"
+    assert kg_build.read_page(kg_build.Page("Aardvark", 1, 1, PAGES["Aardvark"])).kind == "other"
+
+
+def test_relations_are_exactly_those_that_the_pages_state(graph):
+    assert set(facts(graph)) == {
+        ("Pneumonia", "symptom", "Cough"),
+        ("Pneumonia", "symptom", "Fever"),
+        ("Pneumonia", "symptom", "Hypertension"),  # from the infobox, not from the prose
+        ("Pneumonia", "affects", "Lung"),
+        ("Pneumonia", "cause", "Streptococcus pneumoniae"),
+        ("Pneumonia", "cause", "Influenza"),
+        ("Pneumonia", "treated_by", "Amoxicillin"),
+        ("Pneumonia", "complication", "Sepsis"),
+        ("Amoxicillin", "belongs_to", "Penicillin"),
+        ("Amoxicillin", "contraindication", "Sepsis"),
+        ("Sepsis", "prevented_by", "Amoxicillin"),
+        ("Influenza", "treated_by", "Amoxicillin"),  # "prevents attacks of" is treatment
+        ("Sepsis", "symptom", "Cough"),  # read from the symptom's page
+    }
+
+
+def test_evidence_is_the_sentence_as_it_stands_on_the_page(graph):
+    known = facts(graph)
+    assert known["Pneumonia", "symptom", "Fever"] == (
+        "Signs and symptoms",
+        "People with hypertension often have a high temperature, i.e. Fever.",
+    )
+    assert known["Pneumonia", "symptom", "Hypertension"] == (
+        "infobox: symptoms",
+        "Pneumonia: symptoms: Cough, fever, Mercury, Hypertension",
+    )
+    assert known["Pneumonia", "cause", "Streptococcus pneumoniae"] == ("Causes", "Streptococcus pneumoniae")
+    assert known["Pneumonia", "affects", "Lung"][1] == "Pneumonia (e.g. from a virus) is an infection of the lungs."
+    assert known["Pneumonia", "complication", "Sepsis"][0] == "Complications"
+
+
+def test_aliases_name_one_entity_each(graph):
+    aliases = dict(graph.execute("SELECT name, title FROM alias JOIN entity ON entity.id = alias.entity"))
+    assert aliases == {
+        "lung infection": "Pneumonia",
+        "chest cold": "Pneumonia",
+        "pyrexia": "Fever",  # a redirect to a redirect
+        "high temperature": "Fever",
+        "amoxil": "Amoxicillin",
+    }  # neither "week" (bold, but no name) nor "tb cough" (two entities) nor "mercury" (a page of its own)
+
+
+def test_a_link_by_an_alias_without_a_page_is_linked(graph):
+    page = graph.execute("SELECT page FROM entity WHERE title = 'Lung'").fetchone()
+    rows = graph.execute("SELECT section FROM relation WHERE relation = 'affects' AND page = ?", page).fetchall()
+    assert rows == [("Clinical significance",)]
+
+
+def test_incoming_counts_the_other_pages_that_refer_to_an_entity(graph):
+    incoming = dict(graph.execute("SELECT title, incoming FROM entity"))
+    assert incoming["Sepsis"] == 3  # Pneumonia, Amoxicillin, Cough
+    assert incoming["Pneumonia"] == 2  # Amoxicillin, Lung
+    assert incoming["Warfarin"] == 0
+
+
+def test_working_tables_are_gone_and_metrics_are_logged(graph):
+    tables = {name for (name,) in graph.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    assert tables == {"meta", "entity", "alias", "relation", "prose", "page_error"}
+    folder = Path(graph.execute("PRAGMA database_list").fetchone()[2]).parent
+    assert (
+        list(read_jsonl(folder / "metrics.jsonl"))[-1]["relations"]
+        == graph.execute("SELECT count(*) FROM relation").fetchone()[0]
+    )
+    assert not list(folder.glob("*.partial")) and not (folder / "kg.pages.sqlite").exists()
+
+
+@pytest.mark.parametrize(
+    ("sentence", "relation", "holds"),
+    [
+        ("It causes @.", "symptom", True),
+        ("It does not cause @.", "symptom", False),
+        ("There is no evidence that @ helps.", "treated_by", False),
+        ("@ are not effective against viruses.", "treated_by", False),
+        ("Unlike @, it is chronic.", "symptom", False),
+        ("Fluids rather than @ are given.", "treated_by", False),
+        ("It may be mistaken for @.", "cause", False),
+        ("It may be mistaken for @.", "differential", True),
+        ("It is not only @ that occurs.", "symptom", True),
+        ("Rest does not help, but @ does.", "treated_by", True),
+        ("It occurs without @.", "symptom", False),
+        ("It occurs without rash in @.", "symptom", True),
+        ("It must not be given in @.", "contraindication", True),
+        ("@ is not a contraindication.", "contraindication", False),
+        ("@ is contraindicated.", "treated_by", False),
+        ("Neither @ nor fever is seen.", "symptom", False),
+    ],
+)
+def test_negated_and_hedged_mentions(sentence, relation, holds):
+    before, after = kg_build.clause_around(sentence.replace("@", "X"), sentence.index("@"))
+    assert kg_build.asserted(before, after, relation) is holds
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("One. Two! Three? Four", 4),
+        ("Use it, e.g. Aspirin, vs. Placebo.", 1),
+        ("The germ E. coli is common.", 1),
+        ("It affects 3.5 of 10. It is rare.", 2),
+        ('He said "no." Then he left.', 2),
+        ("One\n\nTwo", 2),
+    ],
+)
+def test_sentences(text, count):
+    assert len([1 for start, end in kg_build.split_sentences(text) if text[start:end].strip()]) == count
+
+
+def test_a_dump_reads_the_same_in_every_packing_and_version(tmp_path):
+    text = export(PAGES, REDIRECTS)
+    (tmp_path / "a.xml").write_text(text, encoding="utf-8")
+    half = len(text) // 2
+    streams = [bz2.compress(part.encode()) for part in (text[:half], text[half:])]
+    (tmp_path / "a.xml.bz2").write_bytes(b"".join(streams))  # multistream, as Wikipedia's own
+    (tmp_path / "a.xml.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "old.xml").write_text(export(PAGES, REDIRECTS, version="0.10"), encoding="utf-8")
+    readings = [list(kg_build.read_dump(path)) for path in sorted(tmp_path.iterdir())]
+    assert all(reading == readings[0] for reading in readings)
+    assert len(readings[0]) == len(PAGES) + len(REDIRECTS)
+    assert [page.redirect for page in readings[0] if page.title == "Pyrexia"] == ["High temperature"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("cut.xml", export(PAGES, {})[:3000].encode(), "truncated or malformed"),
+        ("cut.xml.bz2", bz2.compress(export(PAGES, {}).encode())[:-40], "truncated or malformed"),
+        ("cut.xml.gz", gzip.compress(export(PAGES, {}).encode())[:-40], "truncated or malformed"),
+        ("no.xml.bz2", b"plain text", "truncated or malformed"),
+        ("empty.xml", b"", "truncated or malformed"),
+        ("page.xml", b"<html><body/></html>", "no MediaWiki export"),
+        ("bomb.xml", b'<!DOCTYPE x [<!ENTITY a "aa">]><mediawiki>&a;</mediawiki>', "document type declaration"),
+        ("id.xml", export(PAGES, {}).replace("<id>1</id>", "<id>one</id>").encode(), "truncated or malformed"),
+        ("field.xml", export(PAGES, {}).replace("<ns>0</ns>", "").encode(), "truncated or malformed"),
+    ],
+)
+def test_a_bad_dump_is_a_user_error(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        list(kg_build.read_dump(tmp_path / name))
+
+
+def test_command_line_errors_are_one_line(tmp_path):
+    for arguments, message in (
+        (["--source", str(tmp_path / "none.xml")], "does not exist"),
+        (["--stats"], "does not exist; make it with"),
+        ([], "--contact"),
+        (["--source", "api", "--api-url", "ftp://x", "--contact", "a@b.c"], "no http"),
+        (["--target", "0"], "at least 1"),
+    ):
+        command = [sys.executable, "kg_build.py", "--run", str(tmp_path), *arguments]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode == 1 and message in result.stderr and result.stderr.count("\n") == 1, result.stderr
+
+
+def test_a_dump_without_medical_pages_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="no medical page"):
+        build(tmp_path, export({"London": PAGES["London"]}, {}))
+    assert not (tmp_path / "kg.sqlite").exists()
+
+
+def test_the_walk_goes_where_facts_are_and_stops_at_the_target(tmp_path):
+    db = build(tmp_path, export(PAGES, REDIRECTS), target=4)
+    titles = [title for (title,) in db.execute("SELECT title FROM entity ORDER BY id")]
+    assert len(titles) == 4 and titles[0] == "Pneumonia"
+
+
+def test_hostile_pages_are_recorded_and_the_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(kg_build, "PAGE_SECONDS", 3)
+    monkeypatch.setattr(kg_build, "MAX_PAGE_CHARS", 120_000)
+    hostile = {
+        "Hang": "{{Infobox drug}}" + "{{a|" * 25_000,
+        "Huge": "{{Infobox drug}}" + "x" * 130_000,
+        "Nested": "{{Infobox drug}}" + "{{nowrap|" * 2_000 + "}}" * 2_000,
+        "Unclosed": "{{Infobox drug\n| class = [[Penicillin]]\n'''Unclosed''' [[x [[y <ref> {| <b> == [http://",
+        "Dots": "{{Infobox drug}}'''Dots'''. " + "e.g. A" * 15_000,
+    }
+    links = "== Treatment ==\n" + " ".join(f"[[{title}]]." for title in hostile)
+    pages = {"Pneumonia": "{{Infobox medical condition}}\n" + links + " [[Aspirin]].", "Aspirin": PAGES["Aspirin"]}
+    db = build(tmp_path, export(pages | hostile, {}))
+    errors = dict(db.execute("SELECT * FROM page_error"))
+    assert errors["Huge"] == "longer than 120000 characters" and errors["Hang"] == "not read within 3 seconds"
+    assert ("Pneumonia", "treated_by", "Aspirin") in facts(db)
+
+
+def test_hostile_strings_do_not_slow_the_expressions():
+    started = time.process_time()
+    for unit in (
+        "prevent ",
+        "no evidence ",
+        "without ",
+        "( ",
+        ". A",
+        "not ",
+        "e.g. A",
+        "unlike ",
+        "\n ",
+        "’)] ",
+        "is safe ",
+    ):
+        text = unit * (20_000 // len(unit))
+        kg_build.tidy(text)
+        list(kg_build.split_sentences(text))
+        kg_build.asserted(*kg_build.clause_around(text, len(text) // 2), "treated_by")
+        kg_build.PREVENTING.search(text[:4000])
+    assert time.process_time() - started < 5
+
+
+def test_a_killed_build_goes_on_where_it_was(tmp_path):
+    """kill -9 in the middle of the walk, then the same command: the same graph as in one go."""
+    page = "{{{{Infobox disease}}}}'''Disease {0}'''.\n== Complications ==\n[[Disease {1}]], [[Disease {2}]]."
+    pages = {f"Disease {n}": page.format(n, n + 1, 3 * n) for n in range(1500)}
+    (tmp_path / "dump.xml").write_text(export(pages, {}), encoding="utf-8")
+    run = tmp_path / "killed"
+    command = f"{sys.executable} kg_build.py --run {run} --source {tmp_path}/dump.xml --workers 1 --seeds".split()
+    command.append("Disease 1")
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    found = 0
+    while process.poll() is None and found < 100:
+        time.sleep(0.01)
+        if (run / "kg.sqlite.partial").exists():
+            with sqlite3.connect(run / "kg.sqlite.partial", timeout=10) as db:
+                tables = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'entity'").fetchone()[0]
+                found = db.execute("SELECT count(*) FROM entity").fetchone()[0] if tables else 0
+            db.close()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 100 <= found < 1500 and not (run / "kg.sqlite").exists()
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+    whole = build(tmp_path / "whole", (tmp_path / "dump.xml").read_text(), seeds="Disease 1")
+    resumed = sqlite3.connect(run / "kg.sqlite")
+    for table in ("entity", "relation", "alias", "prose"):
+        select = f"SELECT * FROM {table} ORDER BY 1"
+        assert resumed.execute(select).fetchall() == whole.execute(select).fetchall()
+    assert resumed.execute("SELECT count(*) FROM entity").fetchone() == (1500,)
+    steps = [row["step"] for row in read_jsonl(run / "metrics.jsonl")]
+    assert steps == sorted(set(steps))
+
+
+def test_another_source_does_not_mix_into_a_begun_build(tmp_path):
+    with pytest.raises(UserError, match="no medical page"):
+        build(tmp_path, export({"London": PAGES["London"]}, {}))
+    with pytest.raises(UserError, match="begun with another source"):
+        build(tmp_path, export(PAGES, {}))
+
+
+def test_show_stats_and_text(tmp_path, graph, capsys):
+    folder = Path(graph.execute("PRAGMA database_list").fetchone()[2]).parent
+    kg_build.print_stats(graph)
+    kg_build.print_entity(graph, "lung infection")
+    printed = capsys.readouterr().out
+    assert "disease" in printed and "Pneumonia -treated_by-> Amoxicillin" in printed and "revision 1001" in printed
+    with pytest.raises(UserError, match="no entity"):
+        kg_build.print_entity(graph, "Nothing")
+    command = [sys.executable, "kg_build.py", "--run", str(folder), "--text", str(tmp_path / "corpus.jsonl")]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+    texts = {row["title"]: row["text"] for row in read_jsonl(tmp_path / "corpus.jsonl")}
+    assert texts["Cough"] == "Cough is a sign.\nSepsis, and it is never seen in influenza."
+    assert not any(mark in texts["Pneumonia"] for mark in ("[[", "{{", "'''", "<", "wikitable", "caption"))
+
+
+# ------------------------------------------------------------------------------------------------------- the api client
+
+
+class FakeWiki(http.server.BaseHTTPRequestHandler):
+    """A MediaWiki api.php over PAGES that misbehaves: every fault of the list `faults` is answered once, in turn."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        form = dict(urllib.parse.parse_qsl(self.rfile.read(int(self.headers["Content-Length"])).decode()))
+        self.server.requests.append((form, dict(self.headers)))
+        fault = self.server.faults.pop(0) if self.server.faults else "none"
+        if fault in {"429", "503"}:
+            return self.answer(int(fault), b"busy", {"Retry-After": "7"})
+        if fault == "maxlag":
+            return self.answer(200, b'{"error": {"code": "maxlag", "info": "5 s lagged"}}', {"Retry-After": "5"})
+        body = json.dumps(self.query(form)).encode()
+        self.answer(200, body[: len(body) // 2] if fault == "truncated" else body, {})
+
+    def answer(self, status, body, headers):
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def query(self, form):
+        titles = form["titles"].split("|")
+        assert len(titles) <= 50 and form["maxlag"] == "5"
+        if form["prop"] == "redirects":
+            found = [
+                {"title": t, "redirects": [{"title": r} for r, to in REDIRECTS.items() if to == t]} for t in titles
+            ]
+            return {"query": {"pages": found}}
+        texts = {**PAGES, **{title: f"#REDIRECT [[{target}]]" for title, target in REDIRECTS.items()}}
+        later = "rvcontinue" in form  # the first half of the pages comes with the first reply, the rest with the second
+        pages = []
+        for number, title in enumerate(titles):
+            page = {"title": title, "pageid": number + 1}
+            if title not in texts:
+                page = {"title": title, "missing": True}
+            elif (number >= (len(titles) + 1) // 2) == later:
+                slots = {"main": {"content": texts[title]}}
+                page["revisions"] = [{"revid": 1000 + list(texts).index(title), "slots": slots}]
+            if title in REDIRECTS and not later:
+                page["redirect"] = True
+            pages.append(page)
+        return {"query": {"pages": pages}} | (
+            {} if later else {"continue": {"rvcontinue": "1|2", "continue": "||info"}}
+        )
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def wiki(monkeypatch):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeWiki)
+    server.requests, server.faults, server.waits = [], [], []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(kg_build.time, "sleep", server.waits.append)
+    server.url = f"http://127.0.0.1:{server.server_port}/w/api.php"
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_api_gives_the_same_graph_as_the_dump(tmp_path, wiki, graph):
+    wiki.faults = ["429", "none", "truncated", "503", "maxlag", "none", "truncated"]
+    db = build(tmp_path, kg_build.ApiSource(wiki.url, "me@example.org"))
+    expected = {fact: evidence for fact, evidence in facts(graph).items() if "Island" not in fact}
+    assert facts(db) == expected
+    select = "SELECT name, title FROM alias JOIN entity ON entity.id = alias.entity ORDER BY name"
+    assert db.execute(select).fetchall() == graph.execute(select).fetchall()
+    assert len(wiki.waits) == 5 and [wiki.waits[n] for n in (0, 2, 3)] == [7, 7, 5]
+    agents = {headers["User-Agent"] for _, headers in wiki.requests}
+    assert agents == {"fleming-r1-kg-build/1.0 (me@example.org)"}
+    assert all("gzip" in headers["Accept-Encoding"] for _, headers in wiki.requests)
+
+
+def test_the_api_client_gives_up_with_one_line(wiki):
+    wiki.faults = ["503"] * kg_build.ATTEMPTS
+    with pytest.raises(UserError, match="failed 8 times .HTTP status 503.; the same command continues"):
+        kg_build.ApiSource(wiki.url, None).fetch(["Pneumonia"])
+
+
+def test_wikipedia_demands_a_contact():
+    with pytest.raises(UserError, match="--contact"):
+        kg_build.ApiSource("https://en.wikipedia.org/w/api.php", None)
+    with pytest.raises(UserError, match="no http"):
+        kg_build.ApiSource("en.wikipedia.org", "me@example.org")
+
+
+def test_retry_after_in_both_forms():
+    assert kg_build.retry_after("7") == 7 and kg_build.retry_after(None) == 0 and kg_build.retry_after("99999") == 600
+    assert kg_build.retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0 and kg_build.retry_after("soon") == 0
+
+
+# --------------------------------------------------------------------------------------------------------- the real parts
+
+
+@pytest.mark.skipif(not WIKI.exists(), reason="needs the recorded Wikipedia dump in ../shared")
+def test_of_206_wikipedia_pages_exactly_the_two_medical_ones_become_entities(tmp_path):
+    source = kg_build.DumpSource(next(WIKI.glob("enwiki-2016-206-pages.xml.bz2")), tmp_path / "kg.pages.sqlite")
+    pages = "Alabama; Algorithm; Apollo; Aristotle; Anatomy; Alchemy; Altruism; Aardvark; Acid; Algae; Astronaut"
+    db = build(tmp_path, source, seeds=pages)
+    assert db.execute("SELECT title, type FROM entity ORDER BY title").fetchall() == [
+        ("Abortion", "disease"),
+        ("Autism", "disease"),
+    ]
+    readings = {page.title: kg_build.read_page(page) for page in kg_build.read_dump(source.dump) if not page.redirect}
+    assert {title for title, reading in readings.items() if reading.kind not in {"other", "disambiguation"}} == {
+        "Abortion",
+        "Autism",
+    }
+    assert readings["Aberdeen (disambiguation)"].kind == "disambiguation"
+
+
+@pytest.mark.skipif(not ENCYCLOPEDIA.exists(), reason="needs data/encyclopedia.xml")
+def test_the_small_encyclopedia_becomes_a_whole_graph(tmp_path):
+    source = kg_build.DumpSource(ENCYCLOPEDIA, tmp_path / "kg.pages.sqlite")
+    db = build(tmp_path, source, seeds=kg_build.SEEDS, target=10_000)
+    counts = dict(db.execute("SELECT type, count(*) FROM entity GROUP BY type"))
+    assert counts["disease"] >= 80 and counts["drug"] >= 60 and counts["symptom"] >= 45
+    assert counts["test"] + counts["imaging"] >= 25
+    assert counts["mechanism"] + counts["pathogen"] + counts["anatomy"] >= 25
+    assert db.execute("SELECT count(*) FROM entity WHERE rare AND type = 'disease'").fetchone()[0] >= 25
+    outsiders = {"Alabama", "Algorithm", "Aristotle", "Apollo", "Mercury", "Depression", "London", "Coffee"}
+    assert not outsiders & {title for (title,) in db.execute("SELECT title FROM entity")}
+    assert {relation for (relation,) in db.execute("SELECT DISTINCT relation FROM relation")} == {
+        r.relation for r in kg_build.RULES
+    }
+    assert db.execute("SELECT count(*) FROM page_error").fetchone() == (0,)
+    assert not db.execute("SELECT sentence FROM relation WHERE sentence LIKE '%[[%' OR sentence LIKE '%{{%'").fetchall()

@@ -1,0 +1,366 @@
+"""Teachers against a server that misbehaves; distillation that verifies, refines and survives kill -9."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from argparse import Namespace
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import distill
+import reward
+from records import Question, RunDir, UserError, read_jsonl, write_jsonl
+from teacher import (
+    FACT_SENTENCES,
+    EvidenceTeacher,
+    OpenAITeacher,
+    Request,
+    Teacher,
+    evidence_sentences,
+    fact_sentence,
+    make_teacher,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+KEY = "sk-very-secret"
+
+
+def make_question(number=0, tier="easy", evidence=None):
+    options = {"A": "Aspirin", "B": "Isoniazid", "C": "Insulin", "D": "Heparin"}
+    path = [["Tuberculosis", "treated_by", "Isoniazid", 1, "It is treated with isoniazid."]]
+    path = path if evidence is None else evidence
+    return Question(f"synth/{number}", "synth", "en", f"Question {number}?", options, "B", tier, "disease>drug", path)
+
+
+def ask_for(number=0, seed=0):
+    question = make_question(number)
+    return Request(reward.prompt_messages(question), question, "reason", seed=seed)
+
+
+# ---------------------------------------------------------------------------------------------- the evidence in words
+
+
+def test_every_relation_has_a_sentence_with_the_titles_as_given():
+    assert fact_sentence("Tuberculosis", "treated_by", "Isoniazid") == "Tuberculosis is treated with Isoniazid."
+    for relation in FACT_SENTENCES:
+        sentence = fact_sentence("COVID-19 {x}", relation, "beta Blocker")
+        assert "COVID-19 {x}" in sentence and "beta Blocker" in sentence and sentence.endswith(".")
+    with pytest.raises(ValueError, match="cures"):
+        fact_sentence("a", "cures", "b")
+
+
+def test_the_evidence_teacher_words_a_presentation():
+    rows = [["Tuberculosis", "symptom", name, 1, "..."] for name in ("Fever", "Cough", "Night sweats")]
+    rows += [["Tuberculosis", "treated_by", "Isoniazid", 1, "..."]]
+    (text,) = EvidenceTeacher().ask([Request([], make_question(evidence=rows), "reason")])
+    assert text == (
+        "<think>Fever, Cough and Night sweats are symptoms of Tuberculosis. Tuberculosis is treated with Isoniazid. "
+        "Isoniazid is option B.</think><answer>B</answer>"
+    )
+    assert evidence_sentences(rows[:1]) == ["Fever is a symptom of Tuberculosis."]
+
+
+def test_the_evidence_teacher_refuses_what_has_no_path():
+    question = make_question(evidence=[])
+    assert not EvidenceTeacher().can_reason_about(question)
+    with pytest.raises(UserError, match="synth/0"):
+        EvidenceTeacher().ask([Request([], question, "reason")])
+
+
+# -------------------------------------------------------------------------------------------- a server that misbehaves
+
+
+class Server(ThreadingHTTPServer):
+    """Answers chats by `script`: question text -> list of behaviours, used up one by one; then it behaves."""
+
+    daemon_threads = True
+
+    def __init__(self, script=None, delay=0.0):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.script, self.delay = script or {}, delay
+        self.hits, self.times, self.headers_seen, self.lock = Counter(), [], [], threading.Lock()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def handle_error(self, request, client_address):
+        """A client that was killed is no news here."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        """Quiet."""
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = body["messages"][1]["content"]
+        with self.server.lock:
+            number = int(text.split("Question ")[1].split("?")[0])
+            self.server.hits[number] += 1
+            self.server.times.append(time.monotonic())
+            self.server.headers_seen.append(dict(self.headers))
+            behaviours = self.server.script.get(number, [])
+            behaviour = behaviours.pop(0) if behaviours else "good"
+        time.sleep(self.server.delay)
+        answer = f"<think>Reasoning about {number}.</think><answer>B</answer>"
+        good = json.dumps({"choices": [{"message": {"content": answer}}], "usage": {"total_tokens": 7}}).encode()
+        if isinstance(behaviour, tuple):
+            self.reply(*behaviour)
+        elif behaviour == "cut":
+            self.reply(200, good[:20], length=len(good))
+            self.connection.close()
+        elif behaviour == "drop":
+            self.connection.close()
+        elif behaviour == "slow":
+            time.sleep(1.5)
+            self.reply(200, good)
+        else:
+            self.reply(200, good)
+
+    def reply(self, status, body, headers=None, length=None):
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(length or len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        self.wfile.flush()
+        self.close_connection = True
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    servers = []
+
+    def start(script=None, delay=0.0):
+        servers.append(Server(script, delay))
+        monkeypatch.setenv("TEACHER_BASE_URL", servers[-1].url)
+        monkeypatch.setenv("TEACHER_API_KEY", KEY)
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def openai(tmp_path, **options):
+    return OpenAITeacher("model", tmp_path / "cache.jsonl", **{"backoff": 0.01, "timeout": 0.5, "tries": 3} | options)
+
+
+BEHAVIOURS = {
+    "server error": (500, b"oops"),
+    "overloaded": (503, b"", {"Retry-After": "0"}),
+    "a date to retry after": (429, b"", {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}),
+    "malformed Retry-After": (429, b"", {"Retry-After": "soon"}),
+    "invalid JSON": (200, b"<html>"),
+    "no choices": (200, b'{"choices": []}'),
+    "no content": (200, b'{"choices": [{"message": {"content": null}}]}'),
+    "another shape": (200, b"[1, 2]"),
+    "cut connection": "cut",
+    "dropped connection": "drop",
+    "slow": "slow",
+}
+
+
+@pytest.mark.parametrize("behaviour", BEHAVIOURS.values(), ids=BEHAVIOURS)
+def test_passing_trouble_is_retried(behaviour, serve, tmp_path):
+    server = serve({1: [behaviour, behaviour]})
+    texts = openai(tmp_path).ask([ask_for(0), ask_for(1), ask_for(2)])
+    assert [f"about {number}." in text for number, text in enumerate(texts)] == [True] * 3
+    assert server.hits == {0: 1, 1: 3, 2: 1}
+
+
+def test_retry_after_is_honoured(serve, tmp_path):
+    server = serve({0: [(429, b"", {"Retry-After": "1"})]})
+    openai(tmp_path).ask([ask_for(0)])
+    assert 0.95 < server.times[1] - server.times[0] < 3.0
+
+
+def test_lasting_trouble_stops_with_one_clear_error_and_keeps_what_was_answered(serve, tmp_path):
+    server = serve({3: [(500, b"")] * 3})
+    requests = [ask_for(number) for number in range(4)]
+    with pytest.raises(UserError, match=r"failed 3 times \(HTTP 500\)"):
+        openai(tmp_path, concurrency=1).ask(requests)
+    assert all(openai(tmp_path, concurrency=1).ask(requests))
+    assert server.hits == {0: 1, 1: 1, 2: 1, 3: 4}
+
+
+def test_a_request_that_only_ever_gets_empty_answers_is_empty_and_not_cached(serve, tmp_path):
+    serve({0: [(200, b'{"choices": []}')] * 3})
+    assert openai(tmp_path).ask([ask_for(0)]) == [""]
+    assert openai(tmp_path).ask([ask_for(0)]) != [""]
+
+
+def test_a_refusal_is_told_at_once_without_the_key(serve, tmp_path, capsys):
+    server = serve({0: [(401, f"bad key {KEY}".encode())]})
+    with pytest.raises(UserError, match=r"HTTP 401 bad key \*\*\*"):
+        openai(tmp_path).ask([ask_for(0)])
+    assert server.hits[0] == 1 and server.headers_seen[0]["Authorization"] == f"Bearer {KEY}"
+    assert KEY not in "".join(capsys.readouterr())
+
+
+def test_answers_are_cached_by_their_whole_request(serve, tmp_path):
+    server = serve()
+    teacher = openai(tmp_path)
+    assert teacher.ask([ask_for(0), ask_for(0)])[0] == teacher.ask([ask_for(0)])[0]
+    assert server.hits[0] == 1 and teacher.calls == 1 and teacher.tokens == 7
+    with open(tmp_path / "cache.jsonl", "a") as file:
+        file.write('{"key": "half a li')  # a crash while writing
+    again = openai(tmp_path)
+    again.ask([ask_for(0), ask_for(0, seed=1)])
+    assert server.hits[0] == 2 and len(list(read_jsonl(tmp_path / "cache.jsonl"))) == 2
+    assert KEY not in (tmp_path / "cache.jsonl").read_text()
+
+
+def test_requests_run_concurrently(serve, tmp_path):
+    serve(delay=0.2)
+    start = time.monotonic()
+    openai(tmp_path, concurrency=8, timeout=5.0).ask([ask_for(number) for number in range(8)])
+    assert time.monotonic() - start < 1.2
+
+
+def test_names_and_environment_are_checked(tmp_path, monkeypatch):
+    monkeypatch.delenv("TEACHER_BASE_URL", raising=False)
+    for name, message in [
+        ("openai:model", "TEACHER_BASE_URL"),
+        ("oracle", "choose evidence"),
+        ("local:/no/such/folder", "does not exist"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            make_teacher(name, tmp_path / "cache.jsonl")
+    assert isinstance(make_teacher("evidence", tmp_path / "cache.jsonl"), EvidenceTeacher)
+
+
+# ------------------------------------------------------------------------------------------------------- distillation
+
+
+def flags(**changes):
+    defaults = {"rounds": 3, "max_words": 50, "batch_size": 4, "temperature": 0.7, "max_tokens": 64, "seed": 0}
+    return Namespace(**defaults | changes)
+
+
+GOOD = "<think>Rifampicin is not there. Isoniazid treats it.</think>\n<answer>B</answer>\n"
+FLAWED = {
+    "Isoniazid, so B.": "form",
+    "<think>Aspirin.</think><answer>A</answer>": "wrong answer",
+    "<think> </think><answer>B</answer>": "no reasoning",
+    "<think>As the correct answer is B, it must be B.</think><answer>B</answer>": "betrays",
+    "<think>The provided answer is B.</think><answer>B</answer>": "betrays",
+    "<think>已知答案为B。</think><answer>B</answer>": "betrays",
+    f"<think>{'word ' * 51}</think><answer>B</answer>": "longer than 50 words",
+    f"<think>{'字' * 51}</think><answer>B</answer>": "longer than 50 words",
+    "": "form",
+}
+
+
+@pytest.mark.parametrize(("response", "reason"), FLAWED.items())
+def test_flaws_are_found(response, reason):
+    assert reason in distill.flaw(response, make_question(), 50)
+
+
+@pytest.mark.parametrize(
+    "thinking", ["Isoniazid treats it.", "Of the given answer choices only one fits. The correct answer is B."]
+)
+def test_sound_reasoning_passes(thinking):
+    assert distill.flaw(reward.format_response(thinking, "B"), make_question(), 50) is None
+
+
+class RoundTeacher(Teacher):
+    """Gets question n right in round n."""
+
+    def __init__(self):
+        self.prompts = []
+
+    def ask(self, requests):
+        self.prompts += [request.messages for request in requests]
+        rounds = ["first", *distill.STRATEGIES]
+        return [
+            GOOD if rounds.index(request.purpose) >= int(request.question.id.rsplit("/", 1)[1]) else "Hm."
+            for request in requests
+        ]
+
+
+def test_the_refinement_loop(tmp_path):
+    teacher = RoundTeacher()
+    questions = [make_question(number) for number in range(5)]
+    rows = distill.distill(questions, teacher, flags(), RunDir(tmp_path))
+    assert [row.get("strategy") for row in rows[:4]] == ["first", *distill.STRATEGIES]
+    assert [row["rounds"] for row in rows[:4]] == [0, 1, 2, 3]
+    assert [step["flaw"] is None for step in rows[4]["history"]] == [False] * 4
+    assert len(teacher.prompts) == 5 + 4 + 3 + 2
+    assert rows[0]["messages"] == [
+        *reward.prompt_messages(questions[0]),
+        {
+            "role": "assistant",
+            "content": "<think>Rifampicin is not there. Isoniazid treats it.</think><answer>B</answer>",
+        },
+    ]
+    revision = teacher.prompts[-1]
+    assert revision[2]["content"] == "Hm." and distill.STRATEGIES["self_correction"] in revision[3]["content"]
+    assert distill.report(rows)["passed"] == 4
+
+
+def test_selection_is_stratified_seeded_and_without_repeats():
+    questions = [
+        make_question(i, tier) for i, tier in enumerate(["easy"] * 60 + ["moderate"] * 30 + ["difficult"] * 10)
+    ]
+    chosen = distill.select(questions, 20, seed=1)
+    assert Counter(question.tier for question in chosen) == {"easy": 12, "moderate": 6, "difficult": 2}
+    assert chosen == distill.select(questions, 20, seed=1) != distill.select(questions, 20, seed=2)
+    assert len({question.id for question in distill.select(questions, 1000, seed=1)}) == 100
+
+
+def command(folder, *more):
+    return [sys.executable, str(ROOT / "distill.py"), "--run", str(folder), *more]
+
+
+def test_distillation_survives_kill_9(serve, tmp_path):
+    server = serve(delay=0.02)
+    write_jsonl(tmp_path / "train.jsonl", [make_question(number).to_json() for number in range(60)])
+    arguments = command(tmp_path, "--teacher", "openai:model", "--batch-size", "6", "--teacher-concurrency", "2")
+    partial = tmp_path / "cot.partial.jsonl"
+    process = subprocess.Popen(arguments, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 60
+    while not partial.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 0 < len(list(read_jsonl(partial))) < 60
+    with open(partial, "a") as file:
+        file.write('{"id": "synth/')  # the kill came while a line was written
+
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = list(read_jsonl(tmp_path / "cot.jsonl"))
+    assert Counter(row["id"] for row in rows) == {f"synth/{number}": 1 for number in range(60)}
+    assert not partial.exists() and list(read_jsonl(tmp_path / "cot_failed.jsonl")) == []
+    assert max(server.hits.values()) <= 2  # only what was in flight at the kill was asked again
+    assert sum(row["stage"] == "distill" for row in read_jsonl(tmp_path / "metrics.jsonl")) == 1
+    assert KEY not in "".join(path.read_text() for path in tmp_path.glob("*.jsonl")) + done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "message"),
+    [
+        (None, [], "make it with: python curate.py"),
+        ([], [], "holds no valid question"),
+        ([make_question(evidence=[])], ["--teacher", "evidence"], "for none of the 1 training questions"),
+        ([make_question()], ["--teacher", "evidence", "--max-words", "2"], "no chain of thought passed"),
+        ([make_question()], ["--questions", "0"], "at least 1"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_1(rows, more, message, tmp_path):
+    if rows is not None:
+        write_jsonl(tmp_path / "train.jsonl", [question.to_json() for question in rows])
+    done = subprocess.run(command(tmp_path, *more), capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "cot.jsonl").exists()
