@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 import reward
 from formats import read_hub, read_native
-from records import TIERS, Metrics, Question, RunDir, UserError, read_jsonl, run_stage, write_jsonl
+from records import TIERS, Metrics, Question, RunDir, UserError, read_jsonl, run_stage, stage_parser, write_jsonl
 from teacher import Request, Teacher, add_teacher_arguments, teacher_of
 
 TRIALS = 5  # section 3.1: "fails to be correctly answered ... across five independent trials"
@@ -94,7 +94,7 @@ def read_synthetic(run: RunDir, ledger: Ledger) -> list[Question]:
     """The valid questions of synth.jsonl, each with an evidence path."""
     questions = []
     for number, row in enumerate(read_jsonl(run.input("synth.jsonl"), run.made_by("synth.jsonl"))):
-        id = str(row.get("id")) if isinstance(row, dict) and row.get("id") else f"synth/{number}"
+        id = str(row.get("id") or f"synth/{number}")
         try:
             question = Question.from_json(row)
             if not isinstance(question.id, str):
@@ -102,8 +102,7 @@ def read_synthetic(run: RunDir, ledger: Ledger) -> list[Question]:
             if not is_path(question.evidence):
                 raise ValueError("no evidence path")
         except (ValueError, TypeError) as error:
-            answer = row.get("answer") if isinstance(row, dict) else None
-            several = isinstance(answer, (str, list)) and len(answer) > 1
+            several = isinstance(row.get("answer"), (str, list)) and len(row["answer"]) > 1
             reason = "several answers" if several else str(error).removeprefix(f"question {id!r}: ")
             ledger.read["synth"] += 1
             ledger.reject(id, "synth", reason)
@@ -359,9 +358,7 @@ def report(ledger: Ledger, verified: bool) -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = stage_parser(__doc__)
     files = parser.add_argument_group("files")
     files.add_argument(
         "--run", default="runs/main", help="run directory: reads synth.jsonl, writes train.jsonl and more"

@@ -41,6 +41,7 @@ from records import (
     load_questions,
     read_jsonl,
     run_stage,
+    stage_parser,
     write_jsonl,
 )
 from teacher import Request, Teacher, add_teacher_arguments, teacher_of
@@ -214,9 +215,7 @@ def report(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = stage_parser(__doc__)
     files = parser.add_argument_group("files")
     files.add_argument("--run", default="runs/main", help="run directory: reads train.jsonl, writes cot.jsonl")
 

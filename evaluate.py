@@ -1,19 +1,22 @@
 """Benchmarks -> accuracy with intervals, in the form of the paper's tables (section 4).
 
-A model answers every question once (greedy by default) under the response contract it was trained on, and `reward.parse`, the
-training reward's own extractor, reads the answer: the last explicit <answer>, no fuzzy fallback. A response without one, an
-empty or a cut one, is wrong and stays in the denominator.
+A model answers every question once (greedy by default) under the response contract it was trained on, and
+`reward.parse`, the training reward's own extractor, reads the answer: the last explicit <answer>, no fuzzy fallback.
+A response without one, an empty or a cut one, is wrong and stays in the denominator.
 
     python evaluate.py --run runs/x --model "Base=data/base" "+CoT cold start=sft" "+RL stage 1=rl1" "+RL stage 2=rl2"
     python evaluate.py --benchmark medqa pubmedqa --model "Fleming-R1-7B=runs/main/rl2"        # from the hub
-    python evaluate.py --benchmark medbullets=medbullets_op5.csv --model ours=rl2              # a local file, native format
-    python evaluate.py --table runs/tiny-0 runs/tiny-1 runs/tiny-2                             # the mean of several runs
-    torchrun --nproc_per_node 8 evaluate.py ...                                                # all processes share the items
+    python evaluate.py --benchmark medbullets=medbullets_op5.csv --model ours=rl2              # a local file, native
+    format
+    python evaluate.py --table runs/tiny-0 runs/tiny-1 runs/tiny-2                             # the mean of several
+    runs
+    torchrun --nproc_per_node 8 evaluate.py ...                                                # all processes share
+                                                                                               the items
 
-Known benchmarks: `heldout` (the run's own questions), the nine of Table 3 (see formats.py), or a file of question records.
-Reads the models and questions. Writes eval/BENCHMARK/MODEL.jsonl, every response with what it was scored from; a run that was
-interrupted goes on behind the last complete line. Prints Table 4: one row a model, one column a benchmark or a tier, the 95%
-Wilson interval; then the same by kind of question.
+Known benchmarks: `heldout` (the run's own questions), the nine of Table 3 (see formats.py), or a file of question
+records. Reads the models and questions. Writes eval/BENCHMARK/MODEL.jsonl, every response with what it was scored
+from; a run that was interrupted goes on behind the last complete line. Prints Table 4: one row a model, one column a
+benchmark or a tier, the 95% Wilson interval; then the same by kind of question.
 
 Deviations from the paper: it does not state its sampling parameters; the default here is greedy.
 """
@@ -34,14 +37,25 @@ import formats
 import fsdp_utils
 from fsdp_utils import gather_objects, rank, world_size
 from policy import load_policy, stop_tokens
-from records import TIERS, Metrics, Question, RunDir, UserError, append_jsonl, load_questions, read_jsonl, run_stage
+from records import (
+    TIERS,
+    Metrics,
+    Question,
+    RunDir,
+    UserError,
+    append_jsonl,
+    load_questions,
+    read_jsonl,
+    run_stage,
+    stage_parser,
+)
 from reward import parse, prompt_messages, prompt_tokens
 from rollout import Sampler
 
 CHUNK = 512  # questions between two writes to disk
 
 
-# -------------------------------------------------------------------------------------------------------- questions and answers
+# ------------------------------------------------------------------------------------------------ questions and answers
 
 
 def load_benchmark(name: str, run: RunDir) -> tuple[str, list[Question]]:
@@ -52,18 +66,24 @@ def load_benchmark(name: str, run: RunDir) -> tuple[str, list[Question]]:
     if label in formats.BENCHMARKS:
         questions, rejected = formats.read_native(label, file) if file else formats.read_hub(label)
         if rejected:
-            print(f"{label}: {len(rejected)} items are no valid single-choice questions, e.g. {rejected[0][0]}: {rejected[0][1]}")
+            print(
+                f"{label}: {len(rejected)} items are no single-choice questions, e.g. {rejected[0][0]}: {rejected[0][1]}"
+            )
         if not questions:
-            raise UserError(f"{label}: {file or 'the hub'} holds no valid question; is it the file of another benchmark?")
+            raise UserError(
+                f"{label}: {file or 'the hub'} holds no valid question; is it the file of another benchmark?"
+            )
         return label, questions
     path = Path(file or label)
     if not path.is_file():
-        raise UserError(f"unknown benchmark {label!r}; known: heldout, {', '.join(formats.BENCHMARKS)}, or a file of records")
+        raise UserError(
+            f"unknown benchmark {label!r}; known: heldout, {', '.join(formats.BENCHMARKS)}, or a file of records"
+        )
     return path.stem, load_questions(path)
 
 
 def answer_questions(model_path: str | Path, questions: list[Question], out: Path, args: argparse.Namespace) -> None:
-    """Append the model's responses to `out`, for the questions that it does not hold yet. All processes take their share."""
+    """Append the model's responses to `out`, for the questions it does not hold yet. All processes take a share."""
     done = {row["id"] for row in read_jsonl(out)} if out.exists() else set()
     todo = [question for question in questions if question.id not in done]
     if not todo:
@@ -104,7 +124,7 @@ def answer_questions(model_path: str | Path, questions: list[Question], out: Pat
     fsdp_utils.barrier()
 
 
-# ---------------------------------------------------------------------------------------------------------------------- scores
+# --------------------------------------------------------------------------------------------------------------- scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +176,7 @@ def score_file(path: Path) -> Scores:
     return Scores(scores.pop("all"), scores, sum(formed) / n, cut / n, tokens / n)
 
 
-# ---------------------------------------------------------------------------------------------------------------------- tables
+# --------------------------------------------------------------------------------------------------------------- tables
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
@@ -168,13 +188,16 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def ablation_table(results: dict[str, dict[str, Scores]]) -> str:
-    """Table 4: one row a model; accuracy in % with its 95% interval by benchmark (and tier), and the gain over the first row.
+    """Table 4: one row a model; accuracy in % with its 95% interval by benchmark (and tier), and the gain over the
+    first row.
 
     `results` maps model -> benchmark -> scores.
     """
     models = list(results)
     benchmarks = list(results[models[0]])
-    columns = [(name, tier) for name in benchmarks for tier in (None, *TIERS) if tier is None or in_all(results, name, tier)]
+    columns = [
+        (name, tier) for name in benchmarks for tier in (None, *TIERS) if tier is None or in_all(results, name, tier)
+    ]
     base = macro_average(results[models[0]])
     rows = []
     for model in models:
@@ -230,7 +253,7 @@ def runs_table(runs: list[Path]) -> str:
 
 
 def transcripts(paths: dict[str, Path], questions: list[Question], count: int) -> str:
-    """`count` questions with the answers of the first and the last model, one right and one wrong in the end if there are."""
+    """`count` questions with the first and the last model's answers; in the end one right, one wrong if there are."""
     labels = list(paths)
     answers = {label: {row["id"]: row for row in read_jsonl(path)} for label, path in paths.items()}
     last = answers[labels[-1]]
@@ -241,25 +264,32 @@ def transcripts(paths: dict[str, Path], questions: list[Question], count: int) -
     blocks = []
     for question in chosen:
         lines = [f"[{question.id}] {question.question}"]
-        lines += [f"  {letter}. {text}{'  <- right' if letter == question.answer else ''}" for letter, text in question.options.items()]
+        lines += [
+            f"  {letter}. {text}{'  <- right' if letter == question.answer else ''}"
+            for letter, text in question.options.items()
+        ]
         for label in dict.fromkeys((labels[0], labels[-1])):
             lines.append(f"  {label}: {answers[label][question.id]['response'].strip()[:600]}")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
 
-# ----------------------------------------------------------------------------------------------------------------- command line
+# --------------------------------------------------------------------------------------------------------- command line
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = stage_parser(__doc__)
     what = parser.add_argument_group("what")
     what.add_argument("--run", default="runs/main", help="run directory: reads heldout.jsonl, writes eval/")
-    what.add_argument("--model", nargs="+", default=["+RL stage 2=rl2"], metavar="LABEL=PATH", help="folders of the run, or paths")
-    what.add_argument("--benchmark", nargs="+", default=["heldout"], metavar="NAME[=FILE]", help="from the hub, or a file")
-    what.add_argument("--table", nargs="+", metavar="RUN", help="print the table of several runs' saved results, nothing else")
+    what.add_argument(
+        "--model", nargs="+", default=["+RL stage 2=rl2"], metavar="LABEL=PATH", help="folders of the run, or paths"
+    )
+    what.add_argument(
+        "--benchmark", nargs="+", default=["heldout"], metavar="NAME[=FILE]", help="from the hub, or a file"
+    )
+    what.add_argument(
+        "--table", nargs="+", metavar="RUN", help="print the table of several runs' saved results, nothing else"
+    )
     what.add_argument("--transcripts", type=int, default=2, help="questions to print with their answers")
 
     sampling = parser.add_argument_group("sampling")

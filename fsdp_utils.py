@@ -1,8 +1,8 @@
 """Sharding, precision and checkpoints, by hand on PyTorch's FSDP2 (`fully_shard`).
 
-One process on a CPU trains the plain module. On GPUs, or with several processes, every decoder block and then the root are
-sharded: float32 master weights, bfloat16 compute on GPUs, gradients reduced in float32. The same code runs under
-`torchrun --nproc_per_node 2` on two CPU processes (gloo) and under `torchrun --nnodes` on several nodes.
+One process on a CPU trains the plain module. On GPUs, or with several processes, every decoder block and then the
+root are sharded: float32 master weights, bfloat16 compute on GPUs, gradients reduced in float32. The same code runs
+under `torchrun --nproc_per_node 2` on two CPU processes (gloo) and under `torchrun --nnodes` on several nodes.
 
 This is a tool: it imports no stage.
 """
@@ -23,14 +23,19 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import PreTrainedTokenizerBase
 
 from policy import Policy
 
-# ------------------------------------------------------------------------------------------------------------- the processes
+# -------------------------------------------------------------------------------------------------------- the processes
 
 
 def setup() -> torch.device:
@@ -85,7 +90,7 @@ def gather_objects(item: Any) -> list[Any]:
     return items
 
 
-# -------------------------------------------------------------------------------------------------------- sharding, precision
+# -------------------------------------------------------------------------------------------------- sharding, precision
 
 
 def shard(policy: Policy, device: torch.device, gradient_checkpointing: bool = False) -> Policy:
@@ -130,11 +135,11 @@ def clip_grad_norm(policy: nn.Module, max_norm: float) -> float:
     return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
 
-# ---------------------------------------------------------------------------------------------------------------- checkpoints
+# ---------------------------------------------------------------------------------------------------------- checkpoints
 
 
 def save_hf(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Save an ordinary Hugging Face folder (safetensors, tokenizer, chat template); it appears complete or not at all."""
+    """Save an ordinary Hugging Face folder (safetensors, tokenizer, template); it appears complete or not at all."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = get_model_state_dict(policy, options=options)  # whole on rank 0, empty elsewhere
     if rank() == 0:
@@ -154,8 +159,8 @@ def save_hf(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path, dt
 class TrainingState:
     """Checkpoints from which training goes on as if it had never stopped: weights, optimiser, random states, counters.
 
-    Each is a folder `step-N` below `folder`, written under another name, renamed when complete; the one before it is then
-    deleted. A crash while saving leaves the previous one intact.
+    Each is a folder `step-N` below `folder`, written under another name, renamed when complete; the one before it is
+    then deleted. A crash while saving leaves the previous one intact.
     """
 
     def __init__(self, folder: Path, policy: Policy, optimizer: torch.optim.Optimizer):
@@ -169,7 +174,11 @@ class TrainingState:
             partial.mkdir(parents=True)
         barrier()
         model_state, optimizer_state = get_state_dict(self.policy, self.optimizer)
-        dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=partial, no_dist=not dist.is_initialized())
+        dcp.save(
+            {"model": model_state, "optimizer": optimizer_state},
+            checkpoint_id=partial,
+            no_dist=not dist.is_initialized(),
+        )
         torch.save(_random_states(), partial / f"random-{rank()}.pt")
         barrier()
         if rank() == 0:

@@ -1,25 +1,28 @@
 """Two-stage reinforcement learning with verifiable rewards: GRPO, a curriculum, hard-sample mining (section 3.3).
 
-For every question x the current policy writes a group of k responses y_1 .. y_k. Each earns r(x, y_i): its answer is correct,
-its format holds (reward.py). Responses better than their group's average become more likely, the others less:
+For every question x the current policy writes a group of k responses y_1 .. y_k. Each earns r(x, y_i): its answer is
+correct, its format holds (reward.py). Responses better than their group's average become more likely, the others
+less:
 
     loss = - E_x [ 1/k sum_i log pi(y_i | x) A(x, y_i) ]        (Eq. 1)   `grpo_loss`
     A(x, y_i) = r(x, y_i) - mean_j r(x, y_j)                    (Eqs. 2, 3)   `normalize_rewards_per_group`
 
-That is all: log pi(y | x) is the *sum* of the response's token log-probabilities, advantages are not divided by a standard
-deviation, nothing is clipped, no KL term, and each batch of samples is used for one update and thrown away. Samples come from
-the policy itself at temperature 1 and top-p 1: truncating them would bias Eq. 1, whose expectation is over pi.
+That is all: log pi(y | x) is the *sum* of the response's token log-probabilities, advantages are not divided by a
+standard deviation, nothing is clipped, no KL term, and each batch of samples is used for one update and thrown away.
+Samples come from the policy itself at temperature 1 and top-p 1: truncating them would bias Eq. 1, whose expectation
+is over pi.
 
-    stage 1   a balanced blend of Easy and Moderate questions, until rewards become sparse: most groups are all right or all
-              wrong (zero advantage, nothing to learn from) and the reward no longer rises
-    stage 2   in rounds: the policy answers the whole dataset several times, and what it repeatedly fails, Difficult questions
-              first, is trained on next. Questions that were never solved in many attempts are set aside, and every round
-              samples larger groups ("we increase the number of rollouts")
+    stage 1   a balanced blend of Easy and Moderate questions, until rewards become sparse: most groups are all right
+              or all wrong (zero advantage, nothing to learn from) and the reward no longer rises
+    stage 2   in rounds: the policy answers the whole dataset several times, and what it repeatedly fails, Difficult
+              questions first, is trained on next. Questions that were never solved in many attempts are set aside,
+              and every round samples larger groups ("we increase the number of rollouts")
 
 Deviations from the paper, which gives no numbers: all hyperparameters, the plateau test, the mining weights.
 
-Reads train.jsonl and a model (stage 1: sft/, stage 2: rl1/). Writes rl1/ or rl2/ (Hugging Face folders), ledger.jsonl (stage 2:
-what each question's attempts came to), metrics.jsonl; while it runs, rl1.state/ or rl2.state/ (checkpoints).
+Reads train.jsonl and a model (stage 1: sft/, stage 2: rl1/). Writes rl1/ or rl2/ (Hugging Face folders), ledger.jsonl
+(stage 2: what each question's attempts came to), metrics.jsonl; while it runs, rl1.state/ or rl2.state/
+(checkpoints).
 
     python grpo.py --stage 1 --run runs/x                       # one process
     torchrun --nproc_per_node 8 grpo.py --stage 2               # the paper's 7B recipe
@@ -44,11 +47,11 @@ from tqdm import tqdm
 import fsdp_utils
 from fsdp_utils import TrainingState
 from policy import Example, Policy, accumulate_gradient, load_policy, stop_tokens
-from records import TIERS, Metrics, Question, RunDir, UserError, load_questions, run_stage, write_jsonl
+from records import TIERS, Metrics, Question, RunDir, UserError, load_questions, run_stage, stage_parser, write_jsonl
 from reward import Reward, prompt_messages, prompt_tokens, reward
 from rollout import Sample, Sampler
 
-# ------------------------------------------------------------------------------------------------------------------ Eqs. 1-3
+# ------------------------------------------------------------------------------------------------------------- Eqs. 1-3
 
 
 def normalize_rewards_per_group(rewards: Tensor, with_std: bool = False) -> Tensor:
@@ -66,13 +69,13 @@ def normalize_rewards_per_group(rewards: Tensor, with_std: bool = False) -> Tens
 def grpo_loss(logprobs: Tensor, advantages: Tensor, responses: int) -> Tensor:
     """Eq. 1: - 1/(questions k) sum_i log pi(y_i | x) A(x, y_i), with log pi(y_i | x) = sum_t log pi(y_i,t | x, y_i,<t).
 
-    `logprobs` (N,) are token log-probabilities of any part of the batch, `advantages` (N,) each token's response's advantage;
-    `responses` is the number of responses of the whole batch, so the parts' losses add up to the batch's.
+    `logprobs` (N,) are token log-probabilities of any part of the batch, `advantages` (N,) each token's response's
+    advantage; `responses` is the number of responses of the whole batch, so the parts' losses add up to the batch's.
     """
     return -(logprobs * advantages).sum() / responses
 
 
-# --------------------------------------------------------------------------------------------------- rollout, reward, update
+# ---------------------------------------------------------------------------------------------- rollout, reward, update
 
 
 @dataclass(slots=True)
@@ -101,7 +104,9 @@ class Setup:
         return items[fsdp_utils.rank() :: fsdp_utils.world_size()]
 
 
-def rollout(setup: Setup, questions: list[Question], group_size: int, occasion: str, bar: str | None = None) -> list[Group]:
+def rollout(
+    setup: Setup, questions: list[Question], group_size: int, occasion: str, bar: str | None = None
+) -> list[Group]:
     """Sample `group_size` responses to each of this rank's questions from the current policy, and reward them.
 
     `occasion` seeds the sampling together with the question's id: the same occasion gives the same responses.
@@ -132,10 +137,13 @@ def response_tokens(sample: Sample) -> list[int]:
     return sample.tokens if sample.stop_id is None else sample.tokens[:-1]
 
 
-def update_policy(setup: Setup, groups: list[Group], questions: int, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+def update_policy(
+    setup: Setup, groups: list[Group], questions: int, optimizer: torch.optim.Optimizer
+) -> dict[str, float]:
     """One optimiser step on Eq. 1 over all ranks' groups (`questions` in all); what it measured.
 
-    Groups of equal rewards have zero advantage and hence exactly zero gradient: they go through neither forward nor backward.
+    Groups of equal rewards have zero advantage and hence exactly zero gradient: they go through neither forward nor
+    backward.
     """
     args = setup.args
     rewards = torch.tensor([[item.total for item in group.rewards] for group in groups], dtype=torch.float64)
@@ -173,7 +181,9 @@ def update_policy(setup: Setup, groups: list[Group], questions: int, optimizer: 
         return {"grad_norm": 0.0, "loss": 0.0}
     norm = fsdp_utils.clip_grad_norm(setup.policy, args.max_grad_norm)
     if not math.isfinite(norm + loss):
-        raise UserError(f"the loss ({loss}) or gradient norm ({norm}) is not finite; the last checkpoint is good, lower --lr")
+        raise UserError(
+            f"the loss ({loss}) or gradient norm ({norm}) is not finite; the last checkpoint is good, lower --lr"
+        )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return {
@@ -230,11 +240,11 @@ def rollout_statistics(setup: Setup, groups: list[Group]) -> dict[str, float]:
     }
 
 
-# ---------------------------------------------------------------------------------------------------- stage 1: the curriculum
+# ---------------------------------------------------------------------------------------------- stage 1: the curriculum
 
 
 def nth_batch(pool: list[Question], step: int, size: int, seed: str) -> list[Question]:
-    """Batch number `step` of an endless pass over the pool, reshuffled every epoch. A function of its arguments alone."""
+    """Batch number `step` of an endless pass over the pool, reshuffled every epoch: a function of its arguments."""
     batch = []
     shuffled: dict[int, list[int]] = {}
     for position in range(step * size, (step + 1) * size):
@@ -263,8 +273,8 @@ def blended_batch(questions: list[Question], step: int, size: int, seed: int) ->
 class Plateau:
     """The end of stage 1: "performance plateaus, signaled by the emergence of reward sparsity" (section 3.3).
 
-    Over the last `window` steps, at least `sparsity` of the groups had zero advantage, and the reward's second half is not
-    above its first half by more than `slope`.
+    Over the last `window` steps, at least `sparsity` of the groups had zero advantage, and the reward's second half
+    is not above its first half by more than `slope`.
     """
 
     def __init__(self, window: int, sparsity: float, slope: float):
@@ -282,13 +292,13 @@ class Plateau:
         sparse = sum(item[1] for item in self.history) / self.window
         if sparse >= self.sparsity and rise <= self.slope:
             return (
-                f"rewards are sparse: {sparse:.0%} of groups have zero advantage (limit {self.sparsity:.0%}), and the reward "
+                f"rewards are sparse: {sparse:.0%} of groups have zero advantage (limit {self.sparsity:.0%}), the reward "
                 f"rose by {rise:+.3f} within {self.window} steps (limit {self.slope})"
             )
         return None
 
 
-# ----------------------------------------------------------------------------------------------- stage 2: hard-sample mining
+# ------------------------------------------------------------------------------------------ stage 2: hard-sample mining
 
 
 @dataclass(slots=True)
@@ -321,7 +331,7 @@ class Ledger:
             entry.last_seen = step
 
     def priority(self, entry: Entry, set_aside: int) -> float:
-        """Failure rate times tier weight; 0 for a question that was never failed lately or never solved in many attempts."""
+        """Failure rate times tier weight; 0 for a question that is solved, or never was in many attempts."""
         if entry.passes == 0 and entry.attempts >= set_aside:
             return 0.0
         return (1 - entry.recent) * self.TIER_WEIGHTS[entry.tier]
@@ -365,7 +375,7 @@ def outcomes_of(groups: list[Group]) -> list[tuple[str, int, int]]:
     return [outcome for share in fsdp_utils.gather_objects(mine) for outcome in share]
 
 
-# ------------------------------------------------------------------------------------------------------------------ training
+# ------------------------------------------------------------------------------------------------------------- training
 
 
 def train(setup: Setup, run: RunDir, questions: list[Question]) -> None:
@@ -410,7 +420,9 @@ def train(setup: Setup, run: RunDir, questions: list[Question]) -> None:
                 if main_rank:
                     write_jsonl(run.output("ledger.jsonl"), ledger.rows())
                 if not mined:
-                    progress.write(f"{args.output}: nothing left to mine at step {step}: every question is solved or set aside")
+                    progress.write(
+                        f"{args.output}: nothing left to mine at step {step}: every question is solved or set aside"
+                    )
                     break
             batch = [by_id[mined[(place * args.questions + i) % len(mined)]] for i in range(args.questions)]
 
@@ -457,7 +469,9 @@ def mine(setup: Setup, ledger: Ledger, questions: list[Question], number: int, s
     rng = random.Random(f"{args.seed}/mine/{number}")
     mined = ledger.mine(args.round_steps * args.questions, args.set_aside, rng)
     if bar:
-        tqdm.write(f"{bar}: {len(mined)} questions, drawn by failure rate and tier\n{ledger.summary(mined, args.set_aside)}")
+        tqdm.write(
+            f"{bar}: {len(mined)} questions, drawn by failure rate and tier\n{ledger.summary(mined, args.set_aside)}"
+        )
     return mined
 
 
@@ -469,20 +483,26 @@ def peak_memory(device: torch.device) -> float:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = stage_parser(__doc__)
     files = parser.add_argument_group("files")
     files.add_argument("--run", default="runs/main", help="run directory")
-    files.add_argument("--stage", type=int, choices=(1, 2), required=True, help="1: Easy + Moderate; 2: hard-sample mining")
+    files.add_argument(
+        "--stage", type=int, choices=(1, 2), required=True, help="1: Easy + Moderate; 2: hard-sample mining"
+    )
     files.add_argument("--model", help="model to start from; default: the run's sft (stage 1) or rl1 (stage 2)")
     files.add_argument("--output", help="folder of the run directory for the trained model; default: rl1 or rl2")
 
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--questions", type=int, default=128, help="questions per step, over all processes")
-    sampling.add_argument("--group-size", type=int, default=8, help="k, responses per question; the baseline is their mean")
-    sampling.add_argument("--max-new-tokens", type=int, default=4096, help="tokens; longer responses are cut and earn nothing")
-    sampling.add_argument("--temperature", type=float, default=1.0, help="1 samples from the policy itself, as Eq. 1 asks")
+    sampling.add_argument(
+        "--group-size", type=int, default=8, help="k, responses per question; the baseline is their mean"
+    )
+    sampling.add_argument(
+        "--max-new-tokens", type=int, default=4096, help="tokens; longer responses are cut and earn nothing"
+    )
+    sampling.add_argument(
+        "--temperature", type=float, default=1.0, help="1 samples from the policy itself, as Eq. 1 asks"
+    )
     sampling.add_argument("--cache-gb", type=float, default=20.0, help="GB for the sampler's KV cache, per process")
 
     optimiser = parser.add_argument_group("optimiser")
@@ -494,24 +514,38 @@ def parse_args() -> argparse.Namespace:
 
     plateau = parser.add_argument_group("stage 1 ends when")
     plateau.add_argument("--plateau-window", type=int, default=40, help="steps that the plateau is judged by")
-    plateau.add_argument("--plateau-sparsity", type=float, default=0.6, help="share of zero-advantage groups that is sparse")
-    plateau.add_argument("--plateau-slope", type=float, default=0.01, help="rise of the reward within a window that is none")
+    plateau.add_argument(
+        "--plateau-sparsity", type=float, default=0.6, help="share of zero-advantage groups that is sparse"
+    )
+    plateau.add_argument(
+        "--plateau-slope", type=float, default=0.01, help="rise of the reward within a window that is none"
+    )
 
     mining = parser.add_argument_group("stage 2 mines")
     mining.add_argument("--round-steps", type=int, default=50, help="steps between two minings")
     mining.add_argument("--mine-samples", type=int, default=4, help="attempts at every question in each mining")
     mining.add_argument("--group-growth", type=int, default=4, help="more responses per question in each round")
     mining.add_argument("--max-group-size", type=int, default=32, help="where that growth ends; memory and time")
-    mining.add_argument("--set-aside", type=int, default=48, help="attempts without a success that set a question aside")
+    mining.add_argument(
+        "--set-aside", type=int, default=48, help="attempts without a success that set a question aside"
+    )
 
     ablations = parser.add_argument_group("ablations (the paper has none of these)")
-    ablations.add_argument("--with-std", action="store_true", help="divide advantages by the group's standard deviation")
-    ablations.add_argument("--token-mean", action="store_true", help="mean instead of sum of a response's log-probabilities")
-    ablations.add_argument("--no-mining", action="store_true", help="all questions in random order instead of the curriculum")
+    ablations.add_argument(
+        "--with-std", action="store_true", help="divide advantages by the group's standard deviation"
+    )
+    ablations.add_argument(
+        "--token-mean", action="store_true", help="mean instead of sum of a response's log-probabilities"
+    )
+    ablations.add_argument(
+        "--no-mining", action="store_true", help="all questions in random order instead of the curriculum"
+    )
 
     machine = parser.add_argument_group("machine")
     machine.add_argument("--micro-tokens", type=int, default=16384, help="tokens per forward pass; fits 80 GB at 7B")
-    machine.add_argument("--share-prompts", action="store_true", help="one row per group in training; for short responses")
+    machine.add_argument(
+        "--share-prompts", action="store_true", help="one row per group in training; for short responses"
+    )
     machine.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations: less memory")
     machine.add_argument("--save-every", type=int, default=10, help="steps between checkpoints of the training state")
     machine.add_argument("--seed", type=int, default=0, help="of the data order and the sampling")
@@ -540,8 +574,8 @@ def main() -> None:
     context = model.config.max_position_embeddings
     if len(prompts[longest.id]) + args.max_new_tokens > context:
         raise UserError(
-            f"question {longest.id} has {len(prompts[longest.id])} prompt tokens; with --max-new-tokens {args.max_new_tokens} "
-            f"that exceeds the model's context of {context}"
+            f"question {longest.id} has {len(prompts[longest.id])} prompt tokens; with "
+            f"--max-new-tokens {args.max_new_tokens} that exceeds the model's context of {context}"
         )
     policy = fsdp_utils.shard(Policy(model), device, args.gradient_checkpointing)
     sampler = Sampler(model, args.cache_gb * 1e9)

@@ -54,7 +54,7 @@ from tqdm import tqdm
 
 from records import Metrics, RunDir, UserError, append_jsonl, run_stage
 
-# ------------------------------------------------------------------------ what a page says: the relation rules
+# --------------------------------------------------------------------------------- what a page says: the relation rules
 
 
 class Rule(NamedTuple):
@@ -136,7 +136,7 @@ for _rule in RULES:
 SILENT = set(listed("history; research; alternative medicine; society and culture; classification; cost; epidemiology"))
 NOT_PROSE = set(listed("references; notes; external links; further reading; see also; bibliography; sources"))
 
-# ---------------------------------------------------------------------- what is a medical page, and of which type
+# ---------------------------------------------------------------------------- what is a medical page, and of which type
 
 # By infobox, of which this is the beginning of the name ...
 INFOBOXES = {
@@ -169,7 +169,7 @@ PATHOGENS = re.compile(r"\bpathogen|\bviruses\b|\bparasit|\bbacterial diseases\b
 DISAMBIGUATION = {"disambiguation", "disambig", "dab", "disamb", "hndis", "geodis"}
 RARE_CATEGORY = re.compile(r"\b(rare|orphan)\b")
 
-# ------------------------------------------------------------------------------------- sentences and assertions
+# --------------------------------------------------------------------------------------------- sentences and assertions
 
 ABBREVIATIONS = {"e.g", "i.e", "vs", "cf", "dr", "st", "approx", "ca", "spp", "sp", "al", "fig", "incl", "esp", "viz"}
 SENTENCE_END = re.compile(r"\n[ \t]*\n|[.!?][\"'”’)\]]{0,2}\s+")
@@ -196,7 +196,7 @@ PREVENTING = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
-# ------------------------------------------------------------------------------------------ limits and preferences
+# ----------------------------------------------------------------------------------------------- limits and preferences
 
 MAX_PAGE_CHARS = 500_000  # the longest medical articles have about 300,000
 PAGE_SECONDS = 30  # a long article takes 0.1 s; hostile wikitext can take hours
@@ -259,7 +259,7 @@ def normalise_title(raw: str) -> str | None:
     return None if any(mark in title for mark in "<>[]{}|") else title[0].upper() + title[1:]
 
 
-# ----------------------------------------------------------------------------------------------- reading one page
+# ----------------------------------------------------------------------------------------------------- reading one page
 
 SKIPPED_TAGS = set(listed("ref; references; table; gallery; math; timeline; imagemap; syntaxhighlight; style"))
 TEXT_TEMPLATES = set(listed("nowrap; nobr; plainlist; ubl; unbulleted list; hlist; flatlist; small; nobold"))

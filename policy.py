@@ -1,11 +1,13 @@
 """The policy being trained: loading a Hugging Face model, and log pi(y | x) without ever holding all logits.
 
-At 7B the memory of a training step is its (B, T, V) logits, V = 151,936. `token_logprobs` therefore turns hidden states into
-log-probabilities a chunk of tokens at a time and recomputes each chunk's logits in the backward pass, so that no more than
-one chunk of logits is alive. Only the tokens that are scored (the response) go through the output layer at all.
+At 7B the memory of a training step is its (B, T, V) logits, V = 151,936. `token_logprobs` therefore turns hidden
+states into log-probabilities a chunk of tokens at a time and recomputes each chunk's logits in the backward pass, so
+that no more than one chunk of logits is alive. Only the tokens that are scored (the response) go through the output
+layer at all.
 
-`Policy` is the module that is trained and sharded: its `forward` returns those log-probabilities. `accumulate_gradient` feeds
-it a batch in micro-batches; the cold start and GRPO differ only in the loss that they hand to it.
+`Policy` is the module that is trained and sharded: its `forward` returns those log-probabilities.
+`accumulate_gradient` feeds it a batch in micro-batches; the cold start and GRPO differ only in the loss that they
+hand to it.
 
 This is a tool: it imports no stage.
 """
@@ -28,13 +30,19 @@ from records import UserError
 CHUNK = 1024  # tokens whose logits are alive at once: 0.6 GB in float32 at V = 151,936
 
 
-def load_policy(path: str | Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model folder's (or hub id's) weights and tokenizer, without dropout. Raises UserError if they cannot be used."""
+def load_policy(
+    path: str | Path, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Weights and tokenizer of a model folder or hub id. Raises UserError if they cannot be used."""
     local = Path(path)
     if not local.is_dir() and (local.is_absolute() or str(path).startswith(".") or str(path).count("/") != 1):
-        raise UserError(f"model folder {path} does not exist; give a Hugging Face folder (config.json, *.safetensors) or hub id")
+        raise UserError(
+            f"model folder {path} does not exist; give a Hugging Face folder (config.json, *.safetensors) or hub id"
+        )
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, attn_implementation="sdpa"
+        )
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load the model {path}: {str(error).strip().splitlines()[0]}") from error
@@ -73,13 +81,18 @@ class Policy(nn.Module):
             segments: (B, T), for rows that hold one prompt (0) and several responses to it (1, 2, ...), see `Example`.
 
         Returns:
-            logprobs (N,) float32 of the N scored tokens, and their distributions' entropies (N,) in nats, without gradient.
+            logprobs (N,) float32 of the N scored tokens, and their distributions' entropies (N,) in nats, without
+            gradient.
         """
-        before = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens) - 1  # whose state predicts a token
+        before = (
+            torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens) - 1
+        )  # whose state predicts a token
         positions = mask = None
         if segments is not None:
             before, positions, mask = shared_prompt_layout(segments)
-        hidden = self.model.model(tokens, position_ids=positions, attention_mask=mask, use_cache=False).last_hidden_state
+        hidden = self.model.model(
+            tokens, position_ids=positions, attention_mask=mask, use_cache=False
+        ).last_hidden_state
         rows = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
         return token_logprobs(
             hidden[rows[scored], before[scored]], self.model.lm_head.weight, tokens[scored], temperature
@@ -87,10 +100,12 @@ class Policy(nn.Module):
 
 
 def shared_prompt_layout(segments: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """How rows of a prompt (segment 0) and its responses (1, 2, ...) behave as if each response stood behind the prompt alone.
+    """How rows of a prompt (segment 0) and its responses (1, 2, ...) behave as if each response stood behind the
+    prompt alone.
 
-    Returns, for segments (B, T): which position's state predicts each token (B, T), the tokens' positions (B, T), and the
-    attention mask by layer type, (B, 1, T, T): a token sees the prompt and what stands before it in its own segment.
+    Returns, for segments (B, T): which position's state predicts each token (B, T), the tokens' positions (B, T), and
+    the attention mask by layer type, (B, 1, T, T): a token sees the prompt and what stands before it in its own
+    segment.
     """
     index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
     prompt = (segments == 0).sum(1, keepdim=True)  # (B, 1) lengths; padding belongs to the last segment
@@ -124,15 +139,15 @@ def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature:
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 
-# --------------------------------------------------------------------------------------------------- gradients by micro-batches
+# ------------------------------------------------------------------------------------------- gradients by micro-batches
 
 
 @dataclass(slots=True)
 class Example:
     """One row to train on: token ids and which of them are scored.
 
-    A row may hold a prompt and several responses to it, so that the prompt is computed once: `segments` is then 0 for the
-    prompt's tokens and 1, 2, ... for each response's. The result is the same as with a row per response.
+    A row may hold a prompt and several responses to it, so that the prompt is computed once: `segments` is then 0 for
+    the prompt's tokens and 1, 2, ... for each response's. The result is the same as with a row per response.
     """
 
     tokens: list[int]
@@ -141,7 +156,7 @@ class Example:
 
 
 def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Indices cut into batches of at most `token_budget` tokens, padding included, by length. A longer one stands alone."""
+    """Indices in batches of at most `token_budget` tokens with padding, by length. A longer one stands alone."""
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):  # the last of a batch is its longest
         if not batches or (len(batches[-1]) + 1) * lengths[index] > token_budget:
@@ -151,11 +166,13 @@ def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
 
 
 def collate(examples: Sequence[Example], device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Examples as tokens, scored, segments (B, T) for `Policy.forward`, padded on the right (segments: None if none has any)."""
+    """Examples as tokens, scored, segments (B, T) for `Policy.forward`, padded on the right; segments may be None."""
     longest = max(len(example.tokens) for example in examples)
     pads = [[0] * (longest - len(example.tokens)) for example in examples]
     tokens = torch.tensor([example.tokens + pad for example, pad in zip(examples, pads)], device=device)
-    scored = torch.tensor([example.scored + pad for example, pad in zip(examples, pads)], dtype=torch.bool, device=device)
+    scored = torch.tensor(
+        [example.scored + pad for example, pad in zip(examples, pads)], dtype=torch.bool, device=device
+    )
     if all(example.segments is None for example in examples):
         return tokens, scored, None
     segments = [example.segments or [0] * len(example.tokens) for example in examples]
@@ -173,9 +190,10 @@ def accumulate_gradient(
 ) -> None:
     """Add the gradient of a loss, summed over all examples of all ranks, to the parameters, micro-batch by micro-batch.
 
-    `loss_of(indices, logprobs, entropies)` is one micro-batch's part of the loss: which examples it holds, and their scored
-    tokens' log-probabilities and entropies (N,), example after example. Whatever normalises the loss is a constant of the
-    whole batch, so the gradient does not depend on `token_budget` (tokens per micro-batch) or on the number of ranks.
+    `loss_of(indices, logprobs, entropies)` is one micro-batch's part of the loss: which examples it holds, and their
+    scored tokens' log-probabilities and entropies (N,), example after example. Whatever normalises the loss is a
+    constant of the whole batch, so the gradient does not depend on `token_budget` (tokens per micro-batch) or on the
+    number of ranks.
     """
     batches = micro_batches([len(example.tokens) for example in examples], token_budget)
     ranks = dist.get_world_size() if dist.is_initialized() else 1

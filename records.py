@@ -15,6 +15,7 @@ This is a tool: it imports no stage.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -42,7 +43,16 @@ MADE_BY = {
 
 
 class UserError(Exception):
-    """Bad input that the user can mend: one line that names the value and the remedy. `run_stage` prints it, exits 1."""
+    """Bad input that the user can mend: one line with the value and the remedy. `run_stage` prints it, exits 1."""
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """The description as it is written, and every flag with its default."""
+
+
+def stage_parser(doc: str) -> argparse.ArgumentParser:
+    """The argument parser of a script whose `--help` begins with its module docstring."""
+    return argparse.ArgumentParser(description=doc, formatter_class=_HelpFormatter)
 
 
 def run_stage(main: Callable[[], None]) -> None:
@@ -57,16 +67,17 @@ def run_stage(main: Callable[[], None]) -> None:
         sys.exit(128 + signal.SIGINT)
 
 
-# ------------------------------------------------------------------------------------------------- the question record
+# -------------------------------------------------------------------------------------------------- the question record
 
 
 @dataclass(slots=True)
 class Question:
     """One multiple-choice question, the record of `train.jsonl`, `synth.jsonl` and every benchmark.
 
-    `options` maps 2 to 26 letters (A, B, ... without a gap) to their texts and `answer` is one of the letters. `tier` is
-    one of `TIERS`, `kind` a free label that tables group by (a meta-path, a subject). `evidence`, on synthetic questions
-    only, is the path through the graph that makes the answer right: [subject, relation, object, revision id, sentence].
+    `options` maps 2 to 26 letters (A, B, ... without a gap) to their texts and `answer` is one of the letters. `tier`
+    is one of `TIERS`, `kind` a free label that tables group by (a meta-path, a subject). `evidence`, on synthetic
+    questions only, is the path through the graph that makes the answer right: [subject, relation, object, revision
+    id, sentence].
     """
 
     id: str
@@ -94,7 +105,7 @@ class Question:
             return "option letters are not A, B, C, ..."
         if any(not isinstance(text, str) or not text.strip() for text in self.options.values()):
             return "empty option"
-        if self.answer not in self.options:
+        if not isinstance(self.answer, str) or self.answer not in self.options:
             return "answer not among the options"
         if self.tier is not None and self.tier not in TIERS:
             return "unknown tier"
@@ -116,7 +127,7 @@ class Question:
 
 
 def load_questions(path: Path, made_by: str | None = None) -> list[Question]:
-    """All questions of a JSON-lines file. Raises UserError for a missing file, an invalid record or no question at all."""
+    """All questions of a JSON-lines file. Raises UserError for a missing file, an invalid record, or none at all."""
     questions = []
     for number, row in enumerate(read_jsonl(path, made_by), 1):
         try:
@@ -128,26 +139,29 @@ def load_questions(path: Path, made_by: str | None = None) -> list[Question]:
     return questions
 
 
-# ------------------------------------------------------------------------------- JSON lines and files that survive a crash
+# ---------------------------------------------------------------------------- JSON lines and files that survive a crash
 
 
 def read_jsonl(path: Path, made_by: str | None = None) -> Iterator[dict[str, Any]]:
     """Yield the JSON objects of a file, one a line. A last line without its newline was cut by a crash: it is dropped.
 
-    Raises UserError if the file is missing (naming the command that makes it) or another line is not JSON.
+    Raises UserError if the file is missing (naming the command that makes it) or another line is no JSON object.
     """
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist" + (f"; make it with: {made_by}" if made_by else ""))
-    with open(path, encoding="utf-8", errors="strict") as lines:
-        number = 0
-        try:
-            for number, line in enumerate(lines, 1):
-                if not line.endswith("\n"):
-                    return
-                if line.strip():
-                    yield json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}, line {number}: not valid JSON ({error})") from None
+    with open(path, "rb") as lines:  # bytes: the cut may go through a character
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                return
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode())
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise UserError(f"{path}, line {number}: not valid JSON ({error})") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{path}, line {number}: not a JSON object")
+            yield row
 
 
 def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -166,7 +180,8 @@ def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         if keep < end:
             file.truncate(keep)
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            # A lone surrogate, which broken text may hold, becomes its JSON escape.
+            file.write(json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
@@ -179,14 +194,14 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a whole text file so that it appears complete or not at all (temporary file, fsync, rename)."""
     partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as file:
+    with open(partial, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
 
 
-# ---------------------------------------------------------------------------------------- the run directory and its metrics
+# ------------------------------------------------------------------------------------ the run directory and its metrics
 
 
 class RunDir:
@@ -198,7 +213,9 @@ class RunDir:
         if create:
             self.path.mkdir(parents=True, exist_ok=True)
         if not self.path.is_dir():
-            raise UserError(f"run directory {self.path} does not exist; start one with: python kg_build.py --run {self.path}")
+            raise UserError(
+                f"run directory {self.path} does not exist; start one with: python kg_build.py --run {self.path}"
+            )
 
     def output(self, name: str) -> Path:
         return self.path / name
@@ -222,7 +239,7 @@ class RunDir:
 
 
 class Metrics:
-    """A stage's measurements, appended to the run's `metrics.jsonl`: one JSON object a line with stage, step and time."""
+    """A stage's measurements, appended to the run's `metrics.jsonl`: a JSON object a line with stage, step, time."""
 
     def __init__(self, run: RunDir, stage: str):
         self.path, self.stage = run.output("metrics.jsonl"), stage

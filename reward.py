@@ -1,15 +1,15 @@
 """The response contract: how a question is put to the model, how its answer is read, what it is worth (section 3.3).
 
-The model answers `<think> ... </think>` and then `<answer>X</answer>`, once each, with nothing after. The reward has two
-criteria and deliberately no third (no length term, no style term: "to mitigate the risk of reward hacking"):
+The model answers `<think> ... </think>` and then `<answer>X</answer>`, once each, with nothing after. The reward has
+two criteria and deliberately no third (no length term, no style term: "to mitigate the risk of reward hacking"):
 
     r(x, y) = 1.0 * [the answer is correct] + 0.1 * [the format holds]
 
-The paper does not state the two weights. A format weight that is small beside correctness keeps a well-formed wrong answer
-below every right one, so the policy cannot live off the format.
+The paper does not state the two weights. A format weight that is small beside correctness keeps a well-formed wrong
+answer below every right one, so the policy cannot live off the format.
 
-Distillation, training and evaluation all read answers with `parse`: the last explicit `<answer>`, and no fuzzy fallback.
-Model output is untrusted text: it is searched with plain string methods, in linear time.
+Distillation, training and evaluation all read answers with `parse`: the last explicit `<answer>`, and no fuzzy
+fallback. Model output is untrusted text: it is searched with plain string methods, in linear time.
 
 This is a tool: it imports no stage.
 """
@@ -28,7 +28,7 @@ FORMAT_WEIGHT = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A parsed response: the reasoning, the answer's letter (None if there is no explicit one), whether the format holds."""
+    """A parsed response: the reasoning, the answer's letter (None without an explicit one), whether the format holds."""
 
     thinking: str
     answer: str | None
@@ -44,7 +44,7 @@ class Reward:
     well_formed: bool
 
 
-# --------------------------------------------------------------------------------------------------------------- the prompt
+# ----------------------------------------------------------------------------------------------------------- the prompt
 
 
 def question_text(question: Question) -> str:
@@ -70,7 +70,7 @@ def prompt_tokens(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-# ---------------------------------------------------------------------------------------------------- reading and rewarding
+# ------------------------------------------------------------------------------------------------ reading and rewarding
 
 
 def parse(text: str) -> Response:

@@ -1,15 +1,15 @@
 """The sampler: responses of a Hugging Face policy, with log-probabilities, by a forward pass of our own (section 3.3).
 
-Generation is most of the time of RL. `transformers.generate` keeps one position for the whole batch, so every row waits for
-the longest. Here each row has its own position in a preallocated KV cache:
+Generation is most of the time of RL. `transformers.generate` keeps one position for the whole batch, so every row
+waits for the longest. Here each row has its own position in a preallocated KV cache:
 
     prefill   run each prompt once; copy its keys and values to every row that samples from it
     decode    one token for every active row, at its own position
     release   a finished row's place is taken by the next prompt at once; at the end of the queue the batch shrinks
 
-`decoder` is the whole transformer (Qwen2, Qwen3 and Llama differ in biases and q/k norms only) over the very weights of the
-Hugging Face module: nothing is copied, so a sampler made once follows every optimiser step. Which tokens are real is known
-from lengths, never from token values, and the stop token is part of the sample.
+`decoder` is the whole transformer (Qwen2, Qwen3 and Llama differ in biases and q/k norms only) over the very weights
+of the Hugging Face module: nothing is copied, so a sampler made once follows every optimiser step. Which tokens are
+real is known from lengths, never from token values, and the stop token is part of the sample.
 
 A row's random numbers depend on its seed and its own step (see `cuda/top_p.py`): the same seed gives the same text,
 whatever else is in the batch.
@@ -36,8 +36,9 @@ ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose frequencies 
 class Sample:
     """One sampled response.
 
-    `tokens` holds the stop token too, if there was one; `logprobs` is log pi(token | prefix) of each, under the untruncated
-    temperature-scaled distribution; `stop_id` is the stop token that ended it, None if it ran into the length limit.
+    `tokens` holds the stop token too, if there was one; `logprobs` is log pi(token | prefix) of each, under the
+    untruncated temperature-scaled distribution; `stop_id` is the stop token that ended it, None if it ran into the
+    length limit.
     """
 
     tokens: list[int]
@@ -45,7 +46,7 @@ class Sample:
     stop_id: int | None
 
 
-# -------------------------------------------------------------------------------------------------- the transformer's forward
+# -------------------------------------------------------------------------------------------- the transformer's forward
 
 
 @dataclass(slots=True)
@@ -56,11 +57,14 @@ class KVCache:
     values: Tensor
 
 
-def decoder(model: nn.Module, tokens: Tensor, positions: Tensor, rope: tuple[Tensor, Tensor], attend: Callable) -> Tensor:
+def decoder(
+    model: nn.Module, tokens: Tensor, positions: Tensor, rope: tuple[Tensor, Tensor], attend: Callable
+) -> Tensor:
     """Hidden states (B, T, D) of `tokens` (B, T) at `positions` (B, T), after the final norm.
 
     `rope` holds the cosines and sines by position, (length, head_dim) each. `attend(layer, q, k, v)` stores the layer's
-    new keys and values and returns the attention output; q is (B, heads, T, head_dim), k and v (B, kv_heads, T, head_dim).
+    new keys and values and returns the attention output; q is (B, heads, T, head_dim), k and v (B, kv_heads, T,
+    head_dim).
     """
     body = model.model
     batch, length = tokens.shape
@@ -103,23 +107,27 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def rope_tables(model: nn.Module, length: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the positions below `length`, (length, head_dim) each, in the weights' dtype."""
     rotary, weight = model.model.rotary_emb, model.model.embed_tokens.weight
-    angles = torch.arange(length, device=weight.device)[:, None].float() * rotary.inv_freq.float()  # (length, head_dim / 2)
+    angles = (
+        torch.arange(length, device=weight.device)[:, None].float() * rotary.inv_freq.float()
+    )  # (length, head_dim / 2)
     angles = torch.cat((angles, angles), -1)
     return tuple((table * rotary.attention_scaling).to(weight.dtype) for table in (angles.cos(), angles.sin()))
 
 
-# ----------------------------------------------------------------------------------------------------------------- the sampler
+# ---------------------------------------------------------------------------------------------------------- the sampler
 
 
 class Sampler:
-    """Samples from a policy with a KV cache that fits into `cache_bytes`. It reads the module's weights at every call."""
+    """Samples from a policy with a KV cache that fits into `cache_bytes`. Reads the module's weights at every call."""
 
     def __init__(self, model: nn.Module, cache_bytes: float = 8e9):
-        """`model`: a Qwen2, Qwen3 or Llama `ForCausalLM`. Raises ValueError, by name, for an architecture or rope it does not
-        know."""
+        """`model`: a Qwen2, Qwen3 or Llama `ForCausalLM`. Raises ValueError, by name, for an architecture or rope it
+        does not know."""
         config = model.config
         if config.model_type not in ARCHITECTURES:
-            raise ValueError(f"the sampler does not know the architecture {config.model_type!r}; it knows {ARCHITECTURES}")
+            raise ValueError(
+                f"the sampler does not know the architecture {config.model_type!r}; it knows {ARCHITECTURES}"
+            )
         if model.model.rotary_emb.rope_type not in ROPE_TYPES:
             raise ValueError(f"the sampler does not know the rope type {model.model.rotary_emb.rope_type!r}")
         if getattr(config, "use_sliding_window", False):
@@ -133,7 +141,9 @@ class Sampler:
         head_dim = self.model.model.layers[0].self_attn.head_dim
         row = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * length * weight.element_size()
         if row > self.cache_bytes:
-            raise ValueError(f"one row of {length} tokens needs {row:.3g} bytes of cache; the budget is {self.cache_bytes:.3g}")
+            raise ValueError(
+                f"one row of {length} tokens needs {row:.3g} bytes of cache; the budget is {self.cache_bytes:.3g}"
+            )
         return int(self.cache_bytes // row)
 
     @torch.no_grad()
@@ -162,9 +172,9 @@ class Sampler:
             For each prompt, in order, its list of samples.
 
         Raises:
-            ValueError: no prompt or an empty one, a prompt that with its response exceeds the model's context, a stop id
-                outside the vocabulary, a bad temperature or top_p, a cache budget too small for one row, or logits that are
-                not finite.
+            ValueError: no prompt or an empty one, a prompt that with its response exceeds the model's context, a stop
+                id outside the vocabulary, a bad temperature or top_p, a cache budget too small for one row, or logits
+                that are not finite.
         """
         self._check(prompts, samples, max_new_tokens, stop_ids)
         seeds = range(len(prompts)) if seeds is None else seeds
@@ -209,7 +219,7 @@ class Sampler:
 
 
 class _Batch:
-    """The rows being sampled. Active rows stand in places 0 .. active-1 of the cache; state is kept per place, on the device."""
+    """The rows being sampled: active ones in places 0 .. active-1 of the cache; state per place, on the device."""
 
     def __init__(self, model: nn.Module, rows: int, length: int, max_new_tokens: int, stop_ids: Sequence[int]):
         config, weight = model.config, model.model.embed_tokens.weight
@@ -272,9 +282,12 @@ class _Batch:
             keys, values = self.cache.keys[layer], self.cache.values[layer]
             keys[layers, :, positions] = k[:, :, 0]
             values[layers, :, positions] = v[:, :, 0]
-            # The query heads that share a key head stand in for the query length: (B, kv_heads, heads / kv_heads, head_dim).
+            # The query heads that share a key head stand in for the query length: (B, kv_heads, heads / kv_heads,
+            # head_dim).
             grouped = q.reshape(len(layers), k.shape[1], -1, q.shape[-1])
-            out = F.scaled_dot_product_attention(grouped, keys[active, :, window], values[active, :, window], attn_mask=mask)
+            out = F.scaled_dot_product_attention(
+                grouped, keys[active, :, window], values[active, :, window], attn_mask=mask
+            )
             return out.reshape(q.shape)
 
         hidden = decoder(self.model, tokens[:, None], positions[:, None], self.rope, attend)
@@ -287,7 +300,7 @@ class _Batch:
         return self.seeds[self.fresh], self.counts[self.fresh]
 
     def append(self, tokens: Tensor, logprobs: Tensor) -> list[tuple[int, Sample]]:
-        """Take the sampled tokens (B,) of the fresh rows; release the finished ones and return them with their row ids."""
+        """Take the fresh rows' sampled tokens (B,); release the finished rows and return them with their ids."""
         fresh = self.fresh
         places = torch.arange(fresh.start, fresh.stop, device=tokens.device)
         self.tokens[places, self.counts[fresh]] = tokens

@@ -1,11 +1,12 @@
 """Chain-of-thought cold start: supervised fine-tuning on verified reasoning (section 3.2).
 
-Each row of the data is either a chat, {"messages": [...]}, of which only the assistant's tokens are trained on, the stop token
-included, or plain text, {"text": "..."}, of which all tokens are. The loss is the mean negative log-likelihood of the trained
-tokens of the whole batch, so it does not depend on micro-batches or the number of processes.
+Each row of the data is either a chat, {"messages": [...]}, of which only the assistant's tokens are trained on, the
+stop token included, or plain text, {"text": "..."}, of which all tokens are. The loss is the mean negative
+log-likelihood of the trained tokens of the whole batch, so it does not depend on micro-batches or the number of
+processes.
 
-Which tokens are the assistant's follows from the chat template itself: what the template adds to the conversation when the
-assistant's turn is appended to a generation prompt is that turn.
+Which tokens are the assistant's follows from the chat template itself: what the template adds to the conversation
+when the assistant's turn is appended to a generation prompt is that turn.
 
 Deviations from the paper, which gives no hyperparameters: all of them.
 
@@ -32,10 +33,10 @@ from transformers import PreTrainedTokenizerBase
 import fsdp_utils
 from fsdp_utils import TrainingState
 from policy import Example, Policy, accumulate_gradient, collate, load_policy, micro_batches, stop_tokens
-from records import Metrics, RunDir, UserError, read_jsonl, run_stage
+from records import Metrics, RunDir, UserError, read_jsonl, run_stage, stage_parser
 from reward import prompt_tokens
 
-# ------------------------------------------------------------------------------------------------------------------- the data
+# ------------------------------------------------------------------------------------------------------------- the data
 
 
 def chat_example(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, stops: list[int]) -> Example:
@@ -58,7 +59,7 @@ def chat_example(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerB
 
 
 def text_examples(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Example]:
-    """Plain text with its end-of-text token, cut into pieces of `max_length` tokens; all tokens but the first are scored."""
+    """Plain text and an end token, cut into pieces of `max_length` tokens; all tokens but the first are scored."""
     ids = tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
     pieces = [ids[start : start + max_length] for start in range(0, len(ids), max_length)]
     return [Example(piece, [False] + [True] * (len(piece) - 1)) for piece in pieces if len(piece) > 1]
@@ -86,21 +87,14 @@ def load_examples(path: Path, made_by: str, tokenizer: Any, stops: list[int], ma
     return examples
 
 
-def batches_of_epoch(lengths: list[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """An epoch's batches of indices: shuffled, with sequences of like length together so that little is padding."""
-    rng = random.Random(f"{seed}/{epoch}")
-    order = list(range(len(lengths)))
-    rng.shuffle(order)
-    window = 16 * batch_size
-    batches = []
-    for start in range(0, len(order), window):
-        near = sorted(order[start : start + window], key=lambda index: lengths[index])
-        batches += [near[begin : begin + batch_size] for begin in range(0, len(near), batch_size)]
-    rng.shuffle(batches)
-    return batches
+def batches_of_epoch(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """An epoch's batches of indices, shuffled. (Like lengths meet in micro-batches, where padding costs.)"""
+    order = list(range(count))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return [order[start : start + batch_size] for start in range(0, count, batch_size)]
 
 
-# --------------------------------------------------------------------------------------------------------------- the training
+# --------------------------------------------------------------------------------------------------------- the training
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
@@ -113,7 +107,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
 
 
 def train_step(policy: Policy, batch: list[Example], token_budget: int, device: torch.device) -> tuple[float, int]:
-    """Accumulate the gradient of the batch's mean negative log-likelihood; returns that loss (nats a token), its tokens."""
+    """Accumulate the gradient of the batch's mean negative log-likelihood; that loss (nats a token), its tokens."""
     tokens = sum(sum(example.scored) for example in batch)
     mine = batch[fsdp_utils.rank() :: fsdp_utils.world_size()]
     total = 0.0
@@ -155,7 +149,6 @@ def train(args: argparse.Namespace, run: RunDir, data: Path, made_by: str, devic
     resumed = state.load()
     start = resumed["step"] if resumed else 0
 
-    lengths = [len(example.tokens) for example in examples]
     per_epoch = math.ceil(len(examples) / args.batch_size)
     steps = args.steps or math.ceil(args.epochs * per_epoch)
     metrics = Metrics(run, args.output)
@@ -164,19 +157,23 @@ def train(args: argparse.Namespace, run: RunDir, data: Path, made_by: str, devic
         metrics.rewind(start)
         print(f"{len(examples)} sequences, {steps} steps from step {start}, {held} sequences for validation")
 
-    progress = tqdm(range(start, steps), initial=start, total=steps, desc=args.output, unit="step", disable=not main_rank)
+    progress = tqdm(
+        range(start, steps), initial=start, total=steps, desc=args.output, unit="step", disable=not main_rank
+    )
     epoch, batches = -1, []
     for step in progress:
         began = time.time()
         if step // per_epoch != epoch:
             epoch = step // per_epoch
-            batches = batches_of_epoch(lengths, args.batch_size, args.seed, epoch)
+            batches = batches_of_epoch(len(examples), args.batch_size, args.seed, epoch)
         batch = [examples[index] for index in batches[step % per_epoch]]
         optimizer.param_groups[0]["lr"] = learning_rate(step, steps, args.lr, args.warmup)
         loss, tokens = train_step(policy, batch, args.micro_tokens, device)
         norm = fsdp_utils.clip_grad_norm(policy, args.max_grad_norm)
         if not math.isfinite(loss + norm):
-            raise UserError(f"step {step}: the loss ({loss}) or gradient norm ({norm}) is not finite; lower --lr ({args.lr})")
+            raise UserError(
+                f"step {step}: the loss ({loss}) or gradient norm ({norm}) is not finite; lower --lr ({args.lr})"
+            )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         done = step + 1
@@ -193,9 +190,7 @@ def train(args: argparse.Namespace, run: RunDir, data: Path, made_by: str, devic
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = stage_parser(__doc__)
     files = parser.add_argument_group("files")
     files.add_argument("--run", default="runs/main", help="run directory")
     files.add_argument("--model", default="Qwen/Qwen2.5-7B-Instruct", help="model to start from: folder or hub id")
@@ -206,7 +201,9 @@ def parse_args() -> argparse.Namespace:
     how_long.add_argument("--epochs", type=float, default=3.0, help="passes over the data; few rows bear several")
     how_long.add_argument("--steps", type=int, default=0, help="optimiser steps instead of epochs; 0: by --epochs")
     how_long.add_argument("--batch-size", type=int, default=64, help="sequences per step, over all processes")
-    how_long.add_argument("--max-length", type=int, default=4096, help="tokens; longer chats are left out, texts are cut")
+    how_long.add_argument(
+        "--max-length", type=int, default=4096, help="tokens; longer chats are left out, texts are cut"
+    )
 
     optimiser = parser.add_argument_group("optimiser")
     optimiser.add_argument("--lr", type=float, default=1e-5, help="peak learning rate; usual for 7B instruct models")

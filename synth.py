@@ -7,15 +7,15 @@ A question is a small subgraph with its answer masked. The subgraph is sampled a
     presentation   several features of one disease are observed, the disease itself is masked:
                    {Fever, Cough, Night sweats} <-symptom- [?]    and then, as in a chain:    -treated_by-> ?
 
-Only a random part of a disease's features is observed, so inference happens under partial information; the part is chosen so
-that it still determines the disease. Rare entities (few incoming links) are drawn more often.
+Only a random part of a disease's features is observed, so inference happens under partial information; the part is
+chosen so that it still determines the disease. Rare entities (few incoming links) are drawn more often.
 
-Wrong options are relation-preserving perturbations: what the same relation gives for a competing disease, one that shares an
-observed feature. None of them is right as well: an option is wrong only if no reading of the observed facts leads to it
-through the graph, nor to its drug class or a member of it.
+Wrong options are relation-preserving perturbations: what the same relation gives for a competing disease, one that
+shares an observed feature. None of them is right as well: an option is wrong only if no reading of the observed facts
+leads to it through the graph, nor to its drug class or a member of it.
 
-Deviations from the paper, which does not give its sampler: the meta-paths, the weights 1 / (1 + incoming links), and plain
-sentence templates instead of questions worded by a language model.
+Deviations from the paper, which does not give its sampler: the meta-paths, the weights 1 / (1 + incoming links), and
+plain sentence templates instead of questions worded by a language model.
 
 Reads kg.sqlite. Writes synth.jsonl (question records, `evidence` = the path) and metrics.jsonl.
 
@@ -35,15 +35,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from records import LETTERS, TIERS, Metrics, Question, RunDir, UserError, run_stage, write_jsonl
+from records import LETTERS, TIERS, Metrics, Question, RunDir, UserError, run_stage, stage_parser, write_jsonl
 
 
 @dataclass(frozen=True, slots=True)
 class MetaPath:
-    """A typed path from what is observed to what is asked. A step is a relation, with a leading `~` against its direction.
+    """A typed path from what is observed to what is asked. A step is a relation, with a leading `~` against its
+    direction.
 
-    `presentation`: features of the start are observed, not its name. `answer` limits the answer's type. `{seen}` in a wording
-    is the named entity, or the sentences that list the observed features.
+    `presentation`: features of the start are observed, not its name. `answer` limits the answer's type. `{seen}` in a
+    wording is the named entity, or the sentences that list the observed features.
     """
 
     name: str
@@ -86,8 +87,8 @@ META_PATHS = (
              ("Which drug treats a disease caused by {seen}?",)),
     MetaPath("drug>disease>test", "moderate", "drug", ("~treated_by", "diagnosed_by"), TESTS,
              ("Which test is used to diagnose a disease treated with {seen}?",)),
-    MetaPath("disease>drug>adverse effect", "moderate", "disease", ("treated_by", "adverse_effect"), ("symptom", "disease"),
-             ("Which is a side effect of a drug that treats {seen}?",)),
+    MetaPath("disease>drug>adverse effect", "moderate", "disease", ("treated_by", "adverse_effect"),
+             ("symptom", "disease"), ("Which is a side effect of a drug that treats {seen}?",)),
     MetaPath("presentation>disease", "moderate", "disease", (), ("disease",),
              ("{seen} What is the most likely diagnosis?", "{seen} Which disease is it?"), True),
     # Several inferences: the disease has to be found before its drug, test, complication.
@@ -96,13 +97,13 @@ META_PATHS = (
     MetaPath("presentation>disease>test", "difficult", "disease", ("diagnosed_by",), TESTS,
              ("{seen} Which test confirms the most likely disease?",), True),
     MetaPath("presentation>disease>complication", "difficult", "disease", ("complication",), ("disease", "symptom"),
-             ("{seen} Which is a complication of the most likely disease?", "{seen} What can the disease lead to?"), True),
+             ("{seen} Which is a complication of the most likely disease?", "{seen} What can it lead to?"), True),
     MetaPath("presentation>disease>drug>adverse effect", "difficult", "disease", ("treated_by", "adverse_effect"),
-             ("symptom", "disease"), ("{seen} Which is a side effect of a drug that treats the most likely disease?",), True),
+             ("symptom", "disease"), ("{seen} Which is a side effect of a drug for the most likely disease?",), True),
 )  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------------------------ the graph
+# ------------------------------------------------------------------------------------------------------------ the graph
 
 
 class Graph:
@@ -118,7 +119,9 @@ class Graph:
             ).fetchall()
             database.close()
         except sqlite3.Error as error:
-            raise UserError(f"{path} is not a knowledge graph ({error}); make it again with: python kg_build.py") from None
+            raise UserError(
+                f"{path} is not a knowledge graph ({error}); make it again with: python kg_build.py"
+            ) from None
         if not relations:
             raise UserError(f"{path} holds no relation; build it from a medical dump with: python kg_build.py")
         self.title = {entity: title for entity, title, _, _ in entities}
@@ -158,12 +161,12 @@ class Graph:
         return (other, step[1:], entity) if step.startswith("~") else (entity, step, other)
 
 
-# --------------------------------------------------------------------------------------------------------- sampling a subgraph
+# -------------------------------------------------------------------------------------------------- sampling a subgraph
 
 
 @dataclass(slots=True)
 class Subgraph:
-    """A sampled path: what is observed, the masked entity path (centre .. answer), every right answer, the facts in order."""
+    """A sampled path: what is observed, the masked entities (centre .. answer), all right answers, the facts."""
 
     observed: list[int]
     path: list[int]
@@ -182,7 +185,8 @@ def sample_chain(graph: Graph, meta: MetaPath, start: int, rng: random.Random) -
 def sample_presentation(graph: Graph, meta: MetaPath, disease: int, rng: random.Random) -> Subgraph | None:
     """Observe a random part of a disease's features that still determines it, then walk on to the answer.
 
-    Two to four symptoms are observed, and sometimes another finding; three features at least. What is asked for is no finding.
+    Two to four symptoms are observed, and sometimes another finding; three features at least. What is asked for is no
+    finding.
     """
     symptoms = sorted(graph.step(disease, "symptom"))
     if len(symptoms) < 3:
@@ -202,7 +206,9 @@ def sample_presentation(graph: Graph, meta: MetaPath, disease: int, rng: random.
     return Subgraph([entity for _, entity in features], path, graph.reach({disease}, meta.steps), seen + facts)
 
 
-def walk(graph: Graph, steps: tuple[str, ...], start: int, rng: random.Random) -> tuple[list[int], list[tuple[int, str, int]]]:
+def walk(
+    graph: Graph, steps: tuple[str, ...], start: int, rng: random.Random
+) -> tuple[list[int], list[tuple[int, str, int]]]:
     """A random walk that prefers rare entities: the entities from `start` on, and the facts between them."""
     path, facts = [start], []
     for step in steps:
@@ -215,14 +221,18 @@ def walk(graph: Graph, steps: tuple[str, ...], start: int, rng: random.Random) -
 
 
 def sample_distractors(graph: Graph, meta: MetaPath, subgraph: Subgraph, rng: random.Random, count: int) -> list[int]:
-    """Plausible but wrong answers: what the last step gives for a competitor, of the answer's type. May be fewer than asked.
+    """Plausible but wrong answers: what the last step gives for a competitor, of the answer's type. May be fewer than
+    asked.
 
-    A competitor has the type of the entity that the last step leaves (in a presentation: of the masked disease) and shares a
-    feature with it. Right answers, their classes and members, and what the question itself names are excluded.
+    A competitor has the type of the entity that the last step leaves (in a presentation: of the masked disease) and
+    shares a feature with it. Right answers, their classes and members, and what the question itself names are
+    excluded.
     """
     answer = subgraph.path[-1]
     excluded = set(subgraph.observed).union(subgraph.path, *(graph.kin(entity) for entity in subgraph.right))
-    if meta.presentation:  # diseases that share an observed symptom; where the disease itself is asked, they are the options
+    if (
+        meta.presentation
+    ):  # diseases that share an observed symptom; where the disease itself is asked, they are the options
         rivals = set().union(*(graph.step(entity, "~symptom") for entity in subgraph.observed))
         pool = graph.reach(rivals - {subgraph.path[0]}, meta.steps)
     else:
@@ -232,7 +242,7 @@ def sample_distractors(graph: Graph, meta: MetaPath, subgraph: Subgraph, rng: ra
 
 
 def competing(graph: Graph, entity: int) -> set[int]:
-    """Entities of the same type that share a symptom, a treated disease or an adverse effect, or can be confused with it."""
+    """Entities of the same type that share a symptom, a treated disease, an adverse effect, or are differentials."""
     shared: set[int] = set()
     for step in ("symptom", "~treated_by", "adverse_effect", "cause", "~cause", "differential"):
         for neighbour in graph.step(entity, step):
@@ -243,11 +253,11 @@ def competing(graph: Graph, entity: int) -> set[int]:
     return same_type or set(graph.of_type[graph.type[entity]])
 
 
-# ---------------------------------------------------------------------------------------------------------- making a question
+# ---------------------------------------------------------------------------------------------------- making a question
 
 
 def make_question(graph: Graph, meta: MetaPath, rng: random.Random, options: int) -> tuple[tuple, Question] | None:
-    """One question along a meta-path with its identity (what makes two questions the same), or None if the draw failed."""
+    """One question along a meta-path and what makes two questions the same; None if the draw failed."""
     starts, weights = graph.starts.get(meta.start, ([], []))
     if not starts:
         return None
@@ -297,8 +307,8 @@ def join_names(names: list[str]) -> str:
 def synthesize(graph: Graph, count: int, seed: int, options: int) -> list[Question]:
     """`count` different questions, spread evenly over the meta-paths; fewer if the graph does not hold so many.
 
-    Two questions are the same if they have the same meta-path and the same facts. A meta-path whose draws keep failing or
-    repeating is exhausted and leaves its share to the others.
+    Two questions are the same if they have the same meta-path and the same facts. A meta-path whose draws keep
+    failing or repeating is exhausted and leaves its share to the others.
     """
     rng = random.Random(seed)
     alive = {meta.name: meta for meta in META_PATHS}
@@ -336,11 +346,11 @@ def rare_share(graph: Graph, questions: list[Question]) -> float:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = stage_parser(__doc__)
     parser.add_argument("--run", default="runs/main", help="run directory: reads kg.sqlite, writes synth.jsonl")
-    parser.add_argument("--questions", type=int, default=100_000, help="how many; the paper's graph gives about this many")
+    parser.add_argument(
+        "--questions", type=int, default=100_000, help="how many; the paper's graph gives about this many"
+    )
     parser.add_argument("--options", type=int, default=4, help="options per question, 2 to 26; exams have four")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same questions")
     args = parser.parse_args()
@@ -362,11 +372,16 @@ def main() -> None:
     plain = synthesize(Graph(path, uniform=True), min(len(questions), 1000), args.seed, args.options)
     share, uniform_share = rare_share(graph, questions[: len(plain)]), rare_share(graph, plain)
     kinds = Counter((question.tier, question.kind) for question in questions)
-    print(f"{len(questions)} questions; answers among the rarest quarter: {share:.1%} (uniform sampling: {uniform_share:.1%})")
+    print(
+        f"{len(questions)} questions; answers in the rarest quarter: {share:.1%} (uniform sampling: {uniform_share:.1%})"
+    )
     for (tier, kind), number in sorted(kinds.items(), key=lambda item: (TIERS.index(item[0][0]), item[0][1])):
         print(f"  {tier:9}  {kind:42} {number:7}")
     Metrics(run, "synth").log(
-        len(questions), rare_share=share, rare_share_uniform=uniform_share, **{kind: n for (_, kind), n in kinds.items()}
+        len(questions),
+        rare_share=share,
+        rare_share_uniform=uniform_share,
+        **{kind: n for (_, kind), n in kinds.items()},
     )
     write_jsonl(run.output("synth.jsonl"), [question.to_json() for question in questions])
 

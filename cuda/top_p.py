@@ -1,25 +1,27 @@
 """Top-p (nucleus) sampling without sorting: a Triton kernel for GPUs and a torch path of the same semantics.
 
-The nucleus of a row is the smallest set of most likely tokens whose probability reaches p. A token belongs to it exactly
-when the probability mass *strictly above* it (of all tokens with a larger logit) is below p. That test needs one sum over
-the row and no sorted order, so a token can be drawn by rejection:
+The nucleus of a row is the smallest set of most likely tokens whose probability reaches p. A token belongs to it
+exactly when the probability mass *strictly above* it (of all tokens with a larger logit) is below p. That test needs
+one sum over the row and no sorted order, so a token can be drawn by rejection:
 
     1. one pass: the row's maximum and the normaliser of its softmax;
     2. draw a candidate from the distribution by its inverse CDF (walk over tiles, then inside one tile);
-    3. one pass: the mass strictly above the candidate. Below p: accept. Otherwise the candidate lies outside the nucleus,
-       and so does everything at or below its value: draw again among what is above it.
+    3. one pass: the mass strictly above the candidate. Below p: accept. Otherwise the candidate lies outside the
+       nucleus, and so does everything at or below its value: draw again among what is above it.
 
-It is exact. Every draw is made from a set that contains the whole nucleus, in proportion to the probabilities, and a draw
-is kept only if it lies in the nucleus. The first draw is accepted with probability >= p. Equal logits are all in or all out.
+It is exact. Every draw is made from a set that contains the whole nucleus, in proportion to the probabilities, and a
+draw is kept only if it lies in the nucleus. The first draw is accepted with probability >= p. Equal logits are all in
+or all out.
 
-Randomness is counter based: a number is a hash of (seed, step, draw), so a row's token depends on the row alone, never on
-the rest of the batch, and a restart repeats it. Both paths use the same hash.
+Randomness is counter based: a number is a hash of (seed, step, draw), so a row's token depends on the row alone,
+never on the rest of the batch, and a restart repeats it. Both paths use the same hash.
 
-Both return the sampled token and its log-probability under the *untruncated* temperature-scaled distribution: the one that
-the policy gradient needs. A row without a proper distribution (a NaN, +inf, or nothing but -inf) gets the token -1.
+Both return the sampled token and its log-probability under the *untruncated* temperature-scaled distribution: the one
+that the policy gradient needs. A row without a proper distribution (a NaN, +inf, or nothing but -inf) gets the token
+-1.
 
-This is a tool: it imports no stage. The folder has no `__init__.py`, because NVIDIA's `cuda.bindings` is a namespace package
-of the same name and a regular package called `cuda` would hide it from PyTorch.
+This is a tool: it imports no stage. The folder has no `__init__.py`, because NVIDIA's `cuda.bindings` is a namespace
+package of the same name and a regular package called `cuda` would hide it from PyTorch.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ def sample_top_p(
         top_p: in (0, 1]; 1 samples from the full distribution.
 
     Returns:
-        tokens (B,) int64, -1 for a row without a proper distribution; logprobs (B,) float32, of the untruncated distribution.
+        tokens (B,) int64, -1 for a row without a proper distribution; logprobs (B,) float32, of the untruncated
+        distribution.
 
     Raises:
         ValueError: top_p or temperature out of range.
@@ -75,7 +78,7 @@ def _greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(logprobs.isnan(), -1, tokens), logprobs
 
 
-# --------------------------------------------------------------------------------------------------- counter-based randomness
+# --------------------------------------------------------------------------------------------- counter-based randomness
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -87,13 +90,13 @@ def _mix(x: Tensor) -> Tensor:
 
 def uniform(seeds: Tensor, steps: Tensor, draw: int) -> Tensor:
     """Uniform float32 numbers in [0, 1), (B,): the hash of each row's (seed, step, draw), with 24 random bits."""
-    bits = _mix(seeds & 0xFFFFFFFF)
+    bits = _mix((seeds + GOLDEN) & 0xFFFFFFFF)  # the hash maps 0 to 0: seed 0 must not draw 0 at step 0
     bits = _mix((bits + steps * GOLDEN) & 0xFFFFFFFF)
     bits = _mix((bits + draw * DRAW_MIX) & 0xFFFFFFFF)
     return (bits >> 8).float() * 2.0**-24
 
 
-# --------------------------------------------------------------------------------------------------------------- the torch path
+# ------------------------------------------------------------------------------------------------------- the torch path
 
 
 def sample_torch(
@@ -121,7 +124,8 @@ def sample_torch(
         flat = weights.flatten(1)
         weights = torch.where(flat > flat.gather(1, candidate[:, None]), flat, 0).view_as(weights)  # strictly above
         tile_cdf = weights.sum(-1).cumsum(-1)
-        rejected = (tile_cdf[:, -1] >= top_p * total[pending]).nonzero()[:, 0]
+        above = tile_cdf[:, -1]  # nothing is above the most likely token, however small p
+        rejected = ((above > 0) & (above >= top_p * total[pending])).nonzero()[:, 0]
         pending, weights, tile_cdf = pending[rejected], weights[rejected], tile_cdf[rejected]
         draw += 1
 
@@ -131,7 +135,7 @@ def sample_torch(
 
 
 def _inverse_cdf(weights: Tensor, tile_cdf: Tensor, u: Tensor) -> Tensor:
-    """Token indices (N,) at the quantiles u (N,) of weights (N, tiles, TILE), whose tiles' cumulative sums are given."""
+    """Token indices (N,) at the quantiles u (N,) of weights (N, tiles, TILE) with the tiles' cumulative sums."""
     target = (u * tile_cdf[:, -1])[:, None]  # (N, 1)
     tile = torch.searchsorted(tile_cdf, target, right=True).clamp_(max=tile_cdf.shape[1] - 1)  # first CDF beyond target
     target = target - torch.where(tile > 0, tile_cdf.gather(1, (tile - 1).clamp(min=0)), 0)
@@ -143,7 +147,7 @@ def _inverse_cdf(weights: Tensor, tile_cdf: Tensor, u: Tensor) -> Tensor:
     return tile[:, 0] * TILE + torch.where(offset >= 0, offset, first)
 
 
-# ----------------------------------------------------------------------------------------------------------- the Triton kernel
+# ---------------------------------------------------------------------------------------------------- the Triton kernel
 
 if triton is not None:
 
@@ -158,7 +162,9 @@ if triton is not None:
     def _load_tile(row_ptr, tile, inv_temperature, vocabulary, BLOCK: tl.constexpr):
         """One tile of a row's scaled logits, in float32; places beyond the vocabulary hold -inf."""
         columns = tile * BLOCK + tl.arange(0, BLOCK)
-        return tl.load(row_ptr + columns, mask=columns < vocabulary, other=float("-inf")).to(tl.float32) * inv_temperature
+        return (
+            tl.load(row_ptr + columns, mask=columns < vocabulary, other=float("-inf")).to(tl.float32) * inv_temperature
+        )
 
     @triton.jit
     def _top_p_kernel(
@@ -191,7 +197,7 @@ if triton is not None:
         token = tl.full((), -1, tl.int64)
         logprob = float("nan")
         proper = (total > 0) & (total < float("inf"))  # false for NaN
-        bits = _mix_kernel(tl.load(seeds_ptr + row).to(tl.uint32))
+        bits = _mix_kernel(tl.load(seeds_ptr + row).to(tl.uint32) + 0x9E3779B9)
         bits = _mix_kernel(bits + tl.load(steps_ptr + row).to(tl.uint32) * 0x9E3779B9)
 
         floor = float("-inf")  # only values above the floor are drawn from
@@ -224,7 +230,7 @@ if triton is not None:
                     x = _load_tile(row_ptr, tile, inv_temperature, vocabulary, BLOCK)
                     above += tl.sum(tl.where(x > value, tl.exp(x - peak), 0.0), 0)
             logprob = value - peak - tl.log(total)
-            proper = above >= top_p * total  # rejected: go round again, above the candidate
+            proper = (above > 0) & (above >= top_p * total)  # rejected: go round again, above the candidate
             floor = value
             mass = above
             draw += 1

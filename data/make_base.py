@@ -1,14 +1,17 @@
 """The tiny recipe's base model, before pretraining: its tokenizer, its random weights, its corpus.
 
 The paper starts from Qwen2.5-7B. A laptop needs something smaller that is a base model all the same: one that knows the
-encyclopedia, but was never asked a question. This script prepares it from the knowledge graph and the encyclopedia's text;
-`sft.py` then pretrains it on the corpus. `bash run.sh base` does both and puts the result into `data/base`, which is shipped.
+encyclopedia, but was never asked a question. This script prepares it from the knowledge graph and the encyclopedia's
+text; `sft.py` then pretrains it on the corpus. `bash run.sh base` does both and puts the result into `data/base`,
+which is shipped.
 
 The corpus has three parts, mixed:
     prose      every medical page as plain text
-    facts      the graph in short sentences, a page's facts in ever new order; presentations of a disease in ever new selections
-    look-ups   four options, then "X is option B." several times: chats, of which the look-ups alone are trained on. Plain text
-               hardly teaches a small model to bind an option's text to its letter, and without it no training leaves 25%.
+    facts      the graph in short sentences, a page's facts in ever new order; presentations of a disease in ever new
+    selections
+    look-ups   four options, then "X is option B." several times: chats, of which the look-ups alone are trained on.
+               Plain text hardly teaches a small model to bind an option's text to its letter, and without it no
+               training leaves 25%.
 
 Reads kg.sqlite and prose.jsonl (kg_build.py --text). Writes init/ (a Hugging Face folder) and base.jsonl.
 
@@ -17,7 +20,6 @@ Reads kg.sqlite and prose.jsonl (kg_build.py --text). Writes init/ (a Hugging Fa
 
 from __future__ import annotations
 
-import argparse
 import random
 import sqlite3
 from collections import defaultdict
@@ -27,7 +29,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
 
-from records import LETTERS, RunDir, read_jsonl, run_stage, write_jsonl
+from records import LETTERS, RunDir, read_jsonl, run_stage, stage_parser, write_jsonl
 from reward import INSTRUCTION
 from teacher import fact_sentence, lookup_sentence, symptoms_sentence
 
@@ -112,11 +114,11 @@ def make_model(tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = stage_parser(__doc__)
     parser.add_argument("--run", default="runs/base", help="run directory with kg.sqlite and prose.jsonl")
-    parser.add_argument("--vocabulary", type=int, default=3072, help="tokens; few, so that a name is one to three of them")
+    parser.add_argument(
+        "--vocabulary", type=int, default=3072, help="tokens; few, so that a name is one to three of them"
+    )
     parser.add_argument("--hidden", type=int, default=128, help="width; heads have 32 dimensions")
     parser.add_argument("--layers", type=int, default=4, help="decoder blocks")
     parser.add_argument("--facts", type=int, default=40, help="fact texts per entity")
@@ -138,7 +140,9 @@ def main() -> None:
     write_jsonl(run.output("base.jsonl"), rows)
 
     # Names at line starts and within sentences, the contract's tags: what should become few tokens.
-    listings = [f"A. {name}\n{name} is option A. <think>{name} {INSTRUCTION}</think><answer>A</answer>" for name in names]
+    listings = [
+        f"A. {name}\n{name} is option A. <think>{name} {INSTRUCTION}</think><answer>A</answer>" for name in names
+    ]
     tokenizer = make_tokenizer(prose + fact_texts[:: max(1, args.facts // 4)] + 8 * listings, args.vocabulary)
     model = make_model(tokenizer, args.hidden, args.layers)
     model.save_pretrained(run.output("init"))

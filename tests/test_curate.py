@@ -1,12 +1,12 @@
 """Curation loses nothing, holds out without overlap, keeps what must stay, and says why it rejects."""
 
 import json
-import sys
 import time
 from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+from conftest import call_main
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -45,11 +45,7 @@ def run_curate(folder, rows, *flags, public_rows=()):
     if public_rows:
         write("public.jsonl", public_rows)
         flags += ["--public", f"medqa={folder / 'public.jsonl'}"]
-    old, sys.argv = sys.argv, ["curate.py", *flags]
-    try:
-        curate.main()
-    finally:
-        sys.argv = old
+    call_main(curate, *flags)
     names = ("train", "heldout", "review", "rejected", "left_out")
     return {name: list(read_jsonl(folder / f"{name}.jsonl")) for name in names}
 

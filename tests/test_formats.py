@@ -4,10 +4,12 @@ import csv
 import io
 import json
 import math
+import sys
+from types import SimpleNamespace
 
 import pytest
 
-from formats import BENCHMARKS, DATASETS, load_rows, read_native
+from formats import BENCHMARKS, DATASETS, load_rows, read_hub, read_native
 from records import UserError
 
 OPTIONS = {"A": "Iron deficiency", "B": "Folate deficiency", "C": "Parvovirus B19 infection", "D": "Leukemia"}
@@ -171,3 +173,22 @@ def test_a_missing_file_an_unknown_dataset_a_broken_csv(tmp_path):
     broken.write_text('Question,Options\n"never closed,A x')
     with pytest.raises(UserError, match="not a readable CSV"):
         load_rows(broken)
+
+
+def test_the_hub_gives_the_same_records(monkeypatch):
+    calls = []
+
+    def load_dataset(repo, config, split):
+        calls.append((repo, config, split))
+        if repo == "qiaojin/PubMedQA":
+            raise ConnectionError("offline\nand more")
+        return [{"id": "a", "question": "Which?", **MCQ, "cop": 3, "subject_name": "Surgery"}]
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    (question,), rejections = read_hub("medmcqa", "train")
+    assert (question.id, question.answer, question.kind) == ("medmcqa/train/a", "D", "Surgery") and not rejections
+    assert calls == [("openlifescienceai/medmcqa", None, "train")]
+    with pytest.raises(UserError, match=r"cannot load qiaojin/PubMedQA from the hub \(offline\)"):
+        read_hub("pubmedqa")
+    with pytest.raises(UserError, match="no training split"):
+        read_hub("careqa", "train")

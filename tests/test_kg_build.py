@@ -508,7 +508,7 @@ def test_retry_after_in_both_forms():
     assert kg_build.retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0 and kg_build.retry_after("soon") == 0
 
 
-# --------------------------------------------------------------------------------------------------------- the real parts
+# ------------------------------------------------------------------------------------------------------ the real parts
 
 
 @pytest.mark.skipif(not WIKI.exists(), reason="needs the recorded Wikipedia dump in ../shared")

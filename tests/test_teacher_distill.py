@@ -87,7 +87,7 @@ class Server(ThreadingHTTPServer):
         self.script, self.delay = script or {}, delay
         self.hits, self.times, self.headers_seen, self.lock = Counter(), [], [], threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     def handle_error(self, request, client_address):
         """A client that was killed is no news here."""
@@ -240,6 +240,19 @@ def test_names_and_environment_are_checked(tmp_path, monkeypatch):
     assert isinstance(make_teacher("evidence", tmp_path / "cache.jsonl"), EvidenceTeacher)
 
 
+def test_a_local_model_answers_each_request_by_its_own_settings(tiny, tmp_path):
+    teacher = make_teacher(f"local:{tiny}", tmp_path / "cache.jsonl")
+    chat, question = reward.prompt_messages(make_question()), make_question()
+    requests = [Request(chat, question, "verify", 1.0, 6, seed) for seed in range(3)]
+    requests.insert(1, Request(chat, question, "grade", 0.0, 3))
+    answers = teacher.ask(requests)
+    assert teacher.ask(requests) == answers and len(set(answers)) > 1
+    assert teacher.ask([requests[1], requests[0]]) == [answers[1], answers[0]]
+    assert teacher.calls == 10 and teacher.tokens > 0
+    with pytest.raises(UserError, match="exceed the model's context"):
+        teacher.ask([Request(chat, question, "verify", 1.0, 100_000)])
+
+
 # ------------------------------------------------------------------------------------------------------- distillation
 
 
@@ -330,7 +343,7 @@ def test_distillation_survives_kill_9(serve, tmp_path):
     partial = tmp_path / "cot.partial.jsonl"
     process = subprocess.Popen(arguments, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 60
-    while not partial.exists() and time.monotonic() < deadline:
+    while not partial.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()

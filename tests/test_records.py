@@ -1,0 +1,235 @@
+"""Records are valid or say why not; files survive a crash; metrics have each step once."""
+
+import json
+import os
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from records import (
+    LETTERS,
+    MADE_BY,
+    Metrics,
+    Question,
+    RunDir,
+    UserError,
+    append_jsonl,
+    load_questions,
+    read_jsonl,
+    run_stage,
+    write_jsonl,
+    write_text,
+)
+
+ROW = {
+    "id": "a/1",
+    "source": "a",
+    "language": "en",
+    "question": "Which?",
+    "options": {"A": "one", "B": "two"},
+    "answer": "B",
+}
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+rows_of_json = st.lists(st.dictionaries(st.text(), values, max_size=3), max_size=5)
+
+
+# ------------------------------------------------------------------------------------------------------- the question record
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"question": "  "}, "empty question"),
+        ({"question": None}, "empty question"),
+        ({"options": {"A": "one"}}, "not 2 to 26 options"),
+        ({"options": {letter: "x" for letter in [*LETTERS, "AA"]}}, "not 2 to 26 options"),
+        ({"options": ["one", "two"]}, "not 2 to 26 options"),
+        ({"options": {"A": "one", "C": "three"}, "answer": "A"}, "option letters are not A, B, C, ..."),
+        ({"options": {"B": "two", "A": "one"}}, "option letters are not A, B, C, ..."),
+        ({"options": {"A": "one", "B": " "}}, "empty option"),
+        ({"options": {"A": "one", "B": 2}}, "empty option"),
+        ({"answer": "C"}, "answer not among the options"),
+        ({"answer": "AB"}, "answer not among the options"),
+        ({"answer": ["A"]}, "answer not among the options"),
+        ({"answer": None}, "answer not among the options"),
+        ({"tier": "hard"}, "unknown tier"),
+    ],
+)
+def test_an_invalid_question_says_why(change, reason):
+    with pytest.raises(ValueError) as caught:
+        Question.from_json(ROW | change)
+    assert reason in str(caught.value) and "a/1" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["id", "source", "language", "question", "options", "answer"])
+def test_a_missing_field_is_named(name):
+    with pytest.raises(ValueError, match=f"missing field {name}"):
+        Question.from_json({key: value for key, value in ROW.items() if key != name})
+
+
+@given(
+    options=st.lists(st.text(min_size=1).filter(str.strip), min_size=2, max_size=26),
+    answer=st.integers(0, 25),
+    tier=st.sampled_from([None, "easy", "moderate", "difficult"]),
+    evidence=st.lists(st.lists(st.text() | st.integers(), max_size=3).filter(bool), max_size=2),
+)
+def test_a_record_survives_the_way_through_json(options, answer, tier, evidence):
+    question = Question(
+        "a/1", "a", "zh", "Which?", dict(zip(LETTERS, options)), LETTERS[answer % len(options)], tier, "kind", evidence
+    )
+    assert Question.from_json(json.loads(json.dumps(question.to_json()))) == question
+
+
+def test_unset_fields_are_left_out_and_unknown_ones_ignored():
+    assert Question.from_json(ROW | {"comment": "x"}).to_json() == ROW
+
+
+def test_load_questions_names_the_record_and_the_remedy(tmp_path):
+    path = tmp_path / "train.jsonl"
+    write_jsonl(path, [ROW, ROW | {"answer": "Z"}])
+    with pytest.raises(UserError, match=r"train.jsonl, record 2: .*answer not among"):
+        load_questions(path, "python curate.py")
+    write_jsonl(path, [])
+    with pytest.raises(UserError, match="no valid question; make it again with: python curate.py"):
+        load_questions(path, "python curate.py")
+
+
+# -------------------------------------------------------------------------------------------------------------- crash safety
+
+
+@settings(deadline=None, max_examples=60)
+@given(before=rows_of_json, cut=rows_of_json.filter(bool), after=rows_of_json, data=st.data())
+def test_a_line_cut_anywhere_costs_that_line_only(tmp_path_factory, before, cut, after, data):
+    """Cut the last line at any byte, also inside a character: it is dropped on reading, cut off by the next append."""
+    path = tmp_path_factory.mktemp("cut") / "x.jsonl"
+    append_jsonl(path, before)
+    size = path.stat().st_size if before else 0
+    append_jsonl(path, cut[:1])
+    os.truncate(path, data.draw(st.integers(size, path.stat().st_size - 1)))
+    assert list(read_jsonl(path)) == before
+    append_jsonl(path, after)
+    assert list(read_jsonl(path)) == before + after
+
+
+def test_a_long_half_line_is_cut_off(tmp_path):
+    """The walk back to the last newline crosses several of its blocks."""
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"b": "' + b"x" * 200_000)
+    append_jsonl(path, [{"c": 3}])
+    assert path.read_bytes() == b'{"a": 1}\n{"c": 3}\n'
+    path.write_bytes(b"y" * 200_000)  # no newline at all
+    append_jsonl(path, [{"c": 3}])
+    assert path.read_bytes() == b'{"c": 3}\n'
+
+
+def test_broken_text_is_kept(tmp_path):
+    """Half a surrogate pair, which web pages and language models do produce, comes back as it was."""
+    rows = [{"text": "\ud83d half", "é\u2028": "\x00"}]
+    append_jsonl(tmp_path / "a.jsonl", rows)
+    write_jsonl(tmp_path / "b.jsonl", rows)
+    assert list(read_jsonl(tmp_path / "a.jsonl")) == list(read_jsonl(tmp_path / "b.jsonl")) == rows
+
+
+@pytest.mark.parametrize("line", [b'{"b": 2', b"\xff", b"nonsense", b"[1]", b"3"])
+def test_a_bad_line_inside_a_file_is_named(tmp_path, line):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + line + b'\n{"c": 3}\n')
+    rows = read_jsonl(path)
+    assert next(rows) == {"a": 1}
+    with pytest.raises(UserError, match=r"x.jsonl, line 2: not"):
+        next(rows)
+
+
+def test_empty_lines_and_windows_line_ends_are_read(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"a": 1}\r\n\n  \n{"b": 2}\n')
+    assert list(read_jsonl(path)) == [{"a": 1}, {"b": 2}]
+
+
+def test_a_missing_file_names_the_command_that_makes_it(tmp_path):
+    with pytest.raises(UserError, match="x.jsonl does not exist; make it with: python make.py"):
+        list(read_jsonl(tmp_path / "x.jsonl", "python make.py"))
+
+
+def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
+    """A crash before the new text is on disk and renamed leaves the old text."""
+    path = tmp_path / "x.txt"
+    write_text(path, "old")
+
+    def crash(*_):
+        raise OSError("power cut")
+
+    for function in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, function, crash)
+            with pytest.raises(OSError, match="power cut"):
+                write_text(path, "new")
+        assert path.read_text() == "old"
+    write_text(path, "new")
+    assert path.read_text() == "new" and [item.name for item in tmp_path.iterdir()] == ["x.txt"]
+
+
+# ---------------------------------------------------------------------------------------------- the run directory and metrics
+
+
+def test_a_missing_run_or_input_names_its_command(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere does not exist; start one with: python kg_build.py --run .*nowhere"):
+        RunDir(tmp_path / "nowhere")
+    run = RunDir(tmp_path / "new", create=True)
+    for name, command in MADE_BY.items():
+        with pytest.raises(UserError) as caught:
+            run.input(name)
+        assert f"make it with: {command} --run {run.path}" in str(caught.value)
+        run.output(name).touch()
+        assert run.input(name) == run.path / name
+
+
+def test_a_finished_output_is_left_alone(tmp_path, capsys):
+    run = RunDir(tmp_path)
+    assert not run.finished("sft") and capsys.readouterr().out == ""
+    run.output("sft").mkdir()
+    assert run.finished("sft") and "nothing to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error, status", [(UserError("bad --x 3"), 1), (KeyboardInterrupt(), 130)])
+def test_an_expected_end_is_one_line(monkeypatch, capsys, error, status):
+    def main():
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["/some/where/stage.py", "--x", "3"])
+    with pytest.raises(SystemExit) as caught:
+        run_stage(main)
+    assert caught.value.code == status
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("stage.py: ")
+
+
+def test_a_programming_error_is_not_hidden():
+    def main():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_stage(main)
+
+
+@given(logged=st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 9)), max_size=12), step=st.integers(0, 9))
+@settings(deadline=None, max_examples=30)
+def test_rewind_drops_this_stage_beyond_the_step_only(tmp_path_factory, logged, step):
+    run = RunDir(tmp_path_factory.mktemp("metrics"))
+    metrics = {name: Metrics(run, name) for name in "ab"}
+    for stage, number in logged:
+        metrics[stage].log(number, value=1 / 3)
+    with open(run.output("metrics.jsonl"), "a") as file:
+        file.write('{"stage": "a", "st')  # and a crash
+    metrics["a"].rewind(step)
+    metrics["a"].log(step + 1)
+    expected = [item for item in logged if item[0] == "b" or item[1] <= step] + [("a", step + 1)]
+    rows = list(read_jsonl(run.output("metrics.jsonl")))
+    assert [(row["stage"], row["step"]) for row in rows] == expected
+    assert all(row.get("value", 0.333333) == 0.333333 and row["time"] > 1e9 for row in rows)

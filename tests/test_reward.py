@@ -1,0 +1,142 @@
+"""The contract holds exactly, answers are explicit or absent, and no text makes the parser slow."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+import reward as contract
+from records import LETTERS, UserError
+from reward import format_response, parse, prompt_messages, prompt_tokens, question_text, reward
+
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+GOOD = "<think>because</think><answer>B</answer>"
+prose = st.text().filter(lambda text: not any(tag in text for tag in TAGS))
+# Texts made of the contract's own pieces: every kind of near miss.
+pieces = st.lists(st.sampled_from([*TAGS, "A", "B", " ", "\n", "x", "the answer is B"]), max_size=9).map("".join)
+
+
+@given(prose, st.sampled_from(LETTERS))
+def test_format_and_parse_are_inverse(thinking, letter):
+    response = parse(format_response(thinking, letter))
+    assert (response.thinking, response.answer, response.well_formed) == (thinking.strip(), letter, True)
+
+
+@pytest.mark.parametrize(
+    "text, answer, well_formed",
+    [
+        (GOOD, "B", True),
+        ("  <think>\nbecause\n</think>\n\n<answer> B </answer>\n", "B", True),
+        ("<think></think><answer>B</answer>", "B", True),
+        (GOOD + ".", "B", False),  # something after
+        ("Well: " + GOOD, "B", False),  # something before
+        ("<think>because</think> so <answer>B</answer>", "B", False),  # something between
+        ("because</think><answer>B</answer>", "B", False),
+        ("<think>because<answer>B</answer>", "B", False),
+        ("<answer>B</answer>", "B", False),
+        ("<answer>B</answer><think>because</think>", "B", False),  # the order
+        ("<think>because <answer>B</answer></think>", "B", False),
+        ("<think><think>because</think><answer>B</answer>", "B", False),  # a tag twice
+        ("<think>a</think></think><answer>B</answer>", "B", False),
+        ("<think>maybe <answer>A</answer></think><answer>B</answer>", "B", False),  # the last answer counts
+        (GOOD + "<answer>C</answer>", "C", False),
+        (GOOD + "<answer>C", "B", False),  # the last *explicit* one
+        (GOOD + "<answer></answer>", None, False),
+        ("<think>because</think><answer>b</answer>", None, False),
+        ("<think>because</think><answer>B.</answer>", None, False),
+        ("<think>because</think><answer>B, C</answer>", None, False),
+        ("<think>because</think><answer>Б</answer>", None, False),  # not ASCII
+        ("<think>because</think><answer>Ａ</answer>", None, False),
+        ("<think>because</think><ANSWER>B</ANSWER>", None, False),
+        ("<think>because</think>The answer is B", None, False),  # no fuzzy fallback
+        ("</answer>B<answer>", None, False),
+        ("B", None, False),
+        ("", None, False),
+    ],
+)
+def test_the_contract(text, answer, well_formed):
+    response = parse(text)
+    assert (response.answer, response.well_formed) == (answer, well_formed)
+
+
+@given(pieces)
+def test_well_formed_is_the_contract_and_nothing_else(text):
+    """`well_formed` against a definition by splitting the text at its tags."""
+    response = parse(text)
+    before, _, rest = text.partition("<think>")
+    thinking, _, rest = rest.partition("</think>")
+    between, _, rest = rest.partition("<answer>")
+    inside, _, after = rest.partition("</answer>")
+    once = all(text.count(tag) == 1 for tag in TAGS)
+    letter = inside.strip() in tuple(LETTERS)
+    assert response.well_formed == (once and letter and not before.strip() + between.strip() + after.strip())
+    if response.well_formed:
+        assert (response.thinking, response.answer) == (thinking.strip(), inside.strip())
+
+
+@given(pieces, st.sampled_from("AB"))
+def test_the_reward_has_two_criteria(text, truth):
+    response, value = parse(text), reward(text, truth)
+    assert value.correct == (response.answer == truth) and value.well_formed == response.well_formed
+    assert value.total == pytest.approx(1.0 * value.correct + 0.1 * value.well_formed)
+
+
+def test_right_always_beats_well_formed():
+    assert reward("<answer>B</answer>", "B").total > reward(GOOD, "C").total > reward("", "C").total == 0
+    assert reward(GOOD, "B").total == 1.1
+
+
+@pytest.mark.parametrize(
+    "unit", [*TAGS, "<think></think>", "<answer>A</answer>", "<", " ", "<answer>", "x", "</answer><answer>"]
+)
+def test_a_megabyte_of_hostile_text_is_parsed_at_once(unit):
+    text = unit * (1_000_000 // len(unit))
+    began = time.process_time()
+    for hostile in (
+        text,
+        "<think>" + text,
+        text + "<answer>A</answer>",
+        "<think>" + text + "</think><answer>A</answer>",
+    ):
+        parse(hostile)
+    assert time.process_time() - began < 1.0
+
+
+# --------------------------------------------------------------------------------------------------------------- the prompt
+
+
+def test_the_prompt_shows_every_option(questions):
+    text = question_text(questions[0])
+    assert text.splitlines()[1:] == [f"{letter}. {option}" for letter, option in questions[0].options.items()]
+    system, user = prompt_messages(questions[0])
+    assert system == {"role": "system", "content": contract.INSTRUCTION} and user["content"] == text
+    assert all(tag in contract.INSTRUCTION for tag in TAGS)
+
+
+def test_prompt_tokens_end_where_the_assistant_begins(tiny, questions):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    text = tokenizer.decode(prompt_tokens(tokenizer, prompt_messages(questions[0])))
+    assert text.startswith("<|im_start|>system\n") and text.endswith("<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_prompt_tokens_of_the_real_qwen_tokenizer(shared_data, questions):
+    tokenizer = AutoTokenizer.from_pretrained(shared_data / "tokenizer" / "qwen2.5")
+    tokens = prompt_tokens(tokenizer, prompt_messages(questions[0]))
+    assert tokens == tokenizer.apply_chat_template(
+        prompt_messages(questions[0]), tokenize=True, add_generation_prompt=True, return_dict=False
+    )
+    assert tokenizer.decode(tokens[-3:]) == "<|im_start|>assistant\n"
+    assert parse(tokenizer.decode(tokenizer(GOOD)["input_ids"])) == parse(GOOD)  # the tags survive tokenisation
+
+
+def test_a_template_that_cannot_ask_is_refused(tiny):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    messages = [{"role": "user", "content": "x"}]
+    tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    with pytest.raises(UserError, match="ignores add_generation_prompt"):
+        prompt_tokens(tokenizer, messages)
+    tokenizer.chat_template = None
+    with pytest.raises(UserError, match="no chat template"):
+        prompt_tokens(tokenizer, messages)
