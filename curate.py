@@ -43,6 +43,7 @@ from teacher import Request, Teacher, add_teacher_arguments, teacher_of
 
 TRIALS = 5  # section 3.1: "fails to be correctly answered ... across five independent trials"
 BATCH = 256  # questions per call of the teacher
+MOST_TOGETHER = 20  # training questions that one held-out question may cost, because they contain its path
 
 RUBRIC = """Grade the difficulty of a medical multiple-choice question by the cognitive and domain expertise it demands.
 easy: basic medical knowledge commonly known among practitioners.
@@ -269,11 +270,14 @@ def tier_by_rule(question: Question, rare: set[str]) -> str:
 # ----------------------------------------------------------------------------------------------- holding out and mixing
 
 
-def hold_out(questions: Sequence[Question], number: int, seed: int) -> tuple[list[Question], list[Question]]:
-    """Split off `number` synthetic questions, none of whose paths is contained in the path of a question that stays.
+def hold_out(
+    questions: Sequence[Question], number: int, seed: int
+) -> tuple[list[Question], list[Question], list[Question]]:
+    """Draw `number` synthetic questions to test on, as many of each kind (meta-path) as of the others where there are.
 
-    With a drawn question go all whose paths contain its path, so nothing has to be thrown away. The draw keeps the
-    kinds (meta-paths) near their share. Raises UserError if so many cannot be had.
+    No held-out path may be contained in the path of a training question, or the test would ask what was trained on. So all
+    questions that contain a drawn one's path leave training too; they are held out if they are drawn themselves, else left
+    out. Returns (kept, held out, left out). Raises UserError if so many cannot be had.
     """
     paths = {index: path_of(question) for index, question in enumerate(questions) if question.evidence}
     users: dict[tuple[str, str, str], set[int]] = defaultdict(set)  # fact -> the questions whose paths contain it
@@ -283,23 +287,27 @@ def hold_out(questions: Sequence[Question], number: int, seed: int) -> tuple[lis
     candidates: dict[str, list[int]] = defaultdict(list)
     for index in random.Random(seed).sample(sorted(paths), len(paths)):
         candidates[questions[index].kind or ""].append(index)
-    share = {kind: len(indices) / len(paths) for kind, indices in candidates.items()}
 
     held: set[int] = set()
+    gone: set[int] = set()  # all that may not be trained on
     drawn: Counter[str] = Counter()
-    while len(held) < number and any(candidates.values()):
-        kind = min((kind for kind in candidates if candidates[kind]), key=lambda kind: drawn[kind] / share[kind])
+    while len(held) < number and candidates:
+        kind = min(candidates, key=lambda kind: drawn[kind])
         index = candidates[kind].pop()
-        together = set.intersection(*(users[fact] for fact in paths[index])) - held
-        # A fact that many questions use stays in training: holding it out would hold out little else.
-        if index not in held and len(together) <= min(number - len(held), max(1, number // 20)):
-            held |= together
-            drawn.update(questions[i].kind or "" for i in together)
+        together = set.intersection(*(users[fact] for fact in paths[index]))
+        # A fact that many questions use stays in training: holding it out would cost too many of them.
+        if len(together - gone) <= MOST_TOGETHER:
+            held.add(index)
+            gone |= together
+            drawn[kind] += 1
+        if not candidates[kind]:
+            del candidates[kind]
     if len(held) < number:
         raise UserError(
             f"only {len(held)} of {len(paths)} synthetic questions can be held out; lower --heldout {number}"
         )
-    return [q for i, q in enumerate(questions) if i not in held], [questions[i] for i in sorted(held)]
+    kept = [question for index, question in enumerate(questions) if index not in gone]
+    return kept, [questions[index] for index in sorted(held)], [questions[index] for index in sorted(gone - held)]
 
 
 def mix(questions: Sequence[Question], fraction: float, seed: int) -> tuple[list[Question], list[Question]]:
@@ -408,8 +416,9 @@ def main() -> None:
     if teacher:
         questions = verify_labels(questions, teacher, args.seed, ledger)
     questions = grade(questions, teacher, args.seed)
-    questions, ledger.heldout = hold_out(questions, args.heldout, args.seed)
-    ledger.train, ledger.left_out = mix(questions, args.synthetic_fraction, args.seed)
+    questions, ledger.heldout, overlapping = hold_out(questions, args.heldout, args.seed)
+    ledger.train, surplus = mix(questions, args.synthetic_fraction, args.seed)
+    ledger.left_out = overlapping + surplus
     if not ledger.train:
         raise UserError(f"no question is left for training out of {sum(ledger.read.values())}; see the inputs' format")
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -44,7 +45,7 @@ def load_policy(
             path, dtype=dtype, use_safetensors=True, attn_implementation="sdpa"
         )
         tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"cannot load the model {path}: {str(error).strip().splitlines()[0]}") from error
     if len(tokenizer) > model.config.vocab_size:
         raise UserError(f"{path}: the tokenizer has {len(tokenizer)} tokens, the model only {model.config.vocab_size}")
@@ -99,7 +100,7 @@ class Policy(nn.Module):
         )
 
 
-def shared_prompt_layout(segments: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def shared_prompt_layout(segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """How rows of a prompt (segment 0) and its responses (1, 2, ...) behave as if each response stood behind the
     prompt alone.
 
@@ -116,7 +117,7 @@ def shared_prompt_layout(segments: Tensor) -> tuple[Tensor, Tensor, dict[str, Te
     before = torch.where(begins, prompt - 1, index - 1)
     seen = (segments[:, None, :] == segments[:, :, None]) | (segments[:, None, :] == 0)  # (B, T, T)
     causal = index[:, None, :] <= index[:, :, None]
-    return before, positions, {"full_attention": (seen & causal)[:, None]}
+    return before, positions, (seen & causal)[:, None]
 
 
 def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:

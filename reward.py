@@ -108,4 +108,4 @@ def reward(text: str, answer: str) -> Reward:
 
 def format_response(thinking: str, answer: str) -> str:
     """A response that keeps the contract; `parse` of it gives both parts back."""
-    return f"<think>{thinking.strip()}</think><answer>{answer}</answer>"
+    return f"<think> {thinking.strip()} </think><answer>{answer}</answer>"

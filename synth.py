@@ -369,6 +369,7 @@ def main() -> None:
     questions = synthesize(graph, args.questions, args.seed, args.options)
     if not questions:
         raise UserError(f"{path} is too small to ask about: no meta-path has a question with {args.options} options")
+    write_jsonl(run.output("synth.jsonl"), [question.to_json() for question in questions])
     plain = synthesize(Graph(path, uniform=True), min(len(questions), 1000), args.seed, args.options)
     share, uniform_share = rare_share(graph, questions[: len(plain)]), rare_share(graph, plain)
     kinds = Counter((question.tier, question.kind) for question in questions)
@@ -383,7 +384,6 @@ def main() -> None:
         rare_share_uniform=uniform_share,
         **{kind: n for (_, kind), n in kinds.items()},
     )
-    write_jsonl(run.output("synth.jsonl"), [question.to_json() for question in questions])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ The corpus has three parts, mixed:
                Plain text hardly teaches a small model to bind an option's text to its letter, and without it no
                training leaves 25%.
 
-Reads kg.sqlite and prose.jsonl (kg_build.py --text). Writes init/ (a Hugging Face folder) and base.jsonl.
+Reads kg.sqlite, prose.jsonl (kg_build.py --text) and synth.jsonl (for the tokenizer alone). Writes init/ (a Hugging Face
+folder), lookups.jsonl (to begin with: letters are bound before facts are learned, or much later) and base.jsonl.
 
     python -m data.make_base --run runs/base
 """
@@ -26,11 +27,11 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
 
 from records import LETTERS, RunDir, read_jsonl, run_stage, stage_parser, write_jsonl
-from reward import INSTRUCTION
+from reward import INSTRUCTION, format_response
 from teacher import fact_sentence, lookup_sentence, symptoms_sentence
 
 END, START_TURN, END_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -64,30 +65,36 @@ def facts_text(name: str, facts: list[tuple[str, str, str]], rng: random.Random,
             sentences.append(symptoms_sentence(name, rng.sample(symptoms, rng.randint(1, min(4, len(symptoms))))))
         else:
             sentences.append(fact_sentence(subject, relation, object_))
-    return " ".join(sentences)
+    return " " + " ".join(sentences)
 
 
-def lookups_chat(names: list[str], rng: random.Random, options: int = 4, lookups: int = 6) -> dict:
-    """A chat that lists options and looks several of them up."""
+def lookups_chat(names: list[str], rng: random.Random, options: int = 4) -> dict:
+    """A chat that lists options and looks each of them up, in another order."""
     shown = rng.sample(names, options)
     listing = "\n".join(f"{letter}. {name}" for letter, name in zip(LETTERS, shown))
-    asked = [rng.randrange(options) for _ in range(lookups)]
-    answer = " ".join(lookup_sentence(shown[index], LETTERS[index]) for index in asked)
+    order = rng.sample(range(options), options)
+    answer = " " + " ".join(lookup_sentence(shown[index], LETTERS[index]) for index in order)
     return {"messages": [{"role": "user", "content": listing}, {"role": "assistant", "content": answer}]}
 
 
-def make_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with ChatML's special tokens and chat template."""
+def make_tokenizer(texts: list[str], names: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with ChatML's special tokens and chat template; each name, with the space before it, is a
+    token of its own.
+
+    A large model finds an option's letter however many tokens the option has. A small one learns it from a fixed distance:
+    the letter stands two tokens before the name, and "option" two behind it.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
+        vocab_size=vocabulary - len(names),
         special_tokens=[END, START_TURN, END_TURN],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(f" {name}", normalized=False) for name in names])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=END_TURN, pad_token=END, chat_template=CHAT_TEMPLATE
     )
@@ -100,9 +107,10 @@ def make_model(tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int) -> 
         hidden_size=hidden,
         intermediate_size=4 * hidden,
         num_hidden_layers=layers,
-        num_attention_heads=hidden // 32,
-        num_key_value_heads=hidden // 32,
+        num_attention_heads=hidden // 16,
+        num_key_value_heads=hidden // 16,
         max_position_embeddings=512,
+        initializer_range=hidden**-0.5,  # the usual 0.02 suits widths of thousands; here attention would start out flat
         tie_word_embeddings=True,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -117,13 +125,13 @@ def main() -> None:
     parser = stage_parser(__doc__)
     parser.add_argument("--run", default="runs/base", help="run directory with kg.sqlite and prose.jsonl")
     parser.add_argument(
-        "--vocabulary", type=int, default=3072, help="tokens; few, so that a name is one to three of them"
+        "--vocabulary", type=int, default=3072, help="tokens, names included"
     )
-    parser.add_argument("--hidden", type=int, default=128, help="width; heads have 32 dimensions")
+    parser.add_argument("--hidden", type=int, default=128, help="width; heads have 16 dimensions, for many of them")
     parser.add_argument("--layers", type=int, default=4, help="decoder blocks")
     parser.add_argument("--facts", type=int, default=40, help="fact texts per entity")
     parser.add_argument("--prose", type=int, default=4, help="copies of each page")
-    parser.add_argument("--lookups", type=int, default=40_000, help="chats of look-ups")
+    parser.add_argument("--lookups", type=int, default=40_000, help="chats of look-ups, in either file")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -134,21 +142,20 @@ def main() -> None:
     prose = [row["text"] for row in read_jsonl(run.output("prose.jsonl"), "python kg_build.py --text prose.jsonl")]
     fact_texts = [facts_text(name, facts[name], rng) for name in sorted(facts) for _ in range(args.facts)]
     names = sorted(facts)
-    rows = [{"text": text} for text in prose * args.prose + fact_texts]
-    rows += [lookups_chat(names, rng) for _ in range(args.lookups)]
+    lookups = [lookups_chat(names, rng) for _ in range(2 * args.lookups)]
+    rows = [{"text": text} for text in prose * args.prose + fact_texts] + lookups[args.lookups :]
     rng.shuffle(rows)
+    write_jsonl(run.output("lookups.jsonl"), lookups[: args.lookups])
     write_jsonl(run.output("base.jsonl"), rows)
 
-    # Names at line starts and within sentences, the contract's tags: what should become few tokens.
-    listings = [
-        f"A. {name}\n{name} is option A. <think>{name} {INSTRUCTION}</think><answer>A</answer>" for name in names
-    ]
-    tokenizer = make_tokenizer(prose + fact_texts[:: max(1, args.facts // 4)] + 8 * listings, args.vocabulary)
+    # The words of questions and of the response contract should become whole tokens too.
+    wordings = [row["question"] for row in read_jsonl(run.input("synth.jsonl"), run.made_by("synth.jsonl"))]
+    contract = [f"{INSTRUCTION} {format_response('', 'A')}"] * len(prose)
+    tokenizer = make_tokenizer(prose + fact_texts + wordings + contract, names, args.vocabulary)
     model = make_model(tokenizer, args.hidden, args.layers)
     model.save_pretrained(run.output("init"))
     tokenizer.save_pretrained(run.output("init"))
-    tokens = sum(len(tokenizer(name)["input_ids"]) for name in names) / len(names)
-    print(f"{len(rows)} rows, {len(tokenizer)} tokens ({tokens:.1f} a name), {model.num_parameters():,} parameters")
+    print(f"{len(rows)} rows, {len(tokenizer)} tokens, {model.num_parameters():,} parameters")
 
 
 if __name__ == "__main__":

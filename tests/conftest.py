@@ -67,7 +67,7 @@ def tiny(tmp_path_factory, chats):
 
     folder = tmp_path_factory.mktemp("tiny")
     texts = [message["content"] for row in chats for message in row["messages"]]
-    tokenizer = make_tokenizer(texts, 420)
+    tokenizer = make_tokenizer(texts, [], 420)
     torch.manual_seed(0)
     make_model(tokenizer, hidden=64, layers=2).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -97,7 +97,7 @@ def call_main(module, *flags):
         sys.argv = argv
 
 
-def python(*arguments, timeout=120, **environment):
+def python(*arguments, timeout=300, **environment):
     """A Python process in the project's folder; its output as text."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],

@@ -39,7 +39,7 @@ values = st.recursive(
 rows_of_json = st.lists(st.dictionaries(st.text(), values, max_size=3), max_size=5)
 
 
-# ------------------------------------------------------------------------------------------------------- the question record
+# -------------------------------------------------------------------------------------------------- the question record
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_load_questions_names_the_record_and_the_remedy(tmp_path):
         load_questions(path, "python curate.py")
 
 
-# -------------------------------------------------------------------------------------------------------------- crash safety
+# --------------------------------------------------------------------------------------------------------- crash safety
 
 
 @settings(deadline=None, max_examples=60)
@@ -175,7 +175,7 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
     assert path.read_text() == "new" and [item.name for item in tmp_path.iterdir()] == ["x.txt"]
 
 
-# ---------------------------------------------------------------------------------------------- the run directory and metrics
+# ---------------------------------------------------------------------------------------- the run directory and metrics
 
 
 def test_a_missing_run_or_input_names_its_command(tmp_path):

@@ -14,8 +14,11 @@ from reward import format_response, parse, prompt_messages, prompt_tokens, quest
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 GOOD = "<think>because</think><answer>B</answer>"
 prose = st.text().filter(lambda text: not any(tag in text for tag in TAGS))
-# Texts made of the contract's own pieces: every kind of near miss.
-pieces = st.lists(st.sampled_from([*TAGS, "A", "B", " ", "\n", "x", "the answer is B"]), max_size=9).map("".join)
+# The contract with a little of everything slipped into its gaps: every kind of near miss, and often a hit.
+gap = st.sampled_from(["", "", "", " ", "\n", "A", "x", *TAGS])
+pieces = st.tuples(gap, *(st.sampled_from([tag, tag, tag, ""]) for tag in TAGS), gap, gap, gap, gap).map(
+    lambda p: "".join([p[0], p[1], p[5], p[2], p[6], p[3], p[7] or "B", p[4], p[8]])
+)
 
 
 @given(prose, st.sampled_from(LETTERS))
@@ -104,7 +107,7 @@ def test_a_megabyte_of_hostile_text_is_parsed_at_once(unit):
     assert time.process_time() - began < 1.0
 
 
-# --------------------------------------------------------------------------------------------------------------- the prompt
+# ----------------------------------------------------------------------------------------------------------- the prompt
 
 
 def test_the_prompt_shows_every_option(questions):

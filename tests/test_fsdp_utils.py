@@ -1,0 +1,196 @@
+"""Two processes train what one process trains; checkpoints and saved models are whole, whoever reads them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import PROJECT, call_main, metrics_of, weights
+from test_grpo import SMALL, make_run
+from test_policy import EXAMPLES
+from test_rollout import make
+from torch.distributed.checkpoint.api import CheckpointException
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from two_processes import CPU, PROMPTS, one_step, training
+
+import fsdp_utils
+import grpo
+import sft
+from policy import Policy, load_policy
+from records import write_jsonl
+from rollout import Sampler
+
+WEIGHTS = [0.5, -2.0, 1.0, 0.25, -1.0]
+SFT = "--steps 3 --batch-size 5 --lr 1e-3 --validation 0.15 --validate-every 2 --save-every 2".split()
+GRPO = ["--steps", 2, "--save-every", 1, *SMALL, "--lr", 1e-4]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, tiny):
+    """One model with tied embeddings, one without (its embeddings and output layer differ)."""
+    folder = tmp_path_factory.mktemp("untied")
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    make("qwen2-untied", vocab_size=len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return {"tied": tiny, "untied": folder, "one-idle": tiny}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, models, cold_started, questions, chats):
+    """The folder that one launch of two processes leaves."""
+    folder = tmp_path_factory.mktemp("two")
+    run = prepare(folder / "run", cold_started, questions, chats)
+    stages = [
+        ("sft", ["--run", run, "--model", models["tied"], "--output", "sft2", *SFT]),
+        ("grpo", ["--run", run, "--stage", 1, *GRPO]),
+        ("grpo", ["--run", run, "--stage", 2, "--round-steps", 1, *GRPO]),
+    ]
+    case = {"folder": folder, "stages": stages, **models}
+    (folder / "case.json").write_text(json.dumps(case, default=str))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    result = subprocess.run(
+        [*launcher, "tests/two_processes.py", folder / "case.json"],
+        cwd=PROJECT,
+        env=os.environ | {"PYTHONPATH": f"{PROJECT}:{PROJECT / 'tests'}"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr[-5000:]
+    return folder
+
+
+def prepare(folder, cold_started, questions, chats):
+    run = make_run(folder, cold_started, questions)
+    write_jsonl(run / "cot.jsonl", chats)
+    return run
+
+
+def distance(found, expected):
+    """Relative distance of two sets of tensors."""
+    assert found.keys() == expected.keys()
+    difference = sum((found[name] - expected[name]).double().pow(2).sum() for name in expected)
+    return (difference / sum(value.double().pow(2).sum() for value in expected.values())).sqrt().item()
+
+
+# ------------------------------------------------------------------------------------------------- two processes as one
+
+
+@pytest.mark.parametrize("name", ["tied", "untied", "one-idle"])
+def test_two_processes_train_what_one_trains(two, models, name, tmp_path):
+    """Gradient, its norm, weights after steps; samples before and after a step; the checkpoint's way back."""
+    gradient, expected = training(models[name], tmp_path, EXAMPLES, WEIGHTS)
+    results = json.loads((two / name / "results.json").read_text())
+    assert distance(torch.load(two / name / "gradient.pt"), gradient) < 1e-5
+    assert results["norm"] == pytest.approx(expected["norm"], rel=1e-5)
+    assert results["samples_before"] == expected["samples_before"]
+    assert results["samples_after"] == expected["samples_after"]
+    assert results["extra"] == expected["extra"] == {"step": 1, "note": [1, "x"]}
+    assert results["noise_repeats"] and expected["noise_repeats"]
+    assert distance(weights(two / name / "second"), weights(tmp_path / "second")) < 1e-5
+    start = weights(models[name])
+    assert distance(weights(tmp_path / "second"), start) > 1e-3  # there was something to get wrong
+    for folder in (two / name, tmp_path):
+        assert distance(weights(folder / "again"), weights(folder / "second")) == 0
+
+
+@pytest.mark.parametrize("name", ["tied", "untied"])
+def test_a_saved_model_is_an_ordinary_folder(two, models, name):
+    folder = two / name / "second"
+    model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values()), info
+    tied = name == "tied"
+    assert ("lm_head.weight" not in weights(folder)) == tied
+    assert (model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()) == tied
+    assert (
+        AutoTokenizer.from_pretrained(folder).chat_template == AutoTokenizer.from_pretrained(models[name]).chat_template
+    )
+    assert weights(folder).keys() == weights(models[name]).keys()
+    half = weights(two / name / "half")
+    assert all(torch.equal(value.bfloat16(), half[key]) for key, value in weights(folder).items())
+    assert not list(folder.parent.glob("*.partial"))
+
+
+def test_one_process_goes_on_from_two(two, models, tmp_path):
+    """A checkpoint of two processes, read by one: weights, optimiser and the caller's data."""
+    model, tokenizer = load_policy(models["tied"])
+    policy = fsdp_utils.shard(Policy(model), CPU)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=5.0, fused=True)
+    state = fsdp_utils.TrainingState(two / "tied" / "state", policy, optimizer)
+    assert state.load() == {"step": 1, "note": [1, "x"]}
+    assert optimizer.param_groups[0]["lr"] == 1e-3
+    one_step(policy, optimizer, EXAMPLES, WEIGHTS)
+    fsdp_utils.save_hf(policy, tokenizer, tmp_path / "second")
+    assert distance(weights(tmp_path / "second"), weights(two / "tied" / "second")) < 1e-5
+
+
+def test_stages_of_two_processes_equal_those_of_one(two, models, tmp_path, cold_started, questions, chats):
+    """The command lines of the cold start and both RL stages: same weights, same metrics, each step once."""
+    run = prepare(tmp_path / "run", cold_started, questions, chats)
+    call_main(sft, "--run", run, "--model", models["tied"], "--output", "sft2", *SFT)
+    call_main(grpo, "--run", run, "--stage", 1, *GRPO)
+    call_main(grpo, "--run", run, "--stage", 2, "--round-steps", 1, *GRPO)
+    for stage, before in (("sft2", models["tied"]), ("rl1", run / "sft"), ("rl2", run / "rl1")):
+        found, expected = weights(two / "run" / stage), weights(run / stage)
+        assert distance(found, expected) < 1e-5 < distance(expected, weights(before))
+        rows = [metrics_of(folder, stage) for folder in (two / "run", run)]
+        for one, other in zip(*rows, strict=True):
+            for key in {"step", "loss", "grad_norm", "val_loss", "reward", "length", "entropy", "trained_tokens"} & {
+                *other
+            }:
+                assert one[key] == pytest.approx(other[key], rel=1e-3, abs=2e-6), key
+        assert not (two / "run" / f"{stage}.state").exists()
+    assert (two / "run" / "ledger.jsonl").read_text() == (run / "ledger.jsonl").read_text()
+
+
+# ---------------------------------------------------------------------------------------------------------- one process
+
+
+def test_gathered_sampling_is_plain_sampling(models):
+    """For a plain module `gathered` does nothing; two processes' samples are compared above."""
+    policy = Policy(load_policy(models["tied"])[0])
+    options = {"max_new_tokens": 12, "stop_ids": [1]}
+    plain = Sampler(policy.model).generate(PROMPTS, **options)
+    with fsdp_utils.gathered(policy):
+        assert Sampler(policy.model).generate(PROMPTS, **options) == plain
+
+
+def test_a_crash_while_saving_leaves_the_checkpoint_before(models, tmp_path, monkeypatch):
+    policy = Policy(load_policy(models["tied"])[0])
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3)
+    state = fsdp_utils.TrainingState(tmp_path / "state", policy, optimizer)
+    one_step(policy, optimizer, EXAMPLES, WEIGHTS)
+    state.save(1, {"at": 1})
+    kept = {name: value.clone() for name, value in policy.state_dict().items()}
+    one_step(policy, optimizer, EXAMPLES, WEIGHTS)
+    for function in ("dcp.save", "torch.save", "os.replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"fsdp_utils.{function}", lambda *_, **__: 1 / 0)
+            with pytest.raises((ZeroDivisionError, CheckpointException)):
+                state.save(2, {"at": 2})
+    assert state.load() == {"step": 1, "at": 1}
+    assert all(torch.equal(kept[name], value) for name, value in policy.state_dict().items())
+    one_step(policy, optimizer, EXAMPLES, WEIGHTS)
+    state.save(3, {"at": 3})
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-000003"]  # the older one is gone
+    state.remove()
+    assert not (tmp_path / "state").exists() and state.load() is None
+
+
+def test_a_gradient_is_clipped_to_its_norm():
+    layer = torch.nn.Linear(3, 1)
+    layer.weight.grad, layer.bias.grad = torch.full((1, 3), 2.0), torch.full((1,), 2.0)
+    assert fsdp_utils.clip_grad_norm(layer, 100.0) == pytest.approx(4.0) and layer.bias.grad.item() == 2.0
+    assert fsdp_utils.clip_grad_norm(layer, 1.0) == pytest.approx(4.0)
+    assert fsdp_utils.clip_grad_norm(layer, 100.0) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_one_process_needs_no_group():
+    assert fsdp_utils.rank() == 0 and fsdp_utils.world_size() == 1
+    assert fsdp_utils.gather_objects("x") == ["x"] and fsdp_utils.reduce_over_ranks([2.0], "sum", CPU) == [2.0]
+    fsdp_utils.barrier()
+    fsdp_utils.teardown()
+    assert fsdp_utils.inference_dtype(CPU) == torch.float32
+    assert fsdp_utils.inference_dtype(torch.device("cuda")) == torch.bfloat16

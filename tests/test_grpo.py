@@ -1,0 +1,396 @@
+"""The update is Eqs. 1 to 3 by plain autograd; curriculum and mining keep their books; a killed run goes on."""
+
+import random
+import shutil
+from argparse import Namespace
+from collections import Counter
+
+import pytest
+import torch
+from conftest import call_main, killed_after, metrics_of, python, weights
+from hypothesis import given
+from hypothesis import strategies as st
+from test_rollout import make
+from test_sft import compare_runs
+
+import grpo
+from grpo import Group, Ledger, Plateau, Setup, blended_batch, normalize_rewards_per_group, nth_batch, update_policy
+from policy import Policy
+from records import LETTERS, TIERS, Question, UserError, read_jsonl, write_jsonl
+from reward import Reward
+from rollout import Sample, Sampler
+
+CPU = torch.device("cpu")
+rewards = st.sampled_from([0.0, 0.1, 1.0, 1.1, 1 / 3])
+
+
+# ------------------------------------------------------------------------------------------------------------- Eqs. 1-3
+
+
+@given(st.integers(2, 9).flatmap(lambda k: st.lists(st.lists(rewards, min_size=k, max_size=k), min_size=1, max_size=5)))
+def test_advantages_are_rewards_minus_their_groups_mean(groups):
+    found = normalize_rewards_per_group(torch.tensor(groups, dtype=torch.float64))
+    for group, row in zip(groups, found.tolist()):
+        mean = sum(group) / len(group)
+        assert row == pytest.approx([value - mean for value in group], abs=1e-12)
+        if len(set(group)) == 1:
+            assert row == [0.0] * len(group)  # exactly, whatever the mean's rounding
+
+
+def test_equal_rewards_have_exactly_no_advantage():
+    values = torch.tensor([[0.1] * 7, [1.1] * 7], dtype=torch.float32)
+    assert (values - values.mean(1, keepdim=True)).abs().max() > 0  # rounding would pretend one
+    for with_std in (False, True):
+        assert normalize_rewards_per_group(values, with_std).abs().max() == 0
+
+
+def test_with_std_divides_by_the_groups_deviation():
+    values = torch.tensor([[0.0, 1.0, 1.0, 1.1]], dtype=torch.float64)
+    expected = (values - values.mean()) / values.std(unbiased=False)
+    torch.testing.assert_close(normalize_rewards_per_group(values, with_std=True), expected, atol=1e-5, rtol=0)
+
+
+# Two groups with an advantage, between two with none; responses of different lengths that hold the padding's token 0.
+PROMPTS = [[5, 0, 7], [8, 8], [1, 2, 3, 4, 5, 6], [9]]
+RESPONSES = [[[1, 2], [3]], [[0, 0, 4], [7]], [[10, 11, 12, 13, 14, 0], [0]], [[5], [6, 6]]]
+REWARDS = [[1.1, 1.1], [1.0, 0.1], [0.0, 1.1], [0.0, 0.0]]
+
+
+def make_setup(model, **changes):
+    args = {"with_std": False, "token_mean": False, "share_prompts": False, "micro_tokens": 1000, "max_grad_norm": 1e9}
+    return Setup(Namespace(**args | {"temperature": 1.0} | changes), Policy(model), None, None, [], CPU)
+
+
+def make_groups(model, chosen=range(4), temperature=1.0):
+    question = Question("q", "s", "en", "?", {"A": "a", "B": "b"}, "A")
+    groups = []
+    for index in chosen:
+        samples = []
+        for response in RESPONSES[index]:
+            with torch.no_grad():
+                logprobs = response_logprobs(model, PROMPTS[index], response, temperature).tolist()
+            samples.append(Sample(response, logprobs, None))
+        marks = [Reward(value, value >= 1, value in (0.1, 1.1)) for value in REWARDS[index]]
+        groups.append(Group(question, PROMPTS[index], samples, marks))
+    return groups
+
+
+def response_logprobs(model, prompt, response, temperature=1.0):
+    logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1] / temperature
+    return logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None])[:, 0]
+
+
+def plain_loss(model, with_std=False, token_mean=False, temperature=1.0):
+    """Eqs. 1 to 3 as the paper writes them: every response, one at a time."""
+    loss = 0.0
+    for prompt, responses, values in zip(PROMPTS, RESPONSES, REWARDS):
+        mean = sum(values) / len(values)
+        deviation = (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5 + 1e-6 if with_std else 1.0
+        for response, value in zip(responses, values):
+            logprobs = response_logprobs(model, prompt, response, temperature)
+            log_pi = logprobs.mean() if token_mean else logprobs.sum()
+            loss = loss - log_pi * (value - mean) / deviation / len(values)
+    return loss / len(PROMPTS)
+
+
+@pytest.mark.parametrize("share_prompts", [False, True])
+@pytest.mark.parametrize("micro_tokens", [1, 20, 1000])
+@pytest.mark.parametrize("ablation", [{}, {"with_std": True}, {"token_mean": True}, {"temperature": 0.7}])
+def test_the_update_is_the_gradient_of_eq_1(ablation, micro_tokens, share_prompts):
+    """In float64; plain gradient descent with rate 1 shows the gradient. Only groups with an advantage are computed."""
+    model = make("qwen2").double()
+    expected = plain_loss(model, **ablation)
+    expected.backward()
+    gradient = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    norm = sum(value.pow(2).sum() for value in gradient.values()).sqrt().item()
+    model.zero_grad(set_to_none=True)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+    setup = make_setup(model, micro_tokens=micro_tokens, share_prompts=share_prompts, **ablation)
+    groups = make_groups(model, temperature=ablation.get("temperature", 1.0))
+    measured = update_policy(setup, groups, 4, torch.optim.SGD(model.parameters(), lr=1.0))
+
+    scale = max(value.abs().max() for value in gradient.values()).item()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(before[name] - parameter, gradient[name], atol=1e-6 * scale, rtol=0)
+        assert parameter.grad is None
+    assert measured["loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert measured["grad_norm"] == pytest.approx(norm, rel=1e-5)
+    assert measured["trained_tokens"] == 11  # the tokens of groups 1 and 2
+    assert measured["logprob_gap"] < 1e-5 and measured["logprob_gap_p95"] < 1e-5 and measured["ratio_outside"] == 0
+
+
+def test_groups_without_advantage_change_nothing():
+    """Left out or not, as long as they are counted: the same weights, bit for bit."""
+    results = []
+    for chosen in (range(4), [1, 2]):
+        model = make("qwen2").double()
+        update_policy(make_setup(model), make_groups(model, chosen), 4, torch.optim.SGD(model.parameters(), lr=1.0))
+        results.append(model.state_dict())
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+    model = make("qwen2")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0)
+    measured = update_policy(make_setup(model), make_groups(model, [0, 3]), 2, optimizer)
+    assert measured == {"grad_norm": 0.0, "loss": 0.0}
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_the_gap_to_the_sampler_is_measured():
+    """Log-probabilities of another policy: mean and 95th percentile of the gap, ratios outside [0.9, 1.1]."""
+    model = make("qwen2")
+    groups = make_groups(model, [1, 2])
+    groups[0].samples[1].logprobs[0] += 0.2  # ratio 0.82
+    groups[1].samples[0].logprobs[0] -= 0.2  # ratio 1.22
+    groups[1].samples[0].logprobs[1] -= 0.09  # ratio 1.094
+    groups[1].samples[0].logprobs[2] += 0.11  # ratio 0.896
+    measured = update_policy(make_setup(model), groups, 2, torch.optim.SGD(model.parameters(), lr=0.0))
+    assert measured["logprob_gap"] == pytest.approx(0.6 / 11, abs=1e-5)
+    assert measured["ratio_outside"] == pytest.approx(3 / 11)
+    assert measured["logprob_gap_p95"] == pytest.approx(0.2, abs=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run():
+    model = make("qwen2")
+    groups = make_groups(model, [1])
+    model.model.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(UserError, match="not finite; the last checkpoint is good, lower --lr"):
+        update_policy(make_setup(model), groups, 1, torch.optim.SGD(model.parameters(), lr=1.0))
+
+
+def test_updates_raise_the_reward():
+    """Sample, reward, update, twelve times: a policy that is paid for even tokens learns to write them."""
+    model = make("qwen2")
+    setup, sampler = make_setup(model), Sampler(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    question = Question("q", "s", "en", "?", {"A": "a", "B": "b"}, "A")
+    means = []
+    for step in range(12):
+        groups = []
+        results = sampler.generate(
+            PROMPTS, samples=16, max_new_tokens=4, stop_ids=[], seeds=range(4 * step, 4 * step + 4)
+        )
+        for prompt, samples in zip(PROMPTS, results):
+            values = [sum(token % 2 == 0 for token in sample.tokens) / 4 for sample in samples]
+            groups.append(Group(question, prompt, samples, [Reward(value, False, False) for value in values]))
+            means.append(sum(values) / 16)
+        update_policy(setup, groups, 4, optimizer)
+    assert 0.3 < sum(means[:4]) / 4 < 0.7 and sum(means[-4:]) / 4 > 0.9
+
+
+# ------------------------------------------------------------------------------------------------------- the curriculum
+
+
+@given(st.integers(1, 12), st.integers(1, 15), st.integers(1, 12))
+def test_batches_pass_over_the_pool_epoch_by_epoch(pool, size, steps):
+    items = list(range(pool))
+    stream = [item for step in range(steps) for item in nth_batch(items, step, size, "seed")]
+    assert len(stream) == steps * size
+    for start in range(0, len(stream) - pool + 1, pool):
+        assert sorted(stream[start : start + pool]) == items
+    assert nth_batch(items, steps, size, "seed") == nth_batch(items, steps, size, "seed")
+
+
+def test_epochs_and_seeds_differ():
+    epochs = [tuple(nth_batch(list(range(20)), step, 20, seed)) for step in range(3) for seed in ("0", "1")]
+    assert len(set(epochs)) == 6
+
+
+def test_stage_1_blends_easy_and_moderate(questions):
+    seen = Counter()
+    for step in range(7):
+        batch = blended_batch(questions, step, 6, 0)
+        assert Counter(question.tier for question in batch) == {"easy": 3, "moderate": 3}
+        seen.update(question.id for question in batch)
+    assert len(seen) == 14 and set(seen.values()) == {3}  # 7 of each tier, three times over
+    assert Counter(question.tier for question in blended_batch(questions, 0, 5, 0)) == {"easy": 3, "moderate": 2}
+    moderate = [question for question in questions if question.tier != "easy"]
+    assert {question.tier for question in blended_batch(moderate, 0, 6, 0)} == {"moderate"}
+    with pytest.raises(UserError, match="neither Easy nor Moderate"):
+        blended_batch([question for question in questions if question.tier == "difficult"], 0, 6, 0)
+
+
+def test_the_plateau_needs_sparse_rewards_that_do_not_rise():
+    def steps_until(rewards_and_sparsity):
+        plateau = Plateau(window=4, sparsity=0.5, slope=0.01)
+        for number, item in enumerate(rewards_and_sparsity, 1):
+            reason = plateau.reached(*item)
+            if reason:
+                assert "zero advantage" in reason and "rose by" in reason
+                return number
+
+    assert steps_until([(0.8, 0.9)] * 9) == 4  # not before the window is full
+    assert steps_until([(0.1 * step, 0.9) for step in range(9)]) is None  # still rising
+    assert steps_until([(0.8, 0.4)] * 9) is None  # flat, but not sparse
+    assert steps_until([(0.1 * min(step, 5), 0.9) for step in range(20)]) == 9  # a window after it stopped rising
+    assert steps_until([(0.8, 0.0)] * 5 + [(0.8, 1.0)] * 5) == 7  # half of the window is sparse
+    assert steps_until([(0.8 - 0.1 * step, 0.6) for step in range(6)]) == 4  # falling is no rising
+
+
+# ----------------------------------------------------------------------------------------------------------- the mining
+
+outcomes = st.lists(
+    st.tuples(st.sampled_from([f"test/{n}" for n in range(21)]), st.integers(1, 8), st.integers(0, 8)).map(
+        lambda item: (item[0], item[1], min(item[1:]))
+    ),
+    max_size=40,
+)
+
+
+@given(outcomes)
+def test_the_ledger_adds_up_and_survives_its_rows(questions, recorded):
+    ledger = Ledger(questions)
+    for step, outcome in enumerate(recorded):
+        ledger.record([outcome], step)
+    for question in questions:
+        mine = [(step, a, p) for step, (name, a, p) in enumerate(recorded) if name == question.id]
+        entry = ledger.entries[question.id]
+        assert (entry.attempts, entry.passes) == (sum(a for _, a, _ in mine), sum(p for _, _, p in mine))
+        assert entry.tier == question.tier and entry.last_seen == (mine[-1][0] if mine else -1)
+        if mine:
+            assert entry.recent == mine[-1][2] / mine[-1][1]
+    other = Ledger(questions[:1])
+    other.restore(ledger.rows())
+    assert other.rows() == ledger.rows()
+    assert other.mine(7, 9, random.Random(1)) == ledger.mine(7, 9, random.Random(1))
+
+
+@given(outcomes, st.integers(0, 30), st.integers(1, 20))
+def test_mining_takes_what_was_failed_and_can_be_solved(questions, recorded, count, set_aside):
+    ledger = Ledger(questions)
+    ledger.record(recorded, 0)
+    mined = ledger.mine(count, set_aside, random.Random(0))
+    assert mined == ledger.mine(count, set_aside, random.Random(0))
+    eligible = {
+        entry.id
+        for entry in ledger.entries.values()
+        if entry.recent < 1 and (entry.passes > 0 or entry.attempts < set_aside)
+    }
+    assert len(set(mined)) == len(mined) == min(count, len(eligible)) and set(mined) <= eligible
+
+
+def test_priority_is_failure_rate_times_tier(questions):
+    """Drawn one at a time: a Difficult question twice as often as an Easy one, a half failed one half as often."""
+    easy, moderate, difficult = (next(q for q in questions if q.tier == tier) for tier in TIERS)
+    half = next(q for q in questions if q.tier == "difficult" and q is not difficult)
+    ledger = Ledger([easy, moderate, difficult, half])
+    ledger.record([(easy.id, 4, 0), (moderate.id, 4, 0), (difficult.id, 4, 0), (half.id, 4, 2)], 0)
+    assert [ledger.priority(ledger.entries[q.id], 9) for q in (easy, moderate, difficult, half)] == [1.0, 1.5, 2.0, 1.0]
+    drawn = Counter(ledger.mine(1, 9, random.Random(seed))[0] for seed in range(4000))
+    for question, weight in ((easy, 1.0), (moderate, 1.5), (difficult, 2.0), (half, 1.0)):
+        assert drawn[question.id] / 4000 == pytest.approx(weight / 5.5, abs=0.03)
+    ledger.record([(easy.id, 5, 0)], 1)  # 9 attempts, never right
+    assert ledger.priority(ledger.entries[easy.id], 9) == 0.0
+    assert "   1 set aside (never right in 9 attempts)" in ledger.summary([difficult.id], 9).splitlines()[0]
+
+
+# ----------------------------------------------------------------------------------------------------------- end to end
+
+SMALL = "--questions 6 --group-size 4 --max-new-tokens 24 --lr 1e-3 --warmup-steps 2 --cache-gb 0.1".split()
+
+
+@pytest.fixture
+def run(tmp_path, cold_started, questions):
+    """A run directory with questions and a model that keeps the format and guesses."""
+    return make_run(tmp_path / "run", cold_started, questions)
+
+
+def make_run(folder, cold_started, questions):
+    folder.mkdir()
+    shutil.copytree(cold_started / "sft", folder / "sft")
+    shutil.copytree(cold_started / "sft", folder / "rl1.start")
+    write_jsonl(folder / "train.jsonl", [question.to_json() for question in questions])
+    return folder
+
+
+def test_both_stages_from_the_command_line(run):
+    result = python("grpo.py", "--stage", 1, "--run", run, "--steps", 3, *SMALL)
+    assert result.returncode == 0, result.stderr
+    call_main(grpo, "--stage", 2, "--run", run, "--steps", 3, "--round-steps", 2, *SMALL)
+    for stage, sizes in (("rl1", [4, 4, 4]), ("rl2", [4, 4, 8])):  # stage 2 samples more in every round
+        rows = metrics_of(run, stage)
+        assert [row["step"] for row in rows] == [1, 2, 3] and [row["group_size"] for row in rows] == sizes
+        assert any(row["grad_norm"] > 0 for row in rows)
+        for row in rows:
+            assert row["reward"] == pytest.approx(row["accuracy"] + 0.1 * row["format"], abs=1e-4)
+            assert 0 <= row["zero_advantage"] <= 1 and 1 <= row["length"] <= 24
+            assert row.get("logprob_gap", 0) < 1e-5 and row.get("ratio_outside", 0) == 0  # on policy
+    models = [weights(run / name) for name in ("sft", "rl1", "rl2")]
+    for before, after in zip(models, models[1:]):
+        assert before.keys() == after.keys() and any(not torch.equal(before[name], after[name]) for name in before)
+    ledger = {row["id"]: row for row in read_jsonl(run / "ledger.jsonl")}
+    assert len(ledger) == 21 and all(row["attempts"] >= 8 for row in ledger.values())  # mined twice, four attempts each
+    assert sum(row["attempts"] for row in ledger.values()) == 2 * 4 * 21 + 6 * (4 + 4 + 8)
+
+
+@pytest.mark.parametrize("stage, output", [(1, "rl1"), (2, "rl2")])
+def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, cold_started, questions, stage, output):
+    """Checkpoint at step 3 (in stage 2 amid a round, before another mining); killed after step 5 was logged."""
+    flags = ["--stage", stage, "--steps", 5, "--save-every", 3, "--round-steps", 2, *SMALL]
+    runs = [make_run(tmp_path / name, cold_started, questions) for name in ("straight", "killed")]
+    for folder in runs:
+        (folder / "rl1.start").rename(folder / ("rl1" if stage == 2 else "other"))
+    call_main(grpo, "--run", runs[0], *flags)
+    assert killed_after("grpo", 5, "--run", runs[1], *flags).returncode == -9
+    assert len(metrics_of(runs[1], output)) == 5 and not (runs[1] / output).exists()
+    call_main(grpo, "--run", runs[1], *flags)
+    compare_runs(*runs, output)
+    if stage == 2:
+        assert (runs[0] / "ledger.jsonl").read_bytes() == (runs[1] / "ledger.jsonl").read_bytes()
+
+
+def test_stage_1_ends_at_the_plateau(run, capsys):
+    flags = "--steps 9 --plateau-window 2 --plateau-sparsity 0 --plateau-slope 9".split()
+    call_main(grpo, "--stage", 1, "--run", run, *flags, *SMALL)
+    assert [row["step"] for row in metrics_of(run, "rl1")] == [1, 2] and (run / "rl1" / "model.safetensors").exists()
+    assert "stage 1 ends after step 2" in "".join(capsys.readouterr())
+
+
+def test_stage_2_ends_when_nothing_is_left_to_mine(run, tiny, capsys):
+    """Random weights never answer: every question is set aside, and the policy stays what it was."""
+    flags = ["--model", tiny, "--mine-samples", 2, "--set-aside", 2, "--steps", 3]
+    call_main(grpo, "--stage", 2, "--run", run, *SMALL, *flags)
+    assert "nothing left to mine at step 0" in "".join(capsys.readouterr())
+    before, after = weights(tiny), weights(run / "rl2")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(row["attempts"] == 2 and row["passes"] == 0 for row in read_jsonl(run / "ledger.jsonl"))
+
+
+def test_the_ablation_without_mining(run):
+    call_main(
+        grpo, "--stage", 2, "--run", run, "--model", run / "sft", "--output", "x", "--steps", 1, "--no-mining", *SMALL
+    )
+    assert [row["group_size"] for row in metrics_of(run, "x")] == [4]
+    assert (run / "x").is_dir() and not (run / "rl2").exists()
+
+
+def test_bad_input_is_one_line_and_status_1(tmp_path):
+    result = python("grpo.py", "--stage", 1, "--run", tmp_path)
+    assert result.returncode == 1 and result.stdout == ""
+    assert result.stderr == (
+        f"grpo.py: error: {tmp_path}/train.jsonl does not exist; make it with: python curate.py --run {tmp_path}\n"
+    )
+
+
+def test_bad_input_names_its_remedy(run, questions):
+    with pytest.raises(UserError, match=r"--group-size 1: a group of one has no advantage \(Eq. 2\)"):
+        call_main(grpo, "--stage", 1, "--run", run, "--group-size", 1)
+    with pytest.raises(UserError, match="rl1 does not exist; make it with: python grpo.py --stage 1"):
+        call_main(grpo, "--stage", 2, "--run", run)
+    with pytest.raises(UserError, match=r"has \d+ prompt tokens; .* exceeds the model's context of 512"):
+        call_main(grpo, "--stage", 1, "--run", run, "--max-new-tokens", 500)
+    rows = [question.to_json() for question in questions]
+    rows[3].pop("tier")
+    write_jsonl(run / "train.jsonl", rows)
+    with pytest.raises(UserError, match=r"1 questions of train.jsonl have no tier \(test/3\)"):
+        call_main(grpo, "--stage", 1, "--run", run)
+    shutil.rmtree(run / "sft")
+    write_jsonl(run / "train.jsonl", rows[:3])
+    with pytest.raises(UserError, match="sft does not exist; make it with: python sft.py"):
+        call_main(grpo, "--stage", 1, "--run", run)
+
+
+def test_every_letter_can_be_an_answer():
+    """Up to 26 options; the reward reads any of them."""
+    for letter in LETTERS:
+        assert grpo.reward(f"<think></think><answer>{letter}</answer>", letter).total == 1.1

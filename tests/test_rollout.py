@@ -1,0 +1,254 @@
+"""The sampler's own forward pass is the Hugging Face model's, token for token, whatever else is in the batch."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from rollout import Sampler
+
+VOCABULARY = 96
+COMMON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": 0,
+}
+LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+YARN = {"rope_type": "yarn", "factor": 4.0}
+CONFIGS = {
+    "qwen2": {"tie_word_embeddings": True},
+    "qwen2-untied": {"tie_word_embeddings": False},
+    "qwen3": {"head_dim": 16},
+    "llama": {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 4},
+    "llama-llama3": {"rope_parameters": LLAMA3 | {"rope_theta": 500.0, "original_max_position_embeddings": 16}},
+    "qwen2-yarn": {"rope_parameters": YARN | {"rope_theta": 500.0, "original_max_position_embeddings": 64}},
+    "llama-linear": {"rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 500.0}},
+}
+PROMPTS = [[5, 0, 7], [3], list(range(40, 70)), [9, 9, 9, 9, 0, 0], [1, 2], [80, 3, 5, 0]]
+
+
+def make(name, **changes):
+    """A random model with no weight left at a trivial value: biases and norms count."""
+    config = AutoConfig.for_model(name.split("-")[0], **COMMON | CONFIGS.get(name, {}) | changes)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            parameter.normal_(1.0 if "norm" in key else 0.0, 0.25)
+    return model
+
+
+def check_greedy(model, prompts, stops, length):
+    """Greedy tokens equal `generate`'s, prompt by prompt; returns the samples."""
+    results = Sampler(model).generate(prompts, max_new_tokens=length, stop_ids=stops, temperature=0.0)
+    for prompt, (sample,) in zip(prompts, results):
+        whole = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            do_sample=False,
+            max_new_tokens=length,
+            eos_token_id=stops or None,
+            pad_token_id=0,
+        )
+        assert sample.tokens == whole[0, len(prompt) :].tolist()
+        assert sample.stop_id == (sample.tokens[-1] if sample.tokens[-1] in stops else None)
+    return [sample for (sample,) in results]
+
+
+def check_logprobs(model, prompts, results, temperature, tolerance=1e-4):
+    for prompt, samples in zip(prompts, results):
+        for sample in samples:
+            tokens = torch.tensor([prompt + sample.tokens])
+            logs = (model(tokens).logits[0, len(prompt) - 1 : -1].float() / temperature).log_softmax(-1)
+            expected = logs.gather(1, torch.tensor(sample.tokens)[:, None])[:, 0]
+            torch.testing.assert_close(torch.tensor(sample.logprobs), expected, atol=tolerance, rtol=0)
+
+
+# ----------------------------------------------------------------------------------------------------- the forward pass
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_greedy_equals_generate(name):
+    """Without stop tokens, then with two that the model does emit."""
+    model = make(name)
+    samples = check_greedy(model, PROMPTS, [], 24)
+    assert all(sample.stop_id is None and len(sample.tokens) == 24 for sample in samples)
+    stops = [samples[0].tokens[9], samples[2].tokens[4]]
+    lengths = [len(sample.tokens) for sample in check_greedy(model, PROMPTS, stops, 24)]
+    assert min(lengths) < 24
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_logprobs_equal_a_full_forward_pass(name):
+    model = make(name)
+    results = Sampler(model).generate(
+        PROMPTS, samples=3, max_new_tokens=20, stop_ids=[4, 5], temperature=0.8, top_p=0.9
+    )
+    check_logprobs(model, PROMPTS, results, 0.8)
+
+
+@torch.no_grad()
+def test_trained_weights(shared_data):
+    """Stories260K: a trained Llama, whose peaked distributions random weights do not have."""
+    model = AutoModelForCausalLM.from_pretrained(shared_data / "stories260k").eval()
+    prompts = [[1], [1, 403], [1, 403, 407, 261, 378]]
+    check_greedy(model, prompts, [2], 48)
+    results = Sampler(model).generate(prompts, samples=2, max_new_tokens=48, stop_ids=[2])
+    check_logprobs(model, prompts, results, 1.0)
+
+
+@torch.no_grad()
+def test_bfloat16_stays_close():
+    """On a GPU the policy computes in bfloat16: same precision steps as the module's, so only rounding differs."""
+    model = make("qwen3").bfloat16()
+    results = Sampler(model).generate(PROMPTS, max_new_tokens=16, stop_ids=[])
+    check_logprobs(model, PROMPTS, results, 1.0, tolerance=0.15)
+
+
+@torch.no_grad()
+def test_the_sampler_follows_the_weights():
+    """Nothing is copied: after an optimiser step the same sampler samples from the new policy."""
+    model = make("qwen2")
+    sampler = Sampler(model)
+    before = sampler.generate(PROMPTS, max_new_tokens=12, stop_ids=[])
+    for parameter in model.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    after = sampler.generate(PROMPTS, max_new_tokens=12, stop_ids=[])
+    assert before != after
+    check_logprobs(model, PROMPTS, after, 1.0)
+
+
+# -------------------------------------------------------------------------------------------------- continuous batching
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make("qwen2")
+
+
+@pytest.fixture(scope="module")
+def reference(model):
+    """Sampled with room for all rows at once; lengths differ widely."""
+    return Sampler(model).generate(PROMPTS, samples=5, max_new_tokens=30, stop_ids=[1, 2, 3, 4], seeds=range(6))
+
+
+def test_the_reference_has_every_kind_of_end(reference):
+    samples = [sample for group in reference for sample in group]
+    assert {sample.stop_id for sample in samples} >= {None} and len({sample.stop_id for sample in samples}) > 2
+    assert len({len(sample.tokens) for sample in samples}) > 5
+    for sample in samples:
+        assert len(sample.tokens) == len(sample.logprobs)
+        assert not set(sample.tokens[:-1]) & {1, 2, 3, 4}
+        if sample.stop_id is None:
+            assert len(sample.tokens) == 30 and sample.tokens[-1] > 4
+        else:
+            assert sample.tokens[-1] == sample.stop_id
+    assert all(len({tuple(sample.tokens) for sample in group}) > 1 for group in reference)
+
+
+def same(results, reference):
+    for group, expected in zip(results, reference, strict=True):
+        assert [sample.tokens for sample in group] == [sample.tokens for sample in expected]
+        for sample, other in zip(group, expected):
+            torch.testing.assert_close(sample.logprobs, other.logprobs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 11])
+def test_the_cache_budget_changes_nothing(model, reference, rows):
+    """With less room than rows, finished rows make place for waiting ones, and the batch is compacted."""
+    row = 2 * 2 * 2 * 8 * 60 * 4  # keys and values, layers, kv heads, head_dim, longest prompt + 30, bytes
+    finished = []
+    sampler = Sampler(model, row * rows + row // 2)
+    assert sampler.cache_rows(60) == rows
+    options = {"samples": 5, "max_new_tokens": 30, "stop_ids": [1, 2, 3, 4], "seeds": range(6)}
+    same(sampler.generate(PROMPTS, **options, on_finish=finished.append), reference)
+    assert sum(finished) == 30 and all(number > 0 for number in finished)
+
+
+def test_company_and_order_change_nothing(model, reference):
+    sampler = Sampler(model)
+    options = {"samples": 5, "max_new_tokens": 30, "stop_ids": [1, 2, 3, 4]}
+    for number, prompt in enumerate(PROMPTS):
+        same(sampler.generate([prompt], **options, seeds=[number]), reference[number : number + 1])
+    same(sampler.generate(PROMPTS[::-1], **options, seeds=range(6)[::-1]), reference[::-1])
+    twice = sampler.generate([PROMPTS[0], list(PROMPTS[0]), PROMPTS[0]], **options, seeds=[0, 0, 9])
+    same(twice[:2], [reference[0]] * 2)
+    assert twice[2] != twice[0]  # another seed
+    fewer = sampler.generate(PROMPTS, **options | {"samples": 2})  # sample j is the same whatever the group's size
+    same(fewer, [group[:2] for group in reference])  # and seeds default to the prompt's index
+
+
+def test_the_default_seeds_draw_from_the_distribution(model):
+    """The very first tokens over many prompts: their mean log-probability is minus the entropy."""
+    prompt = [5, 6, 7]
+    with torch.no_grad():
+        logs = model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
+    results = Sampler(model).generate([prompt] * 2000, max_new_tokens=1, stop_ids=[])
+    sampled = torch.tensor([sample.logprobs[0] for (sample,) in results])
+    deviation = (logs.exp() * (logs - (logs.exp() * logs).sum()) ** 2).sum().sqrt() / len(sampled) ** 0.5
+    assert abs(sampled.mean() - (logs.exp() * logs).sum()) < 4 * deviation
+    assert len({tuple(sample.tokens) for (sample,) in results[:4]}) > 1
+
+
+# ----------------------------------------------------------------------------------------------------------- bad inputs
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"prompts": []}, "there is no prompt"),
+        ({"prompts": [[1], []]}, "a prompt is empty"),
+        ({"samples": 0}, r"samples \(0\)"),
+        ({"max_new_tokens": 0}, r"max_new_tokens \(0\)"),
+        (
+            {"prompts": [[1] * 250], "max_new_tokens": 7},
+            "250 tokens and a response of 7 exceed the model's context of 256",
+        ),
+        ({"stop_ids": [1, VOCABULARY]}, f"stop id {VOCABULARY} is outside the vocabulary"),
+        ({"stop_ids": [-1]}, "stop id -1 is outside"),
+        ({"temperature": -0.5}, "temperature is -0.5"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+    ],
+)
+def test_bad_input_is_refused(model, changes, message):
+    options = {"prompts": [[1]], "max_new_tokens": 4, "stop_ids": []} | changes
+    with pytest.raises(ValueError, match=message):
+        Sampler(model).generate(options.pop("prompts"), **options)
+
+
+def test_the_whole_context_can_be_used(model):
+    ((sample,),) = Sampler(model).generate([[1] * 250], max_new_tokens=6, stop_ids=[])
+    assert len(sample.tokens) == 6
+
+
+def test_a_cache_too_small_for_one_row_is_refused(model):
+    with pytest.raises(ValueError, match="one row of 11 tokens needs 2.82e.03 bytes of cache; the budget is 2e"):
+        Sampler(model, cache_bytes=2000).generate([[1]], max_new_tokens=10, stop_ids=[])
+
+
+def test_logits_that_are_not_finite_are_refused():
+    broken = make("qwen2-untied")
+    broken.lm_head.weight.data[3] = float("nan")
+    for temperature in (0.0, 1.0):
+        with pytest.raises(ValueError, match="logits are not finite"):
+            Sampler(broken).generate(PROMPTS, max_new_tokens=4, stop_ids=[], temperature=temperature)
+
+
+def test_unknown_models_are_refused_by_name():
+    gpt2 = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", n_layer=1, n_embd=8, n_head=1, vocab_size=9))
+    with pytest.raises(ValueError, match="architecture 'gpt2'"):
+        Sampler(gpt2)
+    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 500.0, "original_max_position_embeddings": 64}
+    with pytest.raises(ValueError, match="rope type 'dynamic'"):
+        Sampler(make("llama", rope_parameters=dynamic))
+    with pytest.raises(ValueError, match="sliding-window"):
+        Sampler(make("qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=1))

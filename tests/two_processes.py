@@ -1,0 +1,107 @@
+"""What `test_fsdp_utils.py` runs under `torchrun --nproc_per_node 2` and compares with one process.
+
+torchrun --nproc_per_node 2 tests/two_processes.py CASE.json
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from conftest import call_main
+from test_policy import EXAMPLES
+
+import fsdp_utils
+import grpo
+import sft
+from policy import Policy, accumulate_gradient, load_policy
+from rollout import Sampler
+
+PROMPTS = [[5, 0, 7], [3], [9, 9, 9, 9, 0, 0]]
+CPU = torch.device("cpu")
+
+
+def weighted_loss(examples, weights):
+    """A loss that treats every example differently, as advantages do."""
+
+    def loss_of(indices, logprobs, _):
+        per_token = [weights[index] for index in indices for scored in examples[index].scored if scored]
+        return (logprobs * torch.tensor(per_token)).sum()
+
+    return loss_of
+
+
+def whole(tensor):
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def one_step(policy, optimizer, examples, weights):
+    """A gradient, its norm, a step. The gradient (before clipping) by name, whole."""
+    accumulate_gradient(policy, examples, weighted_loss(examples, weights), 40, CPU)
+    gradient = {name: whole(parameter.grad).clone() for name, parameter in policy.named_parameters()}
+    norm = fsdp_utils.clip_grad_norm(policy, 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return gradient, norm
+
+
+def samples_of(policy):
+    with fsdp_utils.gathered(policy):
+        groups = Sampler(policy.model).generate(PROMPTS, samples=2, max_new_tokens=12, stop_ids=[1])
+    return [[sample.tokens for sample in group] for group in groups]
+
+
+def training(model_path, folder, examples, weights, checkpointing=False):
+    """Gradient, sampling between steps, checkpoint, one more step, and back: all that a stage asks of `fsdp_utils`."""
+    fsdp_utils.seed_everything(0)
+    model, tokenizer = load_policy(model_path)
+    policy = fsdp_utils.shard(Policy(model), CPU, checkpointing)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3, fused=True)
+    state = fsdp_utils.TrainingState(folder / "state", policy, optimizer)
+    assert state.load() is None
+    results = {"samples_before": samples_of(policy)}
+    gradient, results["norm"] = one_step(policy, optimizer, examples, weights)
+    results["samples_after"] = samples_of(policy)
+    state.save(1, {"note": [1, "x"]})
+    random_number = torch.rand(1).item()
+    one_step(policy, optimizer, examples, weights)
+    fsdp_utils.save_hf(policy, tokenizer, folder / "second")
+    fsdp_utils.save_hf(policy, tokenizer, folder / "half", torch.bfloat16)
+
+    results["extra"] = state.load()  # back to step 1, and the second step once more
+    results["noise_repeats"] = torch.rand(1).item() == random_number
+    one_step(policy, optimizer, examples, weights)
+    fsdp_utils.save_hf(policy, tokenizer, folder / "again")
+    return gradient, results
+
+
+def main():
+    case = json.loads(Path(sys.argv[1]).read_text())
+    folder = Path(case["folder"])
+    fsdp_utils.setup()
+    rank, world = fsdp_utils.rank(), fsdp_utils.world_size()
+    assert world == 2 and fsdp_utils.gather_objects({"rank": rank}) == [{"rank": 0}, {"rank": 1}]
+    assert fsdp_utils.reduce_over_ranks([1.0, rank], "sum", CPU) == [2.0, 1.0]
+    assert fsdp_utils.reduce_over_ranks([1.0, rank], "max", CPU) == [1.0, 1.0]
+
+    # Uneven on purpose: one rank has more micro-batches, and in the third case the other has none at all.
+    weights = [0.5, -2.0, 1.0, 0.25, -1.0]
+    for name, model, mine in (
+        ("tied", case["tied"], slice(rank, None, 2)),
+        ("untied", case["untied"], slice(rank, None, 2)),
+        ("one-idle", case["tied"], slice(0, None if rank == 0 else 0)),
+    ):
+        out = folder / name
+        gradient, results = training(model, out, EXAMPLES[mine], weights[mine], checkpointing=name == "untied")
+        if rank == 0:
+            torch.save(gradient, out / "gradient.pt")
+            (out / "results.json").write_text(json.dumps(results))
+        fsdp_utils.barrier()
+    for stage, flags in case["stages"]:  # each leaves the process group at its end, as on the command line
+        call_main({"sft": sft, "grpo": grpo}[stage], *flags)
+        fsdp_utils.setup()
+    fsdp_utils.teardown()
+
+
+if __name__ == "__main__":
+    main()
