@@ -275,9 +275,9 @@ def hold_out(
 ) -> tuple[list[Question], list[Question], list[Question]]:
     """Draw `number` synthetic questions to test on, as many of each kind (meta-path) as of the others where there are.
 
-    No held-out path may be contained in the path of a training question, or the test would ask what was trained on. So all
-    questions that contain a drawn one's path leave training too; they are held out if they are drawn themselves, else left
-    out. Returns (kept, held out, left out). Raises UserError if so many cannot be had.
+    No held-out path may be contained in the path of a training question, or the test would ask what was trained on.
+    So all questions that contain a drawn one's path leave training too; they are held out if they are drawn
+    themselves, else left out. Returns (kept, held out, left out). Raises UserError if so many cannot be had.
     """
     paths = {index: path_of(question) for index, question in enumerate(questions) if question.evidence}
     users: dict[tuple[str, str, str], set[int]] = defaultdict(set)  # fact -> the questions whose paths contain it

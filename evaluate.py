@@ -66,9 +66,7 @@ def load_benchmark(name: str, run: RunDir) -> tuple[str, list[Question]]:
     if label in formats.BENCHMARKS:
         questions, rejected = formats.read_native(label, file) if file else formats.read_hub(label)
         if rejected:
-            print(
-                f"{label}: {len(rejected)} items are no single-choice questions, e.g. {rejected[0][0]}: {rejected[0][1]}"
-            )
+            print(f"{label}: {len(rejected)} items are no valid questions, e.g. {rejected[0][0]}: {rejected[0][1]}")
         if not questions:
             raise UserError(
                 f"{label}: {file or 'the hub'} holds no valid question; is it the file of another benchmark?"

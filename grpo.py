@@ -292,7 +292,7 @@ class Plateau:
         sparse = sum(item[1] for item in self.history) / self.window
         if sparse >= self.sparsity and rise <= self.slope:
             return (
-                f"rewards are sparse: {sparse:.0%} of groups have zero advantage (limit {self.sparsity:.0%}), the reward "
+                f"rewards are sparse: {sparse:.0%} of groups have no advantage (limit {self.sparsity:.0%}), the reward "
                 f"rose by {rise:+.3f} within {self.window} steps (limit {self.slope})"
             )
         return None

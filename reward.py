@@ -28,7 +28,7 @@ FORMAT_WEIGHT = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A parsed response: the reasoning, the answer's letter (None without an explicit one), whether the format holds."""
+    """A parsed response: the reasoning, the answer's letter (None without one), whether the format holds."""
 
     thinking: str
     answer: str | None

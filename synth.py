@@ -373,9 +373,8 @@ def main() -> None:
     plain = synthesize(Graph(path, uniform=True), min(len(questions), 1000), args.seed, args.options)
     share, uniform_share = rare_share(graph, questions[: len(plain)]), rare_share(graph, plain)
     kinds = Counter((question.tier, question.kind) for question in questions)
-    print(
-        f"{len(questions)} questions; answers in the rarest quarter: {share:.1%} (uniform sampling: {uniform_share:.1%})"
-    )
+    print(f"{len(questions)} questions")
+    print(f"answers among the rarest quarter of entities: {share:.1%} (sampled uniformly: {uniform_share:.1%})")
     for (tier, kind), number in sorted(kinds.items(), key=lambda item: (TIERS.index(item[0][0]), item[0][1])):
         print(f"  {tier:9}  {kind:42} {number:7}")
     Metrics(run, "synth").log(

@@ -130,7 +130,7 @@ def symptoms_sentence(disease: str, symptoms: Sequence[str]) -> str:
 
 def lookup_sentence(option: str, letter: str) -> str:
     """The look-up that ends a chain of reasoning: which letter an option's text has."""
-    return f"{option} is option {letter}."
+    return f"{option} is ({letter})."
 
 
 def evidence_sentences(evidence: Iterable[Sequence[Any]]) -> list[str]:

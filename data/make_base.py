@@ -8,13 +8,13 @@ which is shipped.
 The corpus has three parts, mixed:
     prose      every medical page as plain text
     facts      the graph in short sentences, a page's facts in ever new order; presentations of a disease in ever new
-    selections
-    look-ups   four options, then "X is option B." several times: chats, of which the look-ups alone are trained on.
+               selections
+    look-ups   four options, then "X is (B)." for each: chats, of which the look-ups alone are trained on.
                Plain text hardly teaches a small model to bind an option's text to its letter, and without it no
                training leaves 25%.
 
-Reads kg.sqlite, prose.jsonl (kg_build.py --text) and synth.jsonl (for the tokenizer alone). Writes init/ (a Hugging Face
-folder), lookups.jsonl (to begin with: letters are bound before facts are learned, or much later) and base.jsonl.
+Reads kg.sqlite, prose.jsonl (kg_build.py --text) and synth.jsonl (for the tokenizer alone). Writes init/ (a Hugging
+Face folder), lookups.jsonl (to begin with: letters are bound before facts are learned, or much later) and base.jsonl.
 
     python -m data.make_base --run runs/base
 """
@@ -78,11 +78,11 @@ def lookups_chat(names: list[str], rng: random.Random, options: int = 4) -> dict
 
 
 def make_tokenizer(texts: list[str], names: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with ChatML's special tokens and chat template; each name, with the space before it, is a
-    token of its own.
+    """A byte-level BPE tokenizer with ChatML's special tokens and chat template; each name, with the space before it,
+    is a token of its own.
 
-    A large model finds an option's letter however many tokens the option has. A small one learns it from a fixed distance:
-    the letter stands two tokens before the name, and "option" two behind it.
+    A large model finds an option's letter however many tokens the option has. A small one learns it from a fixed
+    distance: the letter stands two tokens before the name, and so does the name before "(".
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -124,14 +124,14 @@ def make_model(tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int) -> 
 def main() -> None:
     parser = stage_parser(__doc__)
     parser.add_argument("--run", default="runs/base", help="run directory with kg.sqlite and prose.jsonl")
-    parser.add_argument(
-        "--vocabulary", type=int, default=3072, help="tokens, names included"
-    )
+    parser.add_argument("--vocabulary", type=int, default=3072, help="tokens, names included")
     parser.add_argument("--hidden", type=int, default=128, help="width; heads have 16 dimensions, for many of them")
     parser.add_argument("--layers", type=int, default=4, help="decoder blocks")
     parser.add_argument("--facts", type=int, default=40, help="fact texts per entity")
     parser.add_argument("--prose", type=int, default=4, help="copies of each page")
-    parser.add_argument("--lookups", type=int, default=40_000, help="chats of look-ups, in either file")
+    parser.add_argument(
+        "--lookups", type=int, default=40_000, help="chats of look-ups; a third of them in base.jsonl too"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -142,10 +142,10 @@ def main() -> None:
     prose = [row["text"] for row in read_jsonl(run.output("prose.jsonl"), "python kg_build.py --text prose.jsonl")]
     fact_texts = [facts_text(name, facts[name], rng) for name in sorted(facts) for _ in range(args.facts)]
     names = sorted(facts)
-    lookups = [lookups_chat(names, rng) for _ in range(2 * args.lookups)]
-    rows = [{"text": text} for text in prose * args.prose + fact_texts] + lookups[args.lookups :]
+    lookups = [lookups_chat(names, rng) for _ in range(args.lookups)]
+    rows = [{"text": text} for text in prose * args.prose + fact_texts] + lookups[: args.lookups // 3]
     rng.shuffle(rows)
-    write_jsonl(run.output("lookups.jsonl"), lookups[: args.lookups])
+    write_jsonl(run.output("lookups.jsonl"), lookups)
     write_jsonl(run.output("base.jsonl"), rows)
 
     # The words of questions and of the response contract should become whole tokens too.

@@ -61,8 +61,8 @@ def test_the_evidence_teacher_words_a_presentation():
     rows += [["Tuberculosis", "treated_by", "Isoniazid", 1, "..."]]
     (text,) = EvidenceTeacher().ask([Request([], make_question(evidence=rows), "reason")])
     assert text == (
-        "<think>Fever, Cough and Night sweats are symptoms of Tuberculosis. Tuberculosis is treated with Isoniazid. "
-        "Isoniazid is option B.</think><answer>B</answer>"
+        "<think> Fever, Cough and Night sweats are symptoms of Tuberculosis. Tuberculosis is treated with Isoniazid. "
+        "Isoniazid is (B). </think><answer>B</answer>"
     )
     assert evidence_sentences(rows[:1]) == ["Fever is a symptom of Tuberculosis."]
 
