@@ -178,11 +178,13 @@ def anomaly(question: Question) -> str | None:
 def filter_questions(questions: Sequence[Question], ledger: Ledger) -> list[Question]:
     """Reject anomalies and duplicates: the same id, or the same question with the same answer, met before.
 
-    Exams share generic questions ("Which of the following is true?"), so the right option belongs to the comparison.
+    Exams share generic questions ("Which of the following is true?"), so the right option belongs to the comparison. A
+    synthetic question may come again with other wrong options (it has to be read again), so there all options do.
     """
     kept, ids, seen = [], set(), set()
     for question in tqdm(questions, desc="filter", unit="question"):
-        content = (normalised(question.question), normalised(question.options[question.answer]))
+        compared = sorted(question.options.values()) if question.evidence else [question.options[question.answer]]
+        content = (normalised(question.question), *map(normalised, compared))
         reason = anomaly(question)
         if not reason and question.id in ids:
             reason = "id occurs twice"

@@ -55,8 +55,9 @@ base)
   python synth.py --run "$run" --questions 8000
   python -m data.make_base --run "$run"
   python sft.py $pretrain --model "$run/init" --data lookups.jsonl --output lookups --steps 2500 --lr 2e-3
-  python sft.py $pretrain --model "$run/lookups" --data base.jsonl --output base --steps 3000 --lr 1.5e-3
-  rm -rf data/base && cp -r "$run/base" data/base
+  python sft.py $pretrain --model "$run/lookups" --data facts.jsonl --output facts --steps 3000 --lr 1.5e-3
+  python sft.py $pretrain --model "$run/facts" --data reading.jsonl --output reading --steps 800 --lr 1e-3
+  rm -rf data/base && cp -r "$run/reading" data/base
   ;;
 *)
   echo "run.sh: unknown recipe '$recipe'; known: tiny, 7b, 32b, base" >&2

@@ -287,7 +287,7 @@ def make_question(graph: Graph, meta: MetaPath, rng: random.Random, options: int
         kind=meta.name,
         evidence=evidence,
     )
-    return (meta.name, frozenset(subgraph.facts)), question
+    return (meta.name, frozenset(subgraph.facts), frozenset(shown)), question
 
 
 def tell_features(graph: Graph, subgraph: Subgraph, rng: random.Random) -> str:
@@ -307,7 +307,8 @@ def join_names(names: list[str]) -> str:
 def synthesize(graph: Graph, count: int, seed: int, options: int) -> list[Question]:
     """`count` different questions, spread evenly over the meta-paths; fewer if the graph does not hold so many.
 
-    Two questions are the same if they have the same meta-path and the same facts. A meta-path whose draws keep
+    Two questions are the same if they have the same meta-path, facts and options: asked once more with other options, a
+    question has to be read again. A meta-path whose draws keep
     failing or repeating is exhausted and leaves its share to the others.
     """
     rng = random.Random(seed)

@@ -5,16 +5,17 @@ encyclopedia, but was never asked a question. This script prepares it from the k
 text; `sft.py` then pretrains it on the corpus. `bash run.sh base` does both and puts the result into `data/base`,
 which is shipped.
 
-The corpus has three parts, mixed:
-    prose      every medical page as plain text
-    facts      the graph in short sentences, a page's facts in ever new order; presentations of a disease in ever new
-               selections
-    look-ups   four options, then "X is (B)." for each: chats, of which the look-ups alone are trained on.
-               Plain text hardly teaches a small model to bind an option's text to its letter, and without it no
-               training leaves 25%.
+The corpus is three files, trained on one after the other, because letters are bound before facts or much later:
 
-Reads kg.sqlite, prose.jsonl (kg_build.py --text) and synth.jsonl (for the tokenizer alone). Writes init/ (a Hugging
-Face folder), lookups.jsonl (to begin with: letters are bound before facts are learned, or much later) and base.jsonl.
+    lookups.jsonl   four options, then "X is (B)." for each: chats, whose look-ups alone are trained on. Plain text
+                    hardly teaches a small model to bind an option's text to its letter, and without it nothing that
+                    follows gets beyond 25%
+    facts.jsonl     every medical page as plain text; the graph in short sentences, a page's facts in ever new order, a
+                    disease's symptoms in ever new selections; some look-ups
+    reading.jsonl   look-ups amid facts: what was bound in a bare list has to be found in a longer text too
+
+Reads kg.sqlite, prose.jsonl (kg_build.py --text) and synth.jsonl (for the tokenizer alone: the words of questions).
+Writes init/ (a Hugging Face folder) and the corpus.
 
     python -m data.make_base --run runs/base
 """
@@ -77,6 +78,20 @@ def lookups_chat(names: list[str], rng: random.Random, options: int = 4) -> dict
     return {"messages": [{"role": "user", "content": listing}, {"role": "assistant", "content": answer}]}
 
 
+def reading_chat(names: list[str], facts: dict[str, list[tuple[str, str, str]]], rng: random.Random) -> dict:
+    """A chat that looks two options up amid facts: a fact before the options, facts of an option before its look-up."""
+    shown = rng.sample(names, 4)
+    listing = "\n".join(f"{letter}. {name}" for letter, name in zip(LETTERS, shown))
+    other = rng.choice(names)
+    system = [{"role": "system", "content": INSTRUCTION}] if rng.random() < 0.5 else []
+    user = {"role": "user", "content": f"{facts_text(other, facts[other], rng, 2).strip()}\n{listing}"}
+    answer = ""
+    for index in rng.sample(range(4), 2):
+        told = facts_text(shown[index], facts[shown[index]], rng, rng.randint(1, 2))
+        answer += f"{told} {lookup_sentence(shown[index], LETTERS[index])}"
+    return {"messages": [*system, user, {"role": "assistant", "content": answer}]}
+
+
 def make_tokenizer(texts: list[str], names: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with ChatML's special tokens and chat template; each name, with the space before it,
     is a token of its own.
@@ -129,9 +144,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4, help="decoder blocks")
     parser.add_argument("--facts", type=int, default=40, help="fact texts per entity")
     parser.add_argument("--prose", type=int, default=4, help="copies of each page")
-    parser.add_argument(
-        "--lookups", type=int, default=40_000, help="chats of look-ups; a third of them in base.jsonl too"
-    )
+    parser.add_argument("--lookups", type=int, default=40_000, help="chats in lookups.jsonl and in reading.jsonl")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -146,7 +159,9 @@ def main() -> None:
     rows = [{"text": text} for text in prose * args.prose + fact_texts] + lookups[: args.lookups // 3]
     rng.shuffle(rows)
     write_jsonl(run.output("lookups.jsonl"), lookups)
-    write_jsonl(run.output("base.jsonl"), rows)
+    write_jsonl(run.output("facts.jsonl"), rows)
+    reading = [reading_chat(names, facts, rng) for _ in range(args.lookups)]
+    write_jsonl(run.output("reading.jsonl"), rng.sample(reading + rows[::5], len(reading) + len(rows[::5])))
 
     # The words of questions and of the response contract should become whole tokens too.
     wordings = [row["question"] for row in read_jsonl(run.input("synth.jsonl"), run.made_by("synth.jsonl"))]

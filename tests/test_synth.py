@@ -99,7 +99,10 @@ def encyclopedia(tmp_path_factory):
 def test_the_encyclopedia_gives_every_kind(encyclopedia):
     questions = synth.synthesize(encyclopedia, 3000, 0, 4)
     assert {question.kind for question in questions} == {meta.name for meta in synth.META_PATHS}
-    assert len({(q.kind, frozenset(tuple(row[:3]) for row in q.evidence)) for q in questions}) == len(questions) == 3000
+    facts = [
+        (q.kind, frozenset(tuple(row[:3]) for row in q.evidence), frozenset(q.options.values())) for q in questions
+    ]
+    assert len(set(facts)) == len(questions) == 3000
     assert {len(question.evidence) for question in questions} >= {1, 2, 3, 4, 5}
     assert Counter(q.answer for q in questions).most_common()[-1][1] > 3000 / 4 * 0.85, "no letter is favoured"
 
