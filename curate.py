@@ -179,12 +179,12 @@ def filter_questions(questions: Sequence[Question], ledger: Ledger) -> list[Ques
     """Reject anomalies and duplicates: the same id, or the same question with the same answer, met before.
 
     Exams share generic questions ("Which of the following is true?"), so the right option belongs to the comparison. A
-    synthetic question may come again with other wrong options (it has to be read again), so there all options do.
+    synthetic question may come again with other wrong options (it has to be read again), so there all options belong to it.
     """
     kept, ids, seen = [], set(), set()
     for question in tqdm(questions, desc="filter", unit="question"):
-        compared = sorted(question.options.values()) if question.evidence else [question.options[question.answer]]
-        content = (normalised(question.question), *map(normalised, compared))
+        others = sorted(question.options.values()) if question.evidence else []
+        content = tuple(map(normalised, (question.question, question.options[question.answer], *others)))
         reason = anomaly(question)
         if not reason and question.id in ids:
             reason = "id occurs twice"
@@ -279,7 +279,8 @@ def hold_out(
 
     No held-out path may be contained in the path of a training question, or the test would ask what was trained on.
     So all questions that contain a drawn one's path leave training too; they are held out if they are drawn
-    themselves, else left out. Returns (kept, held out, left out). Raises UserError if so many cannot be had.
+    themselves, else left out. Paths of a single fact are not drawn: without that fact, training would teach that it is
+    never the answer. Returns (kept, held out, left out). Raises UserError if so many cannot be had.
     """
     paths = {index: path_of(question) for index, question in enumerate(questions) if question.evidence}
     users: dict[tuple[str, str, str], set[int]] = defaultdict(set)  # fact -> the questions whose paths contain it
@@ -288,7 +289,8 @@ def hold_out(
             users[fact].add(index)
     candidates: dict[str, list[int]] = defaultdict(list)
     for index in random.Random(seed).sample(sorted(paths), len(paths)):
-        candidates[questions[index].kind or ""].append(index)
+        if len(paths[index]) > 1:
+            candidates[questions[index].kind or ""].append(index)
 
     held: set[int] = set()
     gone: set[int] = set()  # all that may not be trained on

@@ -89,11 +89,20 @@ def answer_questions(model_path: str | Path, questions: list[Question], out: Pat
     device = fsdp_utils.setup()
     model, tokenizer = load_policy(model_path, fsdp_utils.inference_dtype(device))
     sampler, stops = Sampler(model.to(device), args.cache_gb * 1e9), stop_tokens(model, tokenizer)
+    prompts = {question.id: prompt_tokens(tokenizer, prompt_messages(question)) for question in todo}
+    longest = max(prompts, key=lambda name: len(prompts[name]))
+    context = model.config.max_position_embeddings
+    if len(prompts[longest]) + args.max_new_tokens > context:
+        raise UserError(
+            f"question {longest} has {len(prompts[longest])} prompt tokens; with "
+            f"--max-new-tokens {args.max_new_tokens} "
+            f"that exceeds the context of {model_path}, {context}"
+        )
     progress = tqdm(total=len(todo), desc=f"{out.parent.name}: {out.stem}", unit="question", disable=rank() > 0)
     for start in range(0, len(todo), CHUNK):
         mine = todo[start : start + CHUNK][rank() :: world_size()]
         samples = sampler.generate(
-            [prompt_tokens(tokenizer, prompt_messages(question)) for question in mine],
+            [prompts[question.id] for question in mine],
             max_new_tokens=args.max_new_tokens,
             stop_ids=stops,
             temperature=args.temperature,

@@ -83,7 +83,7 @@ def cold_started(tmp_path_factory, tiny, chats):
     run = tmp_path_factory.mktemp("cold") / "run"
     run.mkdir()
     write_jsonl(run / "cot.jsonl", chats)
-    flags = "--steps 40 --batch-size 12 --lr 1e-2 --validation 0.15 --validate-every 20 --save-every 1000"
+    flags = "--steps 40 --batch-size 12 --lr 5e-3 --validation 0.15 --validate-every 20 --save-every 1000"
     call_main(sft, "--run", run, "--model", tiny, *flags.split())
     return run
 

@@ -82,11 +82,13 @@ def test_table_of_several_runs(tmp_path, capsys):
 
 
 def test_native_benchmark_file(shared_data, tmp_path, tiny):
-    native = shared_data / "native" / "mmlu_pro_health.jsonl"
-    call_main(evaluate, "--run", tmp_path, "--benchmark", f"mmlu_pro_health={native}", "--model", f"t={tiny}",
-              "--max-new-tokens", "4", "--transcripts", "0")  # fmt: skip
-    rows = list(read_jsonl(tmp_path / "eval" / "mmlu_pro_health" / "t.jsonl"))
-    assert len(rows) == sum(1 for _ in open(native)) and all(row["truth"] in "ABCDEFGHIJ" for row in rows)
+    flags = ("--run", tmp_path, "--model", f"t={tiny}", "--max-new-tokens", "4", "--transcripts", "0", "--benchmark")
+    native = shared_data / "native" / "medmcqa_raw.jsonl"
+    call_main(evaluate, *flags, f"medmcqa={native}")
+    rows = list(read_jsonl(tmp_path / "eval" / "medmcqa" / "t.jsonl"))
+    assert len(rows) == sum(1 for _ in open(native)) and all(row["truth"] in "ABCD" for row in rows)
+    with pytest.raises(UserError, match="exceeds the context"):
+        call_main(evaluate, *flags, f"mmlu_pro_health={shared_data / 'native' / 'mmlu_pro_health.jsonl'}")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ def test_nothing_in_common_is_an_error(tmp_path):
 
 
 def test_two_processes_share_the_items(run, tiny, questions):
-    shared = python("-m", "torch.distributed.run", "--nproc_per_node", "2", PROJECT / "evaluate.py", "--run", run,
+    shared = python("-m", "torch.distributed.run", "--nproc_per_node", "2", "--", PROJECT / "evaluate.py", "--run", run,
                     "--model", f"tiny={tiny}", "--max-new-tokens", "8")  # fmt: skip
     assert shared.returncode == 0, shared.stderr
     two = {row["id"]: row["response"] for row in read_jsonl(run / "eval" / "heldout" / "tiny.jsonl")}

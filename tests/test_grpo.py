@@ -325,14 +325,16 @@ def test_both_stages_from_the_command_line(run):
 
 @pytest.mark.parametrize("stage, output", [(1, "rl1"), (2, "rl2")])
 def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, cold_started, questions, stage, output):
-    """Checkpoint at step 3 (in stage 2 amid a round, before another mining); killed after step 5 was logged."""
-    flags = ["--stage", stage, "--steps", 5, "--save-every", 3, "--round-steps", 2, *SMALL]
+    """Checkpoint at step 3, killed after step 5 was logged. Stage 1 ends there at a plateau of five steps; stage 2 was
+    amid a round, before another mining."""
+    flags = ["--stage", stage, "--steps", 9 if stage == 1 else 5, "--save-every", 3, "--round-steps", 2, *SMALL]
+    flags += "--plateau-window 5 --plateau-sparsity 0 --plateau-slope 9".split()
     runs = [make_run(tmp_path / name, cold_started, questions) for name in ("straight", "killed")]
     for folder in runs:
         (folder / "rl1.start").rename(folder / ("rl1" if stage == 2 else "other"))
     call_main(grpo, "--run", runs[0], *flags)
     assert killed_after("grpo", 5, "--run", runs[1], *flags).returncode == -9
-    assert len(metrics_of(runs[1], output)) == 5 and not (runs[1] / output).exists()
+    assert len(metrics_of(runs[0], output)) == len(metrics_of(runs[1], output)) == 5 and not (runs[1] / output).exists()
     call_main(grpo, "--run", runs[1], *flags)
     compare_runs(*runs, output)
     if stage == 2:

@@ -31,7 +31,7 @@ def make_graph(path, seed, density=0.25, sizes=None):
     rng = random.Random(seed)
     sizes = sizes or {"disease": 14, "symptom": 12, "drug": 12, "drug class": 3, "test": 8, "pathogen": 6,
                       "mechanism": 4, "anatomy": 4}  # fmt: skip
-    entities = [(f"{kind} {n}", kind) for kind, count in sizes.items() for n in range(count)]
+    entities = [(f"{kind} {n:02d}", kind) for kind, count in sizes.items() for n in range(count)]
     ids = {title: number for number, (title, _) in enumerate(entities, 1)}
     facts = set()
     for subject_type, relation, object_type in RELATIONS:

@@ -314,7 +314,7 @@ def test_the_refinement_loop(tmp_path):
         *reward.prompt_messages(questions[0]),
         {
             "role": "assistant",
-            "content": "<think>Rifampicin is not there. Isoniazid treats it.</think><answer>B</answer>",
+            "content": "<think> Rifampicin is not there. Isoniazid treats it. </think><answer>B</answer>",
         },
     ]
     revision = teacher.prompts[-1]
