@@ -179,7 +179,8 @@ def filter_questions(questions: Sequence[Question], ledger: Ledger) -> list[Ques
     """Reject anomalies and duplicates: the same id, or the same question with the same answer, met before.
 
     Exams share generic questions ("Which of the following is true?"), so the right option belongs to the comparison. A
-    synthetic question may come again with other wrong options (it has to be read again), so there all options belong to it.
+    synthetic question may come again with other wrong options (it has to be read again), so there all options belong
+    to it.
     """
     kept, ids, seen = [], set(), set()
     for question in tqdm(questions, desc="filter", unit="question"):

@@ -12,21 +12,21 @@ source ./setup.sh
 export MALLOC_MMAP_THRESHOLD_=10000000000 MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_TOP_PAD_=100000000
 recipe=${1:-tiny} seed=${SEED:-0}
 run=${RUN:-runs/$recipe}
-train="torchrun --nproc_per_node ${GPUS:-8}"
+train="torchrun --nproc_per_node ${GPUS:-8} --" # without the --, torchrun takes --run for an option of its own
 ladder=("Base=base" "+CoT cold start=sft" "+RL stage 1=rl1" "+RL stage 2=rl2")
 
 case $recipe in
 tiny)
   export HF_HUB_OFFLINE=1
-  rl="--run $run --seed $seed --questions 64 --max-new-tokens 96 --lr 3e-4 --share-prompts --micro-tokens 8192 --cache-gb 0.5"
+  rl="--run $run --seed $seed --questions 64 --group-size 8 --max-new-tokens 80 --lr 2e-4 --share-prompts --micro-tokens 8192"
   python kg_build.py --run "$run" --source data/encyclopedia.xml
-  python synth.py --run "$run" --questions 8000
+  python synth.py --run "$run" --questions 12000
   python curate.py --run "$run" --heldout 500
-  python distill.py --run "$run" --teacher evidence --questions 600 --seed "$seed"
-  python sft.py --run "$run" --model data/base --seed "$seed" --epochs 3 --batch-size 32 --lr 5e-4
-  python grpo.py --stage 1 --steps 100 $rl
-  python grpo.py --stage 2 --steps 120 --round-steps 40 $rl
-  python evaluate.py --run "$run" --max-new-tokens 96 --cache-gb 0.5 --model "Base=data/base" "${ladder[@]:1}"
+  python distill.py --run "$run" --teacher evidence --questions 6000 --seed "$seed"
+  python sft.py --run "$run" --model data/base --seed "$seed" --epochs 1 --batch-size 32 --lr 1.5e-3 --micro-tokens 4096
+  python grpo.py --stage 1 --steps 70 --cache-gb 0.5 $rl
+  python grpo.py --stage 2 --steps 80 --cache-gb 0.5 --round-steps 40 --mine-samples 2 $rl
+  python evaluate.py --run "$run" --max-new-tokens 80 --cache-gb 0.5 --model "Base=data/base" "${ladder[@]:1}"
   ;;
 7b)
   python kg_build.py --run "$run" --source api --contact "${CONTACT:?your e-mail address: Wikipedia asks for it}"

@@ -64,7 +64,7 @@ records = st.builds(
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(records, max_size=25), extra=st.integers(0, 6), seed=st.integers(0, 3))
 def test_nothing_is_lost_or_doubled(tmp_path_factory, rows, extra, seed):
-    rows = [question(1000 + i, path=(i, 50 + i)) for i in range(4)] + rows
+    rows = [question(1000 + i, path=(i, 30 + i)) for i in range(4)] + rows
     publics = [public(i, answer_idx=random_letter) for i, random_letter in enumerate("ABABZA"[:extra] + "A")]
     out = run_curate(tmp_path_factory.mktemp("run"), rows, "--heldout", "1", "--seed", str(seed), public_rows=publics)
     assert sum(map(len, out.values())) == len(rows) + len(publics)
