@@ -140,7 +140,7 @@ def test_the_loss_falls(cold_started, tiny):
     assert [row["step"] for row in rows] == list(range(1, 41))
     assert rows[0]["loss"] == pytest.approx(math.log(load_policy(tiny)[0].config.vocab_size), rel=0.1)  # random weights
     assert rows[-1]["loss"] < 0.3 * rows[0]["loss"] and [row["step"] for row in rows if "val_loss" in row] == [20, 40]
-    assert rows[-1]["val_loss"] < rows[19]["val_loss"]
+    assert rows[-1]["val_loss"] < 0.3 * rows[0]["loss"]
     assert not (cold_started / "sft.state").exists()
 
 
