@@ -3,7 +3,7 @@
 #   tiny   a laptop's CPU, 15 minutes, no network after the installation (default)
 #   7b     the paper's full recipe: Qwen2.5-7B-Instruct, live Wikipedia, teacher LLM, 8 GPUs
 #   32b    the paper's recipe without cold start: Qwen3-32B
-#   base   make the tiny recipe's base model again from the encyclopedia, into data/base (half an hour)
+#   base   make the tiny recipe's base model again from the encyclopedia, into data/base (an hour)
 # Run it again and it continues where it stopped. RUN=folder SEED=0 GPUS=8 are read from the environment.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -22,9 +22,9 @@ tiny)
   python kg_build.py --run "$run" --source data/encyclopedia.xml
   python synth.py --run "$run" --questions 12000
   python curate.py --run "$run" --heldout 500
-  python distill.py --run "$run" --teacher evidence --questions 6000 --seed "$seed"
+  python distill.py --run "$run" --teacher evidence --questions 3500 --seed "$seed"
   python sft.py --run "$run" --model data/base --seed "$seed" --epochs 1 --batch-size 32 --lr 1.5e-3 --micro-tokens 4096
-  python grpo.py --stage 1 --steps 70 --cache-gb 0.5 $rl
+  python grpo.py --stage 1 --steps 90 --cache-gb 0.5 $rl
   python grpo.py --stage 2 --steps 80 --cache-gb 0.5 --round-steps 40 --mine-samples 2 $rl
   python evaluate.py --run "$run" --max-new-tokens 80 --cache-gb 0.5 --model "Base=data/base" "${ladder[@]:1}"
   ;;
@@ -56,7 +56,7 @@ base)
   python -m data.make_base --run "$run"
   python sft.py $pretrain --model "$run/init" --data lookups.jsonl --output lookups --steps 2500 --lr 2e-3
   python sft.py $pretrain --model "$run/lookups" --data facts.jsonl --output facts --steps 3000 --lr 1.5e-3
-  python sft.py $pretrain --model "$run/facts" --data reading.jsonl --output reading --steps 800 --lr 1e-3
+  python sft.py $pretrain --model "$run/facts" --data reading.jsonl --output reading --steps 1600 --lr 1e-3
   rm -rf data/base && cp -r "$run/reading" data/base
   ;;
 *)

@@ -78,6 +78,8 @@ META_PATHS = (
              ("Which is a symptom of {seen}?", "What does {seen} cause?")),
     MetaPath("disease>test", "easy", "disease", ("diagnosed_by",), TESTS,
              ("Which test is used to diagnose {seen}?", "How is {seen} confirmed?")),
+    MetaPath("disease>complication", "easy", "disease", ("complication",), ("disease", "symptom"),
+             ("Which is a complication of {seen}?", "What can {seen} lead to?")),
     MetaPath("disease>pathogen", "easy", "disease", ("cause",), ("pathogen",),
              ("Which organism causes {seen}?", "What is {seen} caused by?")),
     MetaPath("drug>adverse effect", "easy", "drug", ("adverse_effect",), ("symptom", "disease"),

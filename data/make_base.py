@@ -144,7 +144,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4, help="decoder blocks")
     parser.add_argument("--facts", type=int, default=40, help="fact texts per entity")
     parser.add_argument("--prose", type=int, default=4, help="copies of each page")
-    parser.add_argument("--lookups", type=int, default=40_000, help="chats in lookups.jsonl and in reading.jsonl")
+    parser.add_argument(
+        "--lookups", type=int, default=40_000, help="chats in lookups.jsonl; 2.5 times as many in reading.jsonl"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -160,7 +162,7 @@ def main() -> None:
     rng.shuffle(rows)
     write_jsonl(run.output("lookups.jsonl"), lookups)
     write_jsonl(run.output("facts.jsonl"), rows)
-    reading = [reading_chat(names, facts, rng) for _ in range(args.lookups)]
+    reading = [reading_chat(names, facts, rng) for _ in range(5 * args.lookups // 2)]
     write_jsonl(run.output("reading.jsonl"), rng.sample(reading + rows[::5], len(reading) + len(rows[::5])))
 
     # The words of questions and of the response contract should become whole tokens too.

@@ -103,7 +103,7 @@ def test_load_questions_names_the_record_and_the_remedy(tmp_path):
 # --------------------------------------------------------------------------------------------------------- crash safety
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(before=rows_of_json, cut=rows_of_json.filter(bool), after=rows_of_json, data=st.data())
 def test_a_line_cut_anywhere_costs_that_line_only(tmp_path_factory, before, cut, after, data):
     """Cut the last line at any byte, also inside a character: it is dropped on reading, cut off by the next append."""
@@ -219,7 +219,7 @@ def test_a_programming_error_is_not_hidden():
 
 
 @given(logged=st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 9)), max_size=12), step=st.integers(0, 9))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_rewind_drops_this_stage_beyond_the_step_only(tmp_path_factory, logged, step):
     run = RunDir(tmp_path_factory.mktemp("metrics"))
     metrics = {name: Metrics(run, name) for name in "ab"}

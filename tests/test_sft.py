@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from conftest import call_main, killed_after, metrics_of, python, weights
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -60,7 +60,6 @@ def test_templates_that_cannot_be_trained_on_are_refused(tiny):
         chat_example(CHAT, tokenizer, [tokenizer.eos_token_id])
 
 
-@settings(deadline=None)
 @given(text=st.text(), length=st.integers(2, 12))
 def test_text_is_trained_on_whole_and_ends(tokenizer, text, length):
     examples = text_examples(text, tokenizer, length)

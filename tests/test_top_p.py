@@ -112,7 +112,7 @@ def test_equal_logits_are_in_or_out_together(path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", PATHS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_a_token_without_probability_is_never_drawn(path, data):
     """Whatever the forbidden tokens are, and at both ends of the random numbers' range."""
