@@ -26,7 +26,6 @@ with a time limit, and a page that cannot be read is recorded in `page_error` wi
 
 from __future__ import annotations
 
-import argparse
 import bz2
 import email.utils
 import gzip
@@ -52,7 +51,7 @@ from mwparserfromhell.parser import ParserError
 from mwparserfromhell.wikicode import Wikicode
 from tqdm import tqdm
 
-from records import Metrics, RunDir, UserError, append_jsonl, run_stage
+from records import Metrics, RunDir, UserError, append_jsonl, run_stage, stage_parser
 
 # --------------------------------------------------------------------------------- what a page says: the relation rules
 
@@ -981,17 +980,27 @@ def write_prose(db: sqlite3.Connection, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", default="runs/main", metavar="DIR", help="run directory (default: runs/main)")
+    parser = stage_parser(__doc__)
+    parser.add_argument("--run", default="runs/main", metavar="DIR", help="run directory")
     api, cpus = "https://en.wikipedia.org/w/api.php", os.cpu_count() or 2
     add = parser.add_argument_group("where the knowledge comes from").add_argument
-    add("--source", metavar="FILE|api", help="MediaWiki XML export (.xml, .bz2, .gz) or 'api' (default: api)")
-    add("--api-url", default=api, metavar="URL", help=f"MediaWiki API (default: {api})")
+    add(
+        "--source",
+        metavar="FILE|api",
+        help="MediaWiki XML export (.xml, .bz2, .gz) or 'api' (which is also the default)",
+    )
+    add("--api-url", default=api, metavar="URL", help="MediaWiki API")
     add("--contact", metavar="MAIL", help="your address for the User-Agent; Wikipedia demands one")
     add = parser.add_argument_group("how far the agent walks").add_argument
-    add("--seeds", default=SEEDS, metavar="'A; B'", help="titles to start from (default: 16 broad medical articles)")
-    add("--target", type=int, default=100_000, metavar="N", help="stop at N entities (default: 100,000, the paper's)")
-    add("--workers", type=int, default=max(1, cpus - 1), metavar="N", help="parser processes (default: CPUs - 1)")
+    add("--seeds", default=SEEDS, metavar="'A; B'", help="titles to start from: broad medical articles")
+    add("--target", type=int, default=100_000, metavar="N", help="stop at N entities; the paper's number")
+    add(
+        "--workers",
+        type=int,
+        default=max(1, cpus - 1),
+        metavar="N",
+        help="parser processes; one CPU is left for the walk",
+    )
     add = parser.add_argument_group("looking at a finished graph (alone or after building)").add_argument
     add("--show", metavar="TITLE", help="print an entity with all its relations and their evidence")
     add("--stats", action="store_true", help="print counts by type and relation")

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 TIERS = ("easy", "moderate", "difficult")  # section 3.1: three tiers, in this order
@@ -47,12 +47,21 @@ class UserError(Exception):
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """The description as it is written, and every flag with its default."""
+    """The description as it is written, and every flag with its default, where it has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+class _StageParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """A wrong flag is bad input like any other: one line, exit status 1."""
+        raise UserError(f"{message} (see --help)")
 
 
 def stage_parser(doc: str) -> argparse.ArgumentParser:
     """The argument parser of a script whose `--help` begins with its module docstring."""
-    return argparse.ArgumentParser(description=doc, formatter_class=_HelpFormatter)
+    return _StageParser(description=doc, formatter_class=_HelpFormatter)
 
 
 def run_stage(main: Callable[[], None]) -> None:

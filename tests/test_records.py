@@ -19,6 +19,7 @@ from records import (
     load_questions,
     read_jsonl,
     run_stage,
+    stage_parser,
     write_jsonl,
     write_text,
 )
@@ -233,3 +234,20 @@ def test_rewind_drops_this_stage_beyond_the_step_only(tmp_path_factory, logged, 
     rows = list(read_jsonl(run.output("metrics.jsonl")))
     assert [(row["stage"], row["step"]) for row in rows] == expected
     assert all(row.get("value", 0.333333) == 0.333333 and row["time"] > 1e9 for row in rows)
+
+
+def test_a_wrong_flag_is_one_line_and_help_shows_defaults(monkeypatch, capsys):
+    def main():
+        parser = stage_parser("Does things.\n\n    python stage.py")
+        parser.add_argument("--size", type=int, default=3, help="how much")
+        parser.add_argument("--file", help="which")
+        parser.parse_args()
+
+    for flags, status in (["--size", "x"], 1), (["--help"], 0):
+        monkeypatch.setattr(sys, "argv", ["stage.py", *flags])
+        with pytest.raises(SystemExit) as caught:
+            run_stage(main)
+        assert caught.value.code == status
+    out, error = capsys.readouterr()
+    assert error.count("\n") == 1 and "--size" in error and "'x'" in error
+    assert "how much (default: 3)" in out and "default: None" not in out and "    python stage.py" in out
