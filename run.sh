@@ -23,7 +23,7 @@ tiny)
   python synth.py --run "$run" --questions 12000
   python curate.py --run "$run" --heldout 500
   python distill.py --run "$run" --teacher evidence --questions 3500 --seed "$seed"
-  python sft.py --run "$run" --model data/base --seed "$seed" --epochs 1 --batch-size 32 --lr 1.5e-3 --micro-tokens 4096
+  python sft.py --run "$run" --model data/base --seed "$seed" --epochs 1 --batch-size 32 --lr 1.5e-3 --micro-tokens 4096 --save-every 25
   python grpo.py --stage 1 --steps 90 --cache-gb 0.5 $rl
   python grpo.py --stage 2 --steps 80 --cache-gb 0.5 --round-steps 40 --mine-samples 2 $rl
   python evaluate.py --run "$run" --max-new-tokens 80 --cache-gb 0.5 --model "Base=data/base" "${ladder[@]:1}"
