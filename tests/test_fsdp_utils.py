@@ -59,7 +59,7 @@ def two(tmp_path_factory, models, cold_started, questions, chats):
         text=True,
     )
     try:
-        errors = process.communicate(timeout=600)[1]
+        errors = process.communicate(timeout=300)[1]
     finally:
         process.terminate()  # the launcher then ends its two processes; a kill would leave them behind
     assert process.returncode == 0, errors[-5000:]

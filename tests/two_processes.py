@@ -97,10 +97,11 @@ def main():
             torch.save(gradient, out / "gradient.pt")
             (out / "results.json").write_text(json.dumps(results))
         fsdp_utils.barrier()
-    for stage, flags in case["stages"]:  # each leaves the process group at its end, as on the command line
+    # The stages share one process group: a second one would find the first one's addresses in the launcher's store.
+    teardown, fsdp_utils.teardown = fsdp_utils.teardown, fsdp_utils.barrier
+    for stage, flags in case["stages"]:
         call_main({"sft": sft, "grpo": grpo}[stage], *flags)
-        fsdp_utils.setup()
-    fsdp_utils.teardown()
+    teardown()
 
 
 if __name__ == "__main__":
