@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import random
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ def answer_questions(model_path: str | Path, questions: list[Question], out: Pat
             stop_ids=stops,
             temperature=args.temperature,
             top_p=args.top_p,
-            seeds=[args.seed] * len(mine),
+            seeds=[random.Random(f"{args.seed}/{question.id}").getrandbits(32) for question in mine],
         ) if mine else []  # fmt: skip
         rows = []
         for question, (sample,) in zip(mine, samples):

@@ -426,6 +426,8 @@ def train(setup: Setup, run: RunDir, questions: list[Question]) -> None:
                     break
             batch = [by_id[mined[(place * args.questions + i) % len(mined)]] for i in range(args.questions)]
 
+        # A question that comes up twice in a step (few are mined, an epoch ends) would get the very same samples twice.
+        batch = list({question.id: question for question in batch}.values())
         groups = rollout(setup, setup.my_share(batch), group_size, f"stage {args.stage} step {step}")
         ledger.record(outcomes_of(groups), step)
         statistics = rollout_statistics(setup, groups)

@@ -118,3 +118,12 @@ def test_two_processes_share_the_items(run, tiny, questions):
     call_main(evaluate, "--run", run, "--model", f"alone={tiny}", "--max-new-tokens", "8")
     one = {row["id"]: row["response"] for row in read_jsonl(run / "eval" / "heldout" / "alone.jsonl")}
     assert two == one and len(two) == len(questions)
+
+
+def test_sampled_questions_have_their_own_randomness(tmp_path, tiny, questions):
+    twins = [questions[0].to_json() | {"id": name} for name in ("one", "two")]
+    write_jsonl(tmp_path / "heldout.jsonl", twins)
+    flags = ("--temperature", "1", "--top-p", "1", "--max-new-tokens", "12", "--transcripts", "0")
+    call_main(evaluate, "--run", tmp_path, "--model", f"t={tiny}", *flags)
+    first, second = (row["response"] for row in read_jsonl(tmp_path / "eval" / "heldout" / "t.jsonl"))
+    assert first != second

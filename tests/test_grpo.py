@@ -323,6 +323,16 @@ def test_both_stages_from_the_command_line(run):
     assert sum(row["attempts"] for row in ledger.values()) == 2 * 4 * 21 + 6 * (4 + 4 + 8)
 
 
+def test_a_question_stands_once_in_a_step(run):
+    """Asked for more questions than were mined, a step does not sample one twice with the same seed."""
+    flags = [*SMALL, "--questions", 40, "--steps", 1, "--round-steps", 1]
+    call_main(grpo, "--stage", 2, "--run", run, "--model", run / "sft", *flags)
+    attempts = [row["attempts"] for row in read_jsonl(run / "ledger.jsonl")]
+    assert (
+        set(attempts) <= {4, 8} and 8 in attempts
+    )  # mined with four attempts; trained on once in a group of four, or not
+
+
 @pytest.mark.parametrize("stage, output", [(1, "rl1"), (2, "rl2")])
 def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, cold_started, questions, stage, output):
     """Checkpoint at step 3, killed after step 5 was logged. Stage 1 ends there at a plateau of five steps; stage 2 was
