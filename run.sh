@@ -57,7 +57,8 @@ base)
   python sft.py $pretrain --model "$run/init" --data lookups.jsonl --output lookups --steps 2500 --lr 2e-3
   python sft.py $pretrain --model "$run/lookups" --data facts.jsonl --output facts --steps 3000 --lr 1.5e-3
   python sft.py $pretrain --model "$run/facts" --data reading.jsonl --output reading --steps 1600 --lr 1e-3
-  rm -rf data/base && cp -r "$run/reading" data/base
+  python sft.py $pretrain --model "$run/reading" --data subject.jsonl --output subject --steps 5000 --lr 1e-3
+  rm -rf data/base && cp -r "$run/subject" data/base
   ;;
 *)
   echo "run.sh: unknown recipe '$recipe'; known: tiny, 7b, 32b, base" >&2

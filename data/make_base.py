@@ -5,7 +5,7 @@ encyclopedia, but was never asked a question. This script prepares it from the k
 text; `sft.py` then pretrains it on the corpus. `bash run.sh base` does both and puts the result into `data/base`,
 which is shipped.
 
-The corpus is three files, trained on one after the other, because letters are bound before facts or much later:
+The corpus is four files, trained on one after the other, because letters are bound before facts or much later:
 
     lookups.jsonl   four options, then "X is (B)." for each: chats, whose look-ups alone are trained on. Plain text
                     hardly teaches a small model to bind an option's text to its letter, and without it nothing that
@@ -13,6 +13,8 @@ The corpus is three files, trained on one after the other, because letters are b
     facts.jsonl     every medical page as plain text; the graph in short sentences, a page's facts in ever new order, a
                     disease's symptoms in ever new selections; some look-ups
     reading.jsonl   look-ups amid facts: what was bound in a bare list has to be found in a longer text too
+    subject.jsonl   texts that stay on their subject: what is told about it leads to one of the options. A model that
+                    knows a fact tends to tell it whether or not the list has it; here it learns to choose
 
 Reads kg.sqlite, prose.jsonl (kg_build.py --text) and synth.jsonl (for the tokenizer alone: the words of questions).
 Writes init/ (a Hugging Face folder) and the corpus.
@@ -42,10 +44,11 @@ CHAT_TEMPLATE = (  # ChatML, as Qwen's
 )
 
 
-def facts_of_entities(path: Path) -> dict[str, list[tuple[str, str, str]]]:
-    """Every entity's facts as (subject, relation, object) titles, whichever end it is."""
+def facts_of_entities(path: Path) -> tuple[dict[str, list[tuple[str, str, str]]], dict[str, str]]:
+    """Every entity's facts as (subject, relation, object) titles, whichever end it is; every entity's type."""
     facts = defaultdict(list)
     database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    types = dict(database.execute("SELECT title, type FROM entity"))
     rows = database.execute(
         "SELECT DISTINCT s.title, r.relation, o.title FROM relation r "
         "JOIN entity s ON s.id = r.subject JOIN entity o ON o.id = r.object ORDER BY 1, 2, 3"
@@ -54,42 +57,71 @@ def facts_of_entities(path: Path) -> dict[str, list[tuple[str, str, str]]]:
         facts[subject].append((subject, relation, object_))
         facts[object_].append((subject, relation, object_))
     database.close()
-    return facts
+    return facts, types
 
 
 def facts_text(name: str, facts: list[tuple[str, str, str]], rng: random.Random, most: int = 8) -> str:
     """Some of an entity's facts in random order, its symptoms in random selections of one to four."""
-    sentences = []
-    for subject, relation, object_ in rng.sample(facts, min(most, len(facts))):
-        if relation == "symptom" and subject == name:
-            symptoms = [fact[2] for fact in facts if fact[:2] == (name, "symptom")]
-            sentences.append(symptoms_sentence(name, rng.sample(symptoms, rng.randint(1, min(4, len(symptoms))))))
-        else:
-            sentences.append(fact_sentence(subject, relation, object_))
-    return " " + " ".join(sentences)
+    chosen = rng.sample(facts, min(most, len(facts)))
+    return " " + " ".join(told(fact, facts if fact[0] == name else [fact], rng) for fact in chosen)
+
+
+def told(fact: tuple[str, str, str], facts: list[tuple[str, str, str]], rng: random.Random) -> str:
+    """A fact as a sentence; a symptom together with up to three others that `facts` has of its disease."""
+    disease, relation, symptom = fact
+    if relation != "symptom":
+        return fact_sentence(*fact)
+    others = [other[2] for other in facts if other[:2] == fact[:2] and other != fact]
+    return symptoms_sentence(disease, rng.sample(others, rng.randint(0, min(3, len(others)))) + [symptom])
 
 
 def lookups_chat(names: list[str], rng: random.Random, options: int = 4) -> dict:
     """A chat that lists options and looks each of them up, in another order."""
     shown = rng.sample(names, options)
-    listing = "\n".join(f"{letter}. {name}" for letter, name in zip(LETTERS, shown))
     order = rng.sample(range(options), options)
     answer = " " + " ".join(lookup_sentence(shown[index], LETTERS[index]) for index in order)
-    return {"messages": [{"role": "user", "content": listing}, {"role": "assistant", "content": answer}]}
+    return {"messages": [{"role": "user", "content": listing(shown)}, {"role": "assistant", "content": answer}]}
+
+
+def listing(options: list[str]) -> str:
+    """Options as a question shows them, one a line."""
+    return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options))
+
+
+def chat(opening: str, options: list[str], answer: str, rng: random.Random) -> dict:
+    """A chat of a user who says something and lists options; every other one has the system prompt of questions."""
+    system = [{"role": "system", "content": INSTRUCTION}] if rng.random() < 0.5 else []
+    user = {"role": "user", "content": f"{opening.strip()}\n{listing(options)}"}
+    return {"messages": [*system, user, {"role": "assistant", "content": answer}]}
 
 
 def reading_chat(names: list[str], facts: dict[str, list[tuple[str, str, str]]], rng: random.Random) -> dict:
     """A chat that looks two options up amid facts: a fact before the options, facts of an option before its look-up."""
     shown = rng.sample(names, 4)
-    listing = "\n".join(f"{letter}. {name}" for letter, name in zip(LETTERS, shown))
     other = rng.choice(names)
-    system = [{"role": "system", "content": INSTRUCTION}] if rng.random() < 0.5 else []
-    user = {"role": "user", "content": f"{facts_text(other, facts[other], rng, 2).strip()}\n{listing}"}
     answer = ""
     for index in rng.sample(range(4), 2):
-        told = facts_text(shown[index], facts[shown[index]], rng, rng.randint(1, 2))
-        answer += f"{told} {lookup_sentence(shown[index], LETTERS[index])}"
-    return {"messages": [*system, user, {"role": "assistant", "content": answer}]}
+        facts_told = facts_text(shown[index], facts[shown[index]], rng, rng.randint(1, 2))
+        answer += f"{facts_told} {lookup_sentence(shown[index], LETTERS[index])}"
+    return chat(facts_text(other, facts[other], rng, 2), shown, answer, rng)
+
+
+def subject_chat(
+    names: list[str], facts: dict[str, list[tuple[str, str, str]]], types: dict[str, str], rng: random.Random
+) -> dict:
+    """A chat about one subject: it is named, perhaps some facts of it are told, then the fact that links it to one of
+    the options, which is looked up. Two times in three the options are of one type."""
+    option = rng.choice(names)
+    fact = rng.choice(facts[option])
+    subject = fact[0] if fact[2] == option else fact[2]
+    alike = [name for name in names if types[name] == types[option] and name != option]
+    others = alike if len(alike) >= 3 and rng.random() < 0.7 else [name for name in names if name != option]
+    shown = rng.sample([option, *rng.sample(others, 3)], 4)
+    rest = [other for other in facts[subject] if other != fact]
+    before = facts_text(subject, rest, rng, 2) if rest and rng.random() < 0.6 else ""
+    opening, begins = (before, "") if before and rng.random() < 0.5 else (f"{subject}.", before)
+    answer = f"{begins} {told(fact, facts[fact[0]], rng)} {lookup_sentence(option, LETTERS[shown.index(option)])}"
+    return chat(opening, shown, answer, rng)
 
 
 def make_tokenizer(texts: list[str], names: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -145,7 +177,10 @@ def main() -> None:
     parser.add_argument("--facts", type=int, default=40, help="fact texts per entity")
     parser.add_argument("--prose", type=int, default=4, help="copies of each page")
     parser.add_argument(
-        "--lookups", type=int, default=40_000, help="chats in lookups.jsonl; 2.5 times as many in reading.jsonl"
+        "--lookups",
+        type=int,
+        default=40_000,
+        help="chats in lookups.jsonl; 2.5 times as many in reading.jsonl, 8 times in subject.jsonl",
     )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -153,7 +188,7 @@ def main() -> None:
     run = RunDir(args.run)
     rng = random.Random(args.seed)
     torch.manual_seed(args.seed)
-    facts = facts_of_entities(run.input("kg.sqlite"))
+    facts, types = facts_of_entities(run.input("kg.sqlite"))
     prose = [row["text"] for row in read_jsonl(run.output("prose.jsonl"), "python kg_build.py --text prose.jsonl")]
     fact_texts = [facts_text(name, facts[name], rng) for name in sorted(facts) for _ in range(args.facts)]
     names = sorted(facts)
@@ -163,7 +198,12 @@ def main() -> None:
     write_jsonl(run.output("lookups.jsonl"), lookups)
     write_jsonl(run.output("facts.jsonl"), rows)
     reading = [reading_chat(names, facts, rng) for _ in range(5 * args.lookups // 2)]
-    write_jsonl(run.output("reading.jsonl"), rng.sample(reading + rows[::5], len(reading) + len(rows[::5])))
+    subject = [
+        subject_chat(names, facts, types, rng) if rng.random() < 0.75 else reading_chat(names, facts, rng)
+        for _ in range(8 * args.lookups)
+    ]
+    for file, chats, texts in (("reading.jsonl", reading, rows[::5]), ("subject.jsonl", subject, rows[::2])):
+        write_jsonl(run.output(file), rng.sample(chats + texts, len(chats) + len(texts)))
 
     # The words of questions and of the response contract should become whole tokens too.
     wordings = [row["question"] for row in read_jsonl(run.input("synth.jsonl"), run.made_by("synth.jsonl"))]
