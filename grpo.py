@@ -432,7 +432,7 @@ def train(setup: Setup, run: RunDir, questions: list[Question]) -> None:
         ledger.record(outcomes_of(groups), step)
         statistics = rollout_statistics(setup, groups)
         sampled = time.time()
-        optimizer.param_groups[0]["lr"] = args.lr * min(1.0, (step + 1) / max(1, args.warmup_steps))
+        optimizer.param_groups[0]["lr"] = learning_rate(args, step)
         update = update_policy(setup, groups, len(batch), optimizer)
         ended = time.time()
 
@@ -460,6 +460,11 @@ def train(setup: Setup, run: RunDir, questions: list[Question]) -> None:
         write_jsonl(run.output("ledger.jsonl"), ledger.rows())
     fsdp_utils.save_hf(setup.policy, setup.tokenizer, run.output(args.output))
     state.remove()
+
+
+def learning_rate(args: argparse.Namespace, step: int) -> float:
+    """Linear warm-up, then a linear decay by `lr_decay` of the peak until the last step."""
+    return args.lr * min(1.0, (step + 1) / max(1, args.warmup_steps)) * (1 - args.lr_decay * step / args.steps)
 
 
 def mine(setup: Setup, ledger: Ledger, questions: list[Question], number: int, step: int) -> list[str]:
@@ -510,6 +515,9 @@ def parse_args() -> argparse.Namespace:
     optimiser = parser.add_argument_group("optimiser")
     optimiser.add_argument("--steps", type=int, default=400, help="optimiser steps at most; stage 1 may stop before")
     optimiser.add_argument("--lr", type=float, default=1e-6, help="learning rate after warm-up; RL wants small steps")
+    optimiser.add_argument(
+        "--lr-decay", type=float, default=0.0, help="share of it lost by the last step; less noise at the end"
+    )
     optimiser.add_argument("--warmup-steps", type=int, default=10, help="steps; Adam's moments need some")
     optimiser.add_argument("--beta2", type=float, default=0.99, help="of Adam; gradients of RL change their scale")
     optimiser.add_argument("--max-grad-norm", type=float, default=1.0, help="longer gradients are scaled down to it")

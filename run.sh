@@ -3,7 +3,7 @@
 #   tiny   a laptop's CPU, 15 minutes, no network after the installation (default)
 #   7b     the paper's full recipe: Qwen2.5-7B-Instruct, live Wikipedia, teacher LLM, 8 GPUs
 #   32b    the paper's recipe without cold start: Qwen3-32B
-#   base   make the tiny recipe's base model again from the encyclopedia, into data/base (an hour)
+#   base   make the tiny recipe's base model again from the encyclopedia, into data/base (90 minutes)
 # Run it again and it continues where it stopped. RUN=folder SEED=0 GPUS=8 are read from the environment.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -18,14 +18,14 @@ ladder=("Base=base" "+CoT cold start=sft" "+RL stage 1=rl1" "+RL stage 2=rl2")
 case $recipe in
 tiny)
   export HF_HUB_OFFLINE=1
-  rl="--run $run --seed $seed --questions 64 --group-size 8 --max-new-tokens 80 --lr 2e-4 --share-prompts --micro-tokens 8192"
+  rl="--run $run --seed $seed --questions 64 --group-size 8 --max-new-tokens 80 --lr 3e-4 --lr-decay 0.9 --share-prompts --micro-tokens 8192"
   python kg_build.py --run "$run" --source data/encyclopedia.xml
   python synth.py --run "$run" --questions 12000
   python curate.py --run "$run" --heldout 500
-  python distill.py --run "$run" --teacher evidence --questions 3500 --seed "$seed"
-  python sft.py --run "$run" --model data/base --seed "$seed" --epochs 1 --batch-size 32 --lr 1.5e-3 --micro-tokens 4096 --save-every 25
-  python grpo.py --stage 1 --steps 90 --cache-gb 0.5 $rl
-  python grpo.py --stage 2 --steps 80 --cache-gb 0.5 --round-steps 40 --mine-samples 2 $rl
+  python distill.py --run "$run" --teacher evidence --questions 2000 --seed "$seed"
+  python sft.py --run "$run" --model data/base --seed "$seed" --epochs 1 --batch-size 32 --lr 1.2e-3 --micro-tokens 4096 --save-every 25
+  python grpo.py --stage 1 --steps 110 --cache-gb 0.5 $rl
+  python grpo.py --stage 2 --steps 70 --cache-gb 0.5 --round-steps 35 --mine-samples 2 $rl
   python evaluate.py --run "$run" --max-new-tokens 80 --cache-gb 0.5 --model "Base=data/base" "${ladder[@]:1}"
   ;;
 7b)
@@ -57,7 +57,7 @@ base)
   python sft.py $pretrain --model "$run/init" --data lookups.jsonl --output lookups --steps 2500 --lr 2e-3
   python sft.py $pretrain --model "$run/lookups" --data facts.jsonl --output facts --steps 3000 --lr 1.5e-3
   python sft.py $pretrain --model "$run/facts" --data reading.jsonl --output reading --steps 1600 --lr 1e-3
-  python sft.py $pretrain --model "$run/reading" --data subject.jsonl --output subject --steps 5000 --lr 1e-3
+  python sft.py $pretrain --model "$run/reading" --data subject.jsonl --output subject --steps 6500 --lr 1e-3
   rm -rf data/base && cp -r "$run/subject" data/base
   ;;
 *)

@@ -124,6 +124,24 @@ def subject_chat(
     return chat(opening, shown, answer, rng)
 
 
+def presentation_chat(names: list[str], facts: dict[str, list[tuple[str, str, str]]], rng: random.Random) -> dict:
+    """A chat that repeats a list of symptoms and tells whose they are; then the disease, or any option amid facts, is
+    looked up. A small model has to learn to copy a list: it repeats the first name instead."""
+    disease, symptoms = "", []
+    while len(symptoms) < 3:
+        disease = rng.choice(names)
+        symptoms = [
+            object_ for subject, relation, object_ in facts[disease] if (subject, relation) == (disease, "symptom")
+        ]
+    sentence = symptoms_sentence(disease, rng.sample(symptoms, rng.randint(2, min(4, len(symptoms)))))
+    others = rng.sample([name for name in names if name != disease], 4)
+    option = disease if rng.random() < 0.6 else others[3]
+    shown = rng.sample([option, *others[:3]], 4)
+    facts_told = "" if option == disease else facts_text(option, facts[option], rng, 1)
+    answer = f" {sentence}{facts_told} {lookup_sentence(option, LETTERS[shown.index(option)])}"
+    return chat(f"{sentence[: sentence.index(' are symptoms of ')]}.", shown, answer, rng)
+
+
 def make_tokenizer(texts: list[str], names: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with ChatML's special tokens and chat template; each name, with the space before it,
     is a token of its own.
@@ -180,7 +198,7 @@ def main() -> None:
         "--lookups",
         type=int,
         default=40_000,
-        help="chats in lookups.jsonl; 2.5 times as many in reading.jsonl, 8 times in subject.jsonl",
+        help="chats in lookups.jsonl; 2.5 times as many in reading.jsonl, 9 times in subject.jsonl",
     )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -198,10 +216,9 @@ def main() -> None:
     write_jsonl(run.output("lookups.jsonl"), lookups)
     write_jsonl(run.output("facts.jsonl"), rows)
     reading = [reading_chat(names, facts, rng) for _ in range(5 * args.lookups // 2)]
-    subject = [
-        subject_chat(names, facts, types, rng) if rng.random() < 0.75 else reading_chat(names, facts, rng)
-        for _ in range(8 * args.lookups)
-    ]
+    subject = [subject_chat(names, facts, types, rng) for _ in range(5 * args.lookups)]
+    subject += [presentation_chat(names, facts, rng) for _ in range(2 * args.lookups)]
+    subject += [reading_chat(names, facts, rng) for _ in range(2 * args.lookups)]
     for file, chats, texts in (("reading.jsonl", reading, rows[::5]), ("subject.jsonl", subject, rows[::2])):
         write_jsonl(run.output(file), rng.sample(chats + texts, len(chats) + len(texts)))
 
