@@ -3,16 +3,19 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from argparse import Namespace
 from collections import Counter
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import requests
 
 import distill
 import reward
@@ -82,8 +85,8 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, script=None, delay=0.0):
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, script=None, delay=0.0, port=0):
+        super().__init__(("127.0.0.1", port), Handler)
         self.script, self.delay = script or {}, delay
         self.hits, self.times, self.headers_seen, self.lock = Counter(), [], [], threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
@@ -104,13 +107,17 @@ class Handler(BaseHTTPRequestHandler):
         text = body["messages"][1]["content"]
         with self.server.lock:
             number = int(text.split("Question ")[1].split("?")[0])
+            blind = "its conclusion was taken out" in body["messages"][0]["content"]
             self.server.hits[number] += 1
             self.server.times.append(time.monotonic())
             self.server.headers_seen.append(dict(self.headers))
             behaviours = self.server.script.get(number, [])
             behaviour = behaviours.pop(0) if behaviours else "good"
         time.sleep(self.server.delay)
-        answer = f"<think>Reasoning about {number}.</think><answer>B</answer>"
+        # It writes B, the true letter; a blind reader finds the option by its text; other readers find all well.
+        letter = next(line[0] for line in text.splitlines() if line.endswith(". Isoniazid")) if blind else "B"
+        letter = "A" if text.startswith("<question>") and "<reasoning>" in text and not blind else letter
+        answer = f"<think>Reasoning about {number}.</think><answer>{letter}</answer>"
         good = json.dumps({"choices": [{"message": {"content": answer}}], "usage": {"total_tokens": 7}}).encode()
         if isinstance(behaviour, tuple):
             self.reply(*behaviour)
@@ -140,8 +147,8 @@ class Handler(BaseHTTPRequestHandler):
 def serve(monkeypatch):
     servers = []
 
-    def start(script=None, delay=0.0):
-        servers.append(Server(script, delay))
+    def start(script=None, delay=0.0, port=0):
+        servers.append(Server(script, delay, port))
         monkeypatch.setenv("TEACHER_BASE_URL", servers[-1].url)
         monkeypatch.setenv("TEACHER_API_KEY", KEY)
         return servers[-1]
@@ -153,7 +160,7 @@ def serve(monkeypatch):
 
 
 def openai(tmp_path, **options):
-    return OpenAITeacher("model", tmp_path / "cache.jsonl", **{"backoff": 0.01, "timeout": 0.5, "tries": 3} | options)
+    return OpenAITeacher("model", tmp_path / "cache.jsonl", **{"backoff": 0.01, "timeout": 30.0, "tries": 3} | options)
 
 
 BEHAVIOURS = {
@@ -165,6 +172,9 @@ BEHAVIOURS = {
     "no choices": (200, b'{"choices": []}'),
     "no content": (200, b'{"choices": [{"message": {"content": null}}]}'),
     "another shape": (200, b"[1, 2]"),
+    "an error with status 200": (200, b'{"error": {"message": "overloaded"}}'),
+    "JSON without end": (200, b"[" * 100_000),
+    "nonsense for usage": (200, b'{"choices": [], "usage": {"total_tokens": "many"}}'),
     "cut connection": "cut",
     "dropped connection": "drop",
     "slow": "slow",
@@ -174,7 +184,8 @@ BEHAVIOURS = {
 @pytest.mark.parametrize("behaviour", BEHAVIOURS.values(), ids=BEHAVIOURS)
 def test_passing_trouble_is_retried(behaviour, serve, tmp_path):
     server = serve({1: [behaviour, behaviour]})
-    texts = openai(tmp_path).ask([ask_for(0), ask_for(1), ask_for(2)])
+    teacher = openai(tmp_path, timeout=0.5 if behaviour == "slow" else 30.0)
+    texts = teacher.ask([ask_for(0), ask_for(1), ask_for(2)])
     assert [f"about {number}." in text for number, text in enumerate(texts)] == [True] * 3
     assert server.hits == {0: 1, 1: 3, 2: 1}
 
@@ -186,9 +197,9 @@ def test_retry_after_is_honoured(serve, tmp_path):
 
 
 def test_lasting_trouble_stops_with_one_clear_error_and_keeps_what_was_answered(serve, tmp_path):
-    server = serve({3: [(500, b"")] * 3})
+    server = serve({3: [(500, f"out of memory {KEY}".encode())] * 3})
     requests = [ask_for(number) for number in range(4)]
-    with pytest.raises(UserError, match=r"failed 3 times \(HTTP 500\)"):
+    with pytest.raises(UserError, match=r"failed 3 times \(HTTP 500 out of memory \*\*\*\)"):
         openai(tmp_path, concurrency=1).ask(requests)
     assert all(openai(tmp_path, concurrency=1).ask(requests))
     assert server.hits == {0: 1, 1: 1, 2: 1, 3: 4}
@@ -221,6 +232,59 @@ def test_answers_are_cached_by_their_whole_request(serve, tmp_path):
     assert KEY not in (tmp_path / "cache.jsonl").read_text()
 
 
+def test_an_error_with_status_200_is_no_answer(serve, tmp_path):
+    serve({0: [(200, b'{"error": "no such model"}')] * 3})
+    with pytest.raises(UserError, match=r"failed 3 times \(an error instead of an answer: .*no such model"):
+        openai(tmp_path).ask([ask_for(0)])
+
+
+def test_a_cap_on_calls_holds_over_commands_and_can_be_raised(serve, tmp_path):
+    server = serve({1: [(500, b"")]})
+    requests = [ask_for(number) for number in range(4)]
+    with pytest.raises(UserError, match=r"--teacher-max-calls 3 \(3 calls, 14 tokens\); .* raise the cap"):
+        openai(tmp_path, concurrency=1, max_calls=3).ask(requests)
+    assert server.hits == {0: 1, 1: 2}  # a call that failed is a call
+    again = openai(tmp_path, concurrency=1, max_calls=2)  # two answers are there
+    assert len(again.ask(requests[:2])) == 2
+    with pytest.raises(UserError, match="--teacher-max-calls 2"):
+        again.ask(requests)
+    assert sum(server.hits.values()) == 3
+    assert all(openai(tmp_path, max_calls=4).ask(requests)) and server.hits == {0: 1, 1: 2, 2: 1, 3: 1}
+
+
+def test_a_cap_on_calls_is_never_exceeded_by_concurrent_requests(serve, tmp_path):
+    server = serve(delay=0.02)
+    with pytest.raises(UserError, match="--teacher-max-calls 5"):
+        openai(tmp_path, concurrency=8, max_calls=5).ask([ask_for(number) for number in range(20)])
+    assert sum(server.hits.values()) <= 5
+
+
+def test_a_cap_on_tokens_holds_over_commands(serve, tmp_path):
+    server = serve()
+    requests = [ask_for(number) for number in range(4)]
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"--teacher-max-tokens 10 \(2 calls, 14 tokens\)"):
+            openai(tmp_path, concurrency=1, max_tokens=10).ask(requests)
+    assert sum(server.hits.values()) == 2
+    assert all(openai(tmp_path, max_tokens=1000).ask(requests))
+
+
+def test_tokens_are_estimated_where_the_server_tells_none(serve, tmp_path):
+    serve({0: [(200, json.dumps({"choices": [{"message": {"content": "x" * 400}}]}).encode())]})
+    teacher = openai(tmp_path)
+    teacher.ask([ask_for(0)])
+    asked = sum(len(message["content"]) for message in ask_for(0).messages)
+    assert teacher.tokens == (asked + 400) // 4
+
+
+def test_a_question_with_broken_characters_can_be_asked(serve, tmp_path):
+    serve()
+    question = make_question()
+    question.question += " \ud800"
+    request = Request(reward.prompt_messages(question), question, "reason")
+    assert openai(tmp_path).ask([request]) == openai(tmp_path).ask([request]) != [""]
+
+
 def test_requests_run_concurrently(serve, tmp_path):
     serve(delay=0.2)
     start = time.monotonic()
@@ -237,6 +301,10 @@ def test_names_and_environment_are_checked(tmp_path, monkeypatch):
     ]:
         with pytest.raises(UserError, match=message):
             make_teacher(name, tmp_path / "cache.jsonl")
+    monkeypatch.setenv("TEACHER_BASE_URL", "http://localhost:1/v1")
+    monkeypatch.setenv("TEACHER_API_KEY", "two\nlines")
+    with pytest.raises(UserError, match="TEACHER_API_KEY"):
+        make_teacher("openai:model", tmp_path / "cache.jsonl")
     assert isinstance(make_teacher("evidence", tmp_path / "cache.jsonl"), EvidenceTeacher)
 
 
@@ -246,11 +314,69 @@ def test_a_local_model_answers_each_request_by_its_own_settings(tiny, tmp_path):
     requests = [Request(chat, question, "verify", 1.0, 6, seed) for seed in range(3)]
     requests.insert(1, Request(chat, question, "grade", 0.0, 3))
     answers = teacher.ask(requests)
-    assert teacher.ask(requests) == answers and len(set(answers)) > 1
-    assert teacher.ask([requests[1], requests[0]]) == [answers[1], answers[0]]
-    assert teacher.calls == 10 and teacher.tokens > 0
+    assert len(set(answers)) > 1 and teacher.calls == 4 and teacher.tokens > 4 * 6
+    fresh = make_teacher(f"local:{tiny}", tmp_path / "another.jsonl")
+    assert fresh.ask([requests[1], requests[0]]) == [answers[1], answers[0]]
     with pytest.raises(UserError, match="exceed the model's context"):
         teacher.ask([Request(chat, question, "verify", 1.0, 100_000)])
+
+
+def test_a_local_model_is_asked_once_and_within_its_cap(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("teacher.LOCAL_BATCH", 2)
+    chat, question = reward.prompt_messages(make_question()), make_question()
+    requests = [Request(chat, question, "verify", 1.0, 6, seed) for seed in range(5)]
+    with pytest.raises(UserError, match="--teacher-max-calls 3"):
+        make_teacher(f"local:{tiny}", tmp_path / "cache.jsonl", max_calls=3).ask(requests)
+    kept = [row["text"] for row in read_jsonl(tmp_path / "cache.jsonl")]
+    teacher = make_teacher(f"local:{tiny}", tmp_path / "cache.jsonl")
+    answers = teacher.ask(requests)
+    assert len(kept) == 3 and answers[:3] == kept and teacher.calls == 2
+    assert teacher.ask(requests) == answers and teacher.calls == 2
+
+
+def test_a_local_model_without_a_chat_template_is_refused(tiny, tmp_path):
+    teacher = make_teacher(f"local:{tiny}", tmp_path / "cache.jsonl")
+    teacher.tokenizer.chat_template = None
+    with pytest.raises(UserError, match="no chat template"):
+        teacher.ask([ask_for()])
+
+
+def test_a_real_server_that_no_one_here_wrote(tmp_path, monkeypatch):
+    """`transformers serve`; skipped where pip install 'transformers[serving]' was not done (it takes half a minute)."""
+    pytest.importorskip("fastapi")
+    pytest.importorskip("uvicorn")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "home" / "hub").mkdir(parents=True)
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    model, where = str(ROOT / "data" / "base"), ["--host", "127.0.0.1", "--port", str(port)]
+    cli = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve", model]
+    log = open(tmp_path / "log", "w")
+    server = subprocess.Popen([*cli, "--device", "cpu", *where], env=environment, stdout=log, stderr=log)
+    try:
+        for _ in range(300):
+            try:
+                if requests.get(f"http://127.0.0.1:{port}/health", timeout=1).ok:
+                    break
+            except requests.ConnectionError:
+                pass
+            assert server.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.2)
+        monkeypatch.setenv("TEACHER_BASE_URL", f"http://127.0.0.1:{port}/v1")
+        asked = [replace(ask_for(number), max_tokens=8) for number in range(3)]
+        teacher = OpenAITeacher(model, tmp_path / "cache.jsonl", tries=2, timeout=60)
+        answers = teacher.ask(asked)
+        assert all(answers) and teacher.calls == 3 and teacher.tokens > 3 * 8
+        again = OpenAITeacher(model, tmp_path / "cache.jsonl", max_calls=3)
+        assert again.ask(asked) == answers and again.calls == 0
+        stranger = OpenAITeacher("no/such-model", tmp_path / "cache.jsonl", tries=2, backoff=0.01)
+        with pytest.raises(UserError, match="HTTP (400|404|422|500)"):
+            stranger.ask(asked)
+    finally:
+        server.terminate()
+        server.wait(10)
+        log.close()
 
 
 # ------------------------------------------------------------------------------------------------------- distillation
