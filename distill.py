@@ -40,7 +40,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -191,14 +190,15 @@ def token_counter(tokenizer: str | None) -> Callable[[str], int]:
     """
     if not tokenizer:
         return lambda text: len(TOKEN.findall(text))
-    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer  # here, so that the stage starts without it where it is not needed
 
-    file = Path(tokenizer) / "tokenizer.json"
     try:
-        loaded = Tokenizer.from_file(str(file)) if file.exists() else Tokenizer.from_pretrained(tokenizer)
-    except Exception as error:  # the library raises bare Exceptions
-        raise UserError(f"--tokenizer {tokenizer}: {str(error).splitlines()[0]}; give a model's folder") from None
-    return lambda text: len(loaded.encode(text, add_special_tokens=False).ids)
+        loaded = AutoTokenizer.from_pretrained(tokenizer)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--tokenizer {tokenizer}: {str(error).strip().splitlines()[0]}; give a model's folder"
+        ) from None
+    return lambda text: len(loaded(text, add_special_tokens=False)["input_ids"])
 
 
 def check_rules(draft: Draft, question: Question, limit: int) -> None:
