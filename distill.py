@@ -115,7 +115,6 @@ BETRAYAL = re.compile(
     re.IGNORECASE,
 )
 
-
 # A sentence that announces the answer, and a reference to an option by its letter, in English and Chinese.
 ANNOUNCEMENT = re.compile(
     r"\banswer\b|\b(?:correct|right|best) (?:option|choice)\b|\b(?:choose|select|pick)\b|答案|故选|应选|正确选项"
@@ -430,13 +429,8 @@ def report(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     print("tier       " + "".join(f"{title:>18}" for title in titles))
     for name, row in numbers.items():
         first = f"{row['first']:,} ({row['first_rate']:.1f}%)"
-        cells = [
-            f"{row['questions']:,}",
-            first,
-            *(f"{row[strategy]:,}" for strategy in STRATEGIES),
-            f"{row['failed']:,}",
-        ]
-        cells.append(f"{row['mean_tokens']:.0f}, {row['p95_tokens']:.0f}")
+        cells = [f"{row['questions']:,}", first, *(f"{row[strategy]:,}" for strategy in STRATEGIES)]
+        cells += [f"{row['failed']:,}", f"{row['mean_tokens']:.0f}, {row['p95_tokens']:.0f}"]
         print(f"{name:<11}" + "".join(f"{cell:>18}" for cell in cells))
     flaws = [row["history"][-1]["flaw"] for row in rows if "history" in row]
     for flaw, number in Counter(re.split(" \\(|: ", flaw)[0] for flaw in flaws).most_common():

@@ -696,7 +696,6 @@ def test_a_server_that_dies_half_way_and_a_cap_lose_nothing(serve, tmp_path, mon
         ([make_question()], ["--questions", "0"], "at least 1"),
         ([make_question()], ["--candidates", "1", "0", "4"], "--candidates 1 to 1000"),
         ([make_question()], ["--teacher-max-calls", "0"], "--teacher-max-calls"),
-        ([make_question()], ["--teacher", "evidence", "--tokenizer", "no/such"], "--tokenizer no/such"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_1(rows, more, message, tmp_path):
