@@ -17,8 +17,9 @@ The endpoint and its key come from the environment and are never written anywher
     export TEACHER_BASE_URL=http://localhost:8000/v1 TEACHER_API_KEY=...
     python distill.py --run runs/main --teacher openai:openai/gpt-oss-120b
 
-Every answer of an endpoint is kept in the run's `teacher_cache.jsonl` under the hash of its request, so an interrupted
-job pays for nothing twice and runs again to the same result.
+Every answer of a language model is kept in the run's `teacher_cache.jsonl` under the hash of its request, so an
+interrupted job pays for nothing twice and runs again to the same result. `--teacher-max-calls` and
+`--teacher-max-tokens` cap what a run may spend in all: the cache remembers the tokens that each answer took.
 
 This is a tool: it imports no stage.
 """
@@ -33,8 +34,8 @@ import random
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from itertools import groupby
@@ -43,6 +44,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+from tqdm import tqdm
 
 import reward
 from records import Question, RunDir, UserError, append_jsonl, read_jsonl
@@ -50,6 +52,7 @@ from records import Question, RunDir, UserError, append_jsonl, read_jsonl
 RETRY_STATUSES = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 MAX_RETRY_AFTER = 600.0  # seconds; a server that asks for a longer pause is asked again after this one
 MAX_BACKOFF = 60.0  # seconds
+LOCAL_BATCH = 128  # answers of a local model between two saves
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,8 @@ class Request:
 
 
 class Teacher(ABC):
-    """Anything that answers chats. `calls` and `tokens` count what was asked of the model itself, not of a cache."""
+    """Anything that answers chats. `calls` and `tokens` (of prompts and answers) count what this process asked of the
+    model itself, not of a cache; a call that failed counts too."""
 
     is_language_model = True
     calls = 0
@@ -82,6 +86,10 @@ class Teacher(ABC):
     def can_reason_about(self, question: Question) -> bool:
         """Whether this teacher is able to write reasoning for the question."""
         return True
+
+    def cost(self) -> str:
+        """What was spent so far, for a progress bar."""
+        return f"{self.calls:,} calls, {self.tokens:,} tokens"
 
 
 # ------------------------------------------------------------------------------------- the wording of the graph's facts
@@ -174,7 +182,7 @@ class EvidenceTeacher(Teacher):
         return reward.format_response(" ".join(sentences), question.answer)
 
 
-# ---------------------------------------------------------------------------------------- an OpenAI-compatible endpoint
+# ----------------------------------------------------------------------------- language models: cached, counted, capped
 
 
 class AnswerCache:
@@ -182,18 +190,100 @@ class AnswerCache:
 
     def __init__(self, path: Path):
         self.path, self.lock = path, threading.Lock()
-        self.answers = {row["key"]: row["text"] for row in read_jsonl(path)} if path.exists() else {}
+        self.rows = {row["key"]: row for row in read_jsonl(path)} if path.exists() else {}
 
     def get(self, key: str) -> str | None:
-        return self.answers.get(key)
+        return self.rows[key]["text"] if key in self.rows else None
 
     def put(self, key: str, text: str, **notes: Any) -> None:
         with self.lock:
-            append_jsonl(self.path, [{"key": key, **notes, "text": text}])
-            self.answers[key] = text
+            self.rows[key] = {"key": key, **notes, "text": text}
+            append_jsonl(self.path, [self.rows[key]])
+
+    def spent(self, model: str) -> tuple[int, int]:
+        """Answers that stand here by a model, and the tokens they took."""
+        tokens = [row.get("tokens", 0) for row in self.rows.values() if row.get("model") == model]
+        return len(tokens), sum(tokens)
 
 
-class OpenAITeacher(Teacher):
+class CachedTeacher(Teacher):
+    """A language model whose answers are kept on disk, and whose calls and tokens are counted, shown and capped.
+
+    The caps hold for all that this model answered in the run directory, earlier commands included (of calls without an
+    answer, only this process's). Calls never exceed theirs. A call's tokens are known when its answer is there, so
+    tokens may exceed theirs by the calls then under way. None is no cap.
+    """
+
+    def __init__(self, model: str, source: Any, cache: Path, max_calls: int | None, max_tokens: int | None):
+        """`source` says where the model comes from, as JSON: with the request, it makes the hash of an answer."""
+        self.model, self.source, self.cache = model, source, AnswerCache(cache)
+        self.max_calls, self.max_tokens = max_calls, max_tokens
+        self.earlier_calls, self.earlier_tokens = self.cache.spent(model)
+        self.lock = threading.Lock()
+
+    def ask(self, requests: Sequence[Request]) -> list[str]:
+        """Answers in order, those in the cache without a call. A request whose answer is empty gives "".
+
+        Raises UserError if the model cannot be asked or a cap is reached. What it answered is cached.
+        """
+        keys = [self._hash(request) for request in requests]
+        missing = {key: request for key, request in zip(keys, requests) if self.cache.get(key) is None}
+        if missing:
+            with tqdm(total=len(missing), desc="teacher", unit="answer", leave=False, disable=None) as progress:
+
+                def keep(key: str, text: str, tokens: int) -> None:
+                    self._keep(key, missing[key], text, tokens)
+                    progress.set_postfix_str(self.cost(), refresh=False)
+                    progress.update()
+
+                self._answer(missing, keep)
+        return [self.cache.get(key) or "" for key in keys]
+
+    @abstractmethod
+    def _answer(self, missing: dict[str, Request], keep: Callable[[str, str, int], None]) -> None:
+        """Ask the model every request and `keep(key, text, tokens)` each answer as soon as it is there."""
+
+    def cost(self) -> str:
+        """Calls and tokens that count for the caps."""
+        return f"{self.earlier_calls + self.calls:,} calls, {self.earlier_tokens + self.tokens:,} tokens"
+
+    def _hash(self, request: Request) -> str:
+        identity = json.dumps([self.source, self._body(request)], sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(identity.encode(errors="backslashreplace")).hexdigest()
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "messages": request.messages,
+            "temperature": request.temperature,
+            "max_tokens": request.max_tokens,
+            "seed": request.seed,
+        }
+
+    def _take_calls(self, wanted: int = 1) -> int:
+        """Count up to `wanted` calls before they are made, as many as the caps allow. Raises UserError if none is."""
+        with self.lock:
+            if self.max_tokens is not None and self.earlier_tokens + self.tokens >= self.max_tokens:
+                raise UserError(self._capped(f"--teacher-max-tokens {self.max_tokens}"))
+            if self.max_calls is not None:
+                wanted = min(wanted, self.max_calls - self.earlier_calls - self.calls)
+            if wanted < 1:
+                raise UserError(self._capped(f"--teacher-max-calls {self.max_calls}"))
+            self.calls += wanted
+            return wanted
+
+    def _capped(self, flag: str) -> str:
+        return f"the teacher's cap is reached: {flag} ({self.cost()}); what it answered is kept, raise the cap to go on"
+
+    def _keep(self, key: str, request: Request, text: str, tokens: int) -> None:
+        if text:
+            self.cache.put(key, text, model=self.model, purpose=request.purpose, id=request.question.id, tokens=tokens)
+
+
+# ---------------------------------------------------------------------------------------- an OpenAI-compatible endpoint
+
+
+class OpenAITeacher(CachedTeacher):
     """A chat model behind an OpenAI-compatible `/chat/completions`.
 
     Requests run in `concurrency` threads. Connection errors, time-outs, overload (429, 5xx, ...) and unreadable bodies
@@ -209,6 +299,8 @@ class OpenAITeacher(Teacher):
         timeout: float = 300.0,
         tries: int = 6,
         backoff: float = 1.0,
+        max_calls: int | None = None,
+        max_tokens: int | None = None,
     ):
         """`timeout` and `backoff` (the first pause) are in seconds. Raises UserError if TEACHER_BASE_URL is no URL."""
         url = os.environ.get("TEACHER_BASE_URL", "")
@@ -216,60 +308,38 @@ class OpenAITeacher(Teacher):
             raise UserError("set TEACHER_BASE_URL to the endpoint of the teacher, such as http://localhost:8000/v1")
         if not model:
             raise UserError("--teacher openai:MODEL needs the name of a model")
-        self.model, self.url = model, url.rstrip("/") + "/chat/completions"
-        self.key = os.environ.get("TEACHER_API_KEY", "")
-        self.cache = AnswerCache(cache)
+        self.key = os.environ.get("TEACHER_API_KEY", "").strip()
+        if not (self.key.isascii() and self.key.isprintable()):
+            raise UserError("TEACHER_API_KEY holds characters that no HTTP header can carry; set it to the bare key")
+        self.url = url.rstrip("/") + "/chat/completions"
+        super().__init__(model, self.url, cache, max_calls, max_tokens)
         self.concurrency, self.timeout, self.tries, self.backoff = concurrency, timeout, tries, backoff
         self.stopping = threading.Event()
-        self.lock = threading.Lock()
 
-    def ask(self, requests: Sequence[Request]) -> list[str]:
-        """Answers in order, those in the cache without a call. A request whose answers are all empty gives "".
-
-        Raises UserError if the endpoint refuses a request or fails to the last try. What it answered is cached.
-        """
-        keys = [self._hash(request) for request in requests]
-        missing = {key: request for key, request in zip(keys, requests) if self.cache.get(key) is None}
+    def _answer(self, missing: dict[str, Request], keep: Callable[[str, str, int], None]) -> None:
+        """Raises UserError if the endpoint refuses a request or fails to the last try."""
         self.stopping.clear()
         with ThreadPoolExecutor(self.concurrency) as pool:
-            futures = {key: pool.submit(self._answer, key, request) for key, request in missing.items()}
             try:
-                fresh = {key: future.result() for key, future in futures.items()}
+                for future in as_completed([pool.submit(self._complete, *item, keep) for item in missing.items()]):
+                    future.result()
             finally:  # on an error or Ctrl-C: drop what has not begun, wake what waits
                 self.stopping.set()
                 pool.shutdown(wait=False, cancel_futures=True)
-        return [fresh[key] if key in fresh else self.cache.get(key) for key in keys]
 
-    def _hash(self, request: Request) -> str:
-        identity = json.dumps([self.url, self._body(request)], sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(identity.encode()).hexdigest()
-
-    def _body(self, request: Request) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "messages": request.messages,
-            "temperature": request.temperature,
-            "max_tokens": request.max_tokens,
-            "seed": request.seed,
-        }
-
-    def _answer(self, key: str, request: Request) -> str:
-        text = self._complete(request)
-        if text:
-            self.cache.put(key, text, model=self.model, purpose=request.purpose, id=request.question.id)
-        return text
-
-    def _complete(self, request: Request) -> str:
+    def _complete(self, key: str, request: Request, keep: Callable[[str, str, int], None]) -> None:
         """One answer, by up to `tries` calls."""
-        problem, pause = "", 0.0
+        problem, pause, spent = "", 0.0, 0
         for attempt in range(self.tries):
             if self.stopping.wait(pause):
                 raise UserError("the teacher was stopped; the same command continues")
+            self._take_calls()
             pause = min(MAX_BACKOFF, self.backoff * 2**attempt) * random.uniform(0.5, 1.0)
             try:
                 response = self._post(request)
                 if response.status_code in RETRY_STATUSES:
-                    problem, pause = f"HTTP {response.status_code}", retry_after(response, default=pause)
+                    problem = f"HTTP {response.status_code} {self._excerpt(response)}".strip()
+                    pause = retry_after(response, default=pause)
                     continue
                 if not response.ok:
                     raise UserError(
@@ -279,16 +349,22 @@ class OpenAITeacher(Teacher):
             except requests.RequestException as error:  # its text may hold the URL: only its kind is told
                 problem = type(error).__name__
                 continue
-            self._count(body)
+            except RecursionError:
+                problem = "JSON nested too deep"
+                continue
             text = answer_text(body)
+            tokens = used_tokens(body, request, text)
+            spent += tokens
+            with self.lock:
+                self.tokens += tokens
             if text:
-                return text
-            problem = ""
+                return keep(key, text, spent)
+            problem = f"an error instead of an answer: {self._excerpt(response)}" if is_error(body) else ""
         if problem:
             raise UserError(
                 f"the teacher failed {self.tries} times ({problem}); what it answered is kept, run again later"
             )
-        return ""
+        keep(key, "", spent)
 
     def _post(self, request: Request) -> requests.Response:
         def authorize(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -302,12 +378,6 @@ class OpenAITeacher(Teacher):
         text = " ".join(response.text.split())[:200]
         return text.replace(self.key, "***") if self.key else text
 
-    def _count(self, body: Any) -> None:
-        usage = body.get("usage") if isinstance(body, dict) else None
-        with self.lock:
-            self.calls += 1
-            self.tokens += int((usage or {}).get("total_tokens") or 0)
-
 
 def answer_text(body: Any) -> str:
     """The text of a chat completion; "" if there is none (no choices, no content, another shape)."""
@@ -316,6 +386,20 @@ def answer_text(body: Any) -> str:
     except (KeyError, IndexError, TypeError):
         return ""
     return text.strip() if isinstance(text, str) else ""
+
+
+def is_error(body: Any) -> bool:
+    """Whether a body tells of an error, which some servers do with status 200."""
+    return isinstance(body, dict) and bool(body.get("error"))
+
+
+def used_tokens(body: Any, request: Request, text: str) -> int:
+    """Tokens that a completion took, by its `usage`; without a sound one, a token for every four characters."""
+    usage = body.get("usage") if isinstance(body, dict) else None
+    total = usage.get("total_tokens") if isinstance(usage, dict) else None
+    if isinstance(total, int) and total > 0:
+        return total
+    return (sum(len(message["content"]) for message in request.messages) + len(text)) // 4
 
 
 def retry_after(response: requests.Response, default: float) -> float:
@@ -331,10 +415,17 @@ def retry_after(response: requests.Response, default: float) -> float:
 # ---------------------------------------------------------------------------------------------- a model on this machine
 
 
-class LocalTeacher(Teacher):
+class LocalTeacher(CachedTeacher):
     """A Hugging Face folder (Qwen2, Qwen3 or Llama, with a chat template) sampled on this machine."""
 
-    def __init__(self, folder: str, top_p: float = 0.95):
+    def __init__(
+        self,
+        folder: str,
+        cache: Path,
+        top_p: float = 0.95,
+        max_calls: int | None = None,
+        max_tokens: int | None = None,
+    ):
         """Raises UserError if the folder cannot be loaded or its architecture is unknown to the sampler."""
         import torch  # here, so that the stages with another teacher start without torch
 
@@ -348,19 +439,24 @@ class LocalTeacher(Teacher):
             self.sampler = Sampler(model.to(device).eval())
         except ValueError as error:
             raise UserError(f"--teacher local:{folder}: {error}") from None
+        super().__init__(folder, [*folder_state(folder), top_p], cache, max_calls, max_tokens)
 
-    def ask(self, requests: Sequence[Request]) -> list[str]:
-        """Answers in order. Raises UserError if a chat and its answer do not fit into the model's context."""
-        groups: dict[tuple[float, int], list[int]] = {}  # what is sampled in one call: one temperature, one limit
-        for index, request in enumerate(requests):
-            groups.setdefault((request.temperature, request.max_tokens), []).append(index)
-        answers = [""] * len(requests)
-        for (temperature, max_tokens), indices in groups.items():
-            for index, text in zip(indices, self._sample([requests[i] for i in indices], temperature, max_tokens)):
-                answers[index] = text
-        return answers
+    def _answer(self, missing: dict[str, Request], keep: Callable[[str, str, int], None]) -> None:
+        """Raises UserError if a chat and its answer do not fit into the model's context."""
+        groups: dict[tuple[float, int], list[str]] = {}  # what is sampled in one call: one temperature, one limit
+        for key, request in missing.items():
+            groups.setdefault((request.temperature, request.max_tokens), []).append(key)
+        for (temperature, max_tokens), keys in groups.items():
+            while keys:
+                count = self._take_calls(min(LOCAL_BATCH, len(keys)))
+                batch, keys = keys[:count], keys[count:]
+                answers = self._sample([missing[key] for key in batch], temperature, max_tokens)
+                for key, (text, tokens) in zip(batch, answers):
+                    self.tokens += tokens
+                    keep(key, text, tokens)
 
-    def _sample(self, requests: Sequence[Request], temperature: float, max_tokens: int) -> list[str]:
+    def _sample(self, requests: Sequence[Request], temperature: float, max_tokens: int) -> list[tuple[str, int]]:
+        """The answer of each request, and the tokens of its prompt and answer."""
         prompts = [reward.prompt_tokens(self.tokenizer, request.messages) for request in requests]
         options = {"stop_ids": self.stop_ids, "temperature": temperature, "top_p": self.top_p}
         seeds = [request.seed for request in requests]
@@ -368,23 +464,38 @@ class LocalTeacher(Teacher):
             results = self.sampler.generate(prompts, max_new_tokens=max_tokens, seeds=seeds, **options)
         except ValueError as error:
             raise UserError(f"the local teacher cannot answer: {error}") from None
-        self.calls += len(results)
-        self.tokens += sum(len(samples[0].tokens) for samples in results)
-        return [self.tokenizer.decode(samples[0].tokens, skip_special_tokens=True).strip() for samples in results]
+        written = [samples[0].tokens for samples in results]
+        texts = [self.tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in written]
+        return [(text, len(prompt) + len(tokens)) for text, prompt, tokens in zip(texts, prompts, written)]
+
+
+def folder_state(folder: str) -> list[Any]:
+    """What tells one state of a model's folder from another without reading gigabytes: its files, sizes and times."""
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    return [str(Path(folder).resolve()), [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]]
 
 
 # --------------------------------------------------------------------------------------------------- choosing a teacher
 
 
-def make_teacher(name: str, cache: Path, concurrency: int = 16, timeout: float = 300.0, tries: int = 6) -> Teacher:
+def make_teacher(
+    name: str,
+    cache: Path,
+    concurrency: int = 16,
+    timeout: float = 300.0,
+    tries: int = 6,
+    max_calls: int | None = None,
+    max_tokens: int | None = None,
+) -> Teacher:
     """The teacher of a name: `evidence`, `openai:MODEL` or `local:FOLDER`. Raises UserError for another name."""
     kind, _, rest = name.partition(":")
+    caps = {"max_calls": max_calls, "max_tokens": max_tokens}
     if name == "evidence":
         return EvidenceTeacher()
     if kind == "openai":
-        return OpenAITeacher(rest, cache, concurrency, timeout, tries)
+        return OpenAITeacher(rest, cache, concurrency, timeout, tries, **caps)
     if kind == "local":
-        return LocalTeacher(rest)
+        return LocalTeacher(rest, cache, **caps)
     raise UserError(f"unknown teacher {name!r}; choose evidence, openai:MODEL or local:FOLDER")
 
 
@@ -399,13 +510,28 @@ def add_teacher_arguments(parser: argparse.ArgumentParser, default: str, why: st
         "--teacher-timeout", type=float, default=300.0, help="seconds of silence until it is asked again"
     )
     group.add_argument("--teacher-tries", type=int, default=6, help="calls per request before the stage gives up")
+    group.add_argument(
+        "--teacher-max-calls", type=int, help="most calls that this run may cost, all its commands together; no cap"
+    )
+    group.add_argument(
+        "--teacher-max-tokens", type=int, help="most tokens, of prompts and answers, in the same way; no cap"
+    )
 
 
 def teacher_of(args: argparse.Namespace, run: RunDir) -> Teacher:
-    """The teacher that the flags name; its cache is in the run directory."""
-    if args.teacher_concurrency < 1 or args.teacher_tries < 1 or args.teacher_timeout <= 0:
+    """The teacher that the flags name; its cache is in the run directory. Raises UserError for a bad flag."""
+    caps = [cap for cap in (args.teacher_max_calls, args.teacher_max_tokens) if cap is not None]
+    if min(args.teacher_concurrency, args.teacher_tries, *caps) < 1 or not args.teacher_timeout > 0:
         raise UserError(
-            "--teacher-concurrency and --teacher-tries must be at least 1, --teacher-timeout above 0 seconds"
+            "--teacher-concurrency, --teacher-tries, --teacher-max-calls and --teacher-max-tokens must be at least 1, "
+            "--teacher-timeout above 0 seconds"
         )
-    cache = run.output("teacher_cache.jsonl")
-    return make_teacher(args.teacher, cache, args.teacher_concurrency, args.teacher_timeout, args.teacher_tries)
+    return make_teacher(
+        args.teacher,
+        run.output("teacher_cache.jsonl"),
+        args.teacher_concurrency,
+        args.teacher_timeout,
+        args.teacher_tries,
+        args.teacher_max_calls,
+        args.teacher_max_tokens,
+    )

@@ -3,20 +3,26 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from argparse import Namespace
 from collections import Counter
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import requests
+from conftest import call_main
+from hypothesis import given
+from hypothesis import strategies as st
 
 import distill
 import reward
-from records import Question, RunDir, UserError, read_jsonl, write_jsonl
+from records import LETTERS, Question, RunDir, UserError, read_jsonl, write_jsonl
 from teacher import (
     FACT_SENTENCES,
     EvidenceTeacher,
@@ -82,8 +88,8 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, script=None, delay=0.0):
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, script=None, delay=0.0, port=0):
+        super().__init__(("127.0.0.1", port), Handler)
         self.script, self.delay = script or {}, delay
         self.hits, self.times, self.headers_seen, self.lock = Counter(), [], [], threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
@@ -104,13 +110,17 @@ class Handler(BaseHTTPRequestHandler):
         text = body["messages"][1]["content"]
         with self.server.lock:
             number = int(text.split("Question ")[1].split("?")[0])
+            blind = "its conclusion was taken out" in body["messages"][0]["content"]
             self.server.hits[number] += 1
             self.server.times.append(time.monotonic())
             self.server.headers_seen.append(dict(self.headers))
             behaviours = self.server.script.get(number, [])
             behaviour = behaviours.pop(0) if behaviours else "good"
         time.sleep(self.server.delay)
-        answer = f"<think>Reasoning about {number}.</think><answer>B</answer>"
+        # It writes B, the true letter; a blind reader finds the option by its text; other readers find all well.
+        letter = next(line[0] for line in text.splitlines() if line.endswith(". Isoniazid")) if blind else "B"
+        letter = "A" if text.startswith("<question>") and "<reasoning>" in text and not blind else letter
+        answer = f"<think>Reasoning about {number}.</think><answer>{letter}</answer>"
         good = json.dumps({"choices": [{"message": {"content": answer}}], "usage": {"total_tokens": 7}}).encode()
         if isinstance(behaviour, tuple):
             self.reply(*behaviour)
@@ -118,7 +128,7 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, good[:20], length=len(good))
             self.connection.close()
         elif behaviour == "drop":
-            self.connection.close()
+            self.close_connection = True
         elif behaviour == "slow":
             time.sleep(1.5)
             self.reply(200, good)
@@ -140,8 +150,8 @@ class Handler(BaseHTTPRequestHandler):
 def serve(monkeypatch):
     servers = []
 
-    def start(script=None, delay=0.0):
-        servers.append(Server(script, delay))
+    def start(script=None, delay=0.0, port=0):
+        servers.append(Server(script, delay, port))
         monkeypatch.setenv("TEACHER_BASE_URL", servers[-1].url)
         monkeypatch.setenv("TEACHER_API_KEY", KEY)
         return servers[-1]
@@ -153,7 +163,7 @@ def serve(monkeypatch):
 
 
 def openai(tmp_path, **options):
-    return OpenAITeacher("model", tmp_path / "cache.jsonl", **{"backoff": 0.01, "timeout": 0.5, "tries": 3} | options)
+    return OpenAITeacher("model", tmp_path / "cache.jsonl", **{"backoff": 0.01, "timeout": 30.0, "tries": 3} | options)
 
 
 BEHAVIOURS = {
@@ -165,6 +175,9 @@ BEHAVIOURS = {
     "no choices": (200, b'{"choices": []}'),
     "no content": (200, b'{"choices": [{"message": {"content": null}}]}'),
     "another shape": (200, b"[1, 2]"),
+    "an error with status 200": (200, b'{"error": {"message": "overloaded"}}'),
+    "JSON without end": (200, b"[" * 100_000),
+    "nonsense for usage": (200, b'{"choices": [], "usage": {"total_tokens": "many"}}'),
     "cut connection": "cut",
     "dropped connection": "drop",
     "slow": "slow",
@@ -174,7 +187,8 @@ BEHAVIOURS = {
 @pytest.mark.parametrize("behaviour", BEHAVIOURS.values(), ids=BEHAVIOURS)
 def test_passing_trouble_is_retried(behaviour, serve, tmp_path):
     server = serve({1: [behaviour, behaviour]})
-    texts = openai(tmp_path).ask([ask_for(0), ask_for(1), ask_for(2)])
+    teacher = openai(tmp_path, timeout=0.5 if behaviour == "slow" else 30.0)
+    texts = teacher.ask([ask_for(0), ask_for(1), ask_for(2)])
     assert [f"about {number}." in text for number, text in enumerate(texts)] == [True] * 3
     assert server.hits == {0: 1, 1: 3, 2: 1}
 
@@ -186,9 +200,9 @@ def test_retry_after_is_honoured(serve, tmp_path):
 
 
 def test_lasting_trouble_stops_with_one_clear_error_and_keeps_what_was_answered(serve, tmp_path):
-    server = serve({3: [(500, b"")] * 3})
+    server = serve({3: [(500, f"out of memory {KEY}".encode())] * 3})
     requests = [ask_for(number) for number in range(4)]
-    with pytest.raises(UserError, match=r"failed 3 times \(HTTP 500\)"):
+    with pytest.raises(UserError, match=r"failed 3 times \(HTTP 500 out of memory \*\*\*\)"):
         openai(tmp_path, concurrency=1).ask(requests)
     assert all(openai(tmp_path, concurrency=1).ask(requests))
     assert server.hits == {0: 1, 1: 1, 2: 1, 3: 4}
@@ -221,6 +235,59 @@ def test_answers_are_cached_by_their_whole_request(serve, tmp_path):
     assert KEY not in (tmp_path / "cache.jsonl").read_text()
 
 
+def test_an_error_with_status_200_is_no_answer(serve, tmp_path):
+    serve({0: [(200, b'{"error": "no such model"}')] * 3})
+    with pytest.raises(UserError, match=r"failed 3 times \(an error instead of an answer: .*no such model"):
+        openai(tmp_path).ask([ask_for(0)])
+
+
+def test_a_cap_on_calls_holds_over_commands_and_can_be_raised(serve, tmp_path):
+    server = serve({1: [(500, b"")]})
+    requests = [ask_for(number) for number in range(4)]
+    with pytest.raises(UserError, match=r"--teacher-max-calls 3 \(3 calls, 14 tokens\); .* raise the cap"):
+        openai(tmp_path, concurrency=1, max_calls=3).ask(requests)
+    assert server.hits == {0: 1, 1: 2}  # a call that failed is a call
+    again = openai(tmp_path, concurrency=1, max_calls=2)  # two answers are there
+    assert len(again.ask(requests[:2])) == 2
+    with pytest.raises(UserError, match="--teacher-max-calls 2"):
+        again.ask(requests)
+    assert sum(server.hits.values()) == 3
+    assert all(openai(tmp_path, max_calls=4).ask(requests)) and server.hits == {0: 1, 1: 2, 2: 1, 3: 1}
+
+
+def test_a_cap_on_calls_is_never_exceeded_by_concurrent_requests(serve, tmp_path):
+    server = serve(delay=0.02)
+    with pytest.raises(UserError, match="--teacher-max-calls 5"):
+        openai(tmp_path, concurrency=8, max_calls=5).ask([ask_for(number) for number in range(20)])
+    assert sum(server.hits.values()) <= 5
+
+
+def test_a_cap_on_tokens_holds_over_commands(serve, tmp_path):
+    server = serve()
+    requests = [ask_for(number) for number in range(4)]
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"--teacher-max-tokens 10 \(2 calls, 14 tokens\)"):
+            openai(tmp_path, concurrency=1, max_tokens=10).ask(requests)
+    assert sum(server.hits.values()) == 2
+    assert all(openai(tmp_path, max_tokens=1000).ask(requests))
+
+
+def test_tokens_are_estimated_where_the_server_tells_none(serve, tmp_path):
+    serve({0: [(200, json.dumps({"choices": [{"message": {"content": "x" * 400}}]}).encode())]})
+    teacher = openai(tmp_path)
+    teacher.ask([ask_for(0)])
+    asked = sum(len(message["content"]) for message in ask_for(0).messages)
+    assert teacher.tokens == (asked + 400) // 4
+
+
+def test_a_question_with_broken_characters_can_be_asked(serve, tmp_path):
+    serve()
+    question = make_question()
+    question.question += " \ud800"
+    request = Request(reward.prompt_messages(question), question, "reason")
+    assert openai(tmp_path).ask([request]) == openai(tmp_path).ask([request]) != [""]
+
+
 def test_requests_run_concurrently(serve, tmp_path):
     serve(delay=0.2)
     start = time.monotonic()
@@ -237,6 +304,10 @@ def test_names_and_environment_are_checked(tmp_path, monkeypatch):
     ]:
         with pytest.raises(UserError, match=message):
             make_teacher(name, tmp_path / "cache.jsonl")
+    monkeypatch.setenv("TEACHER_BASE_URL", "http://localhost:1/v1")
+    monkeypatch.setenv("TEACHER_API_KEY", "two\nlines")
+    with pytest.raises(UserError, match="TEACHER_API_KEY"):
+        make_teacher("openai:model", tmp_path / "cache.jsonl")
     assert isinstance(make_teacher("evidence", tmp_path / "cache.jsonl"), EvidenceTeacher)
 
 
@@ -246,70 +317,285 @@ def test_a_local_model_answers_each_request_by_its_own_settings(tiny, tmp_path):
     requests = [Request(chat, question, "verify", 1.0, 6, seed) for seed in range(3)]
     requests.insert(1, Request(chat, question, "grade", 0.0, 3))
     answers = teacher.ask(requests)
-    assert teacher.ask(requests) == answers and len(set(answers)) > 1
-    assert teacher.ask([requests[1], requests[0]]) == [answers[1], answers[0]]
-    assert teacher.calls == 10 and teacher.tokens > 0
+    assert len(set(answers)) > 1 and teacher.calls == 4 and teacher.tokens > 4 * 6
+    fresh = make_teacher(f"local:{tiny}", tmp_path / "another.jsonl")
+    assert fresh.ask([requests[1], requests[0]]) == [answers[1], answers[0]]
     with pytest.raises(UserError, match="exceed the model's context"):
         teacher.ask([Request(chat, question, "verify", 1.0, 100_000)])
+
+
+def test_a_local_model_is_asked_once_and_within_its_cap(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("teacher.LOCAL_BATCH", 2)
+    chat, question = reward.prompt_messages(make_question()), make_question()
+    requests = [Request(chat, question, "verify", 1.0, 6, seed) for seed in range(5)]
+    with pytest.raises(UserError, match="--teacher-max-calls 3"):
+        make_teacher(f"local:{tiny}", tmp_path / "cache.jsonl", max_calls=3).ask(requests)
+    kept = [row["text"] for row in read_jsonl(tmp_path / "cache.jsonl")]
+    teacher = make_teacher(f"local:{tiny}", tmp_path / "cache.jsonl")
+    answers = teacher.ask(requests)
+    assert len(kept) == 3 and answers[:3] == kept and teacher.calls == 2
+    assert teacher.ask(requests) == answers and teacher.calls == 2
+
+
+def test_a_local_model_without_a_chat_template_is_refused(tiny, tmp_path):
+    teacher = make_teacher(f"local:{tiny}", tmp_path / "cache.jsonl")
+    teacher.tokenizer.chat_template = None
+    with pytest.raises(UserError, match="no chat template"):
+        teacher.ask([ask_for()])
+
+
+def test_a_real_server_that_no_one_here_wrote(tmp_path, monkeypatch):
+    """`transformers serve`; skipped where pip install 'transformers[serving]' was not done (it takes half a minute)."""
+    pytest.importorskip("fastapi")
+    pytest.importorskip("uvicorn")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "home" / "hub").mkdir(parents=True)
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    model, where = str(ROOT / "data" / "base"), ["--host", "127.0.0.1", "--port", str(port)]
+    cli = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve", model]
+    log = open(tmp_path / "log", "w")
+    server = subprocess.Popen([*cli, "--device", "cpu", *where], env=environment, stdout=log, stderr=log)
+    try:
+        for _ in range(300):
+            try:
+                if requests.get(f"http://127.0.0.1:{port}/health", timeout=1).ok:
+                    break
+            except requests.ConnectionError:
+                pass
+            assert server.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.2)
+        monkeypatch.setenv("TEACHER_BASE_URL", f"http://127.0.0.1:{port}/v1")
+        asked = [replace(ask_for(number), max_tokens=8) for number in range(3)]
+        teacher = OpenAITeacher(model, tmp_path / "cache.jsonl", tries=2, timeout=60)
+        answers = teacher.ask(asked)
+        assert all(answers) and teacher.calls == 3 and teacher.tokens > 3 * 8
+        again = OpenAITeacher(model, tmp_path / "cache.jsonl", max_calls=3)
+        assert again.ask(asked) == answers and again.calls == 0
+        stranger = OpenAITeacher("no/such-model", tmp_path / "cache.jsonl", tries=2, backoff=0.01)
+        with pytest.raises(UserError, match="HTTP (400|404|422|500)"):
+            stranger.ask(asked)
+    finally:
+        server.terminate()
+        server.wait(10)
+        log.close()
 
 
 # ------------------------------------------------------------------------------------------------------- distillation
 
 
 def flags(**changes):
-    defaults = {"rounds": 3, "max_words": 50, "batch_size": 4, "temperature": 0.7, "max_tokens": 64, "seed": 0}
-    return Namespace(**defaults | changes)
+    defaults = {"rounds": 3, "candidates": (1, 2, 4), "max_reasoning_tokens": 50, "tokenizer": None, "batch_size": 4}
+    return Namespace(**defaults | {"temperature": 0.7, "max_tokens": 64, "seed": 0} | changes)
+
+
+def ruled(response, question=None):
+    """A draft after the checks by rule, its limit 50 tokens."""
+    draft = distill.Draft("first", response, distill.token_counter(None)(reward.parse(response).thinking))
+    distill.check_rules(draft, question or make_question(), 50)
+    return draft
 
 
 GOOD = "<think>Rifampicin is not there. Isoniazid treats it.</think>\n<answer>B</answer>\n"
 FLAWED = {
-    "Isoniazid, so B.": "form",
-    "<think>Aspirin.</think><answer>A</answer>": "wrong answer",
-    "<think> </think><answer>B</answer>": "no reasoning",
-    "<think>As the correct answer is B, it must be B.</think><answer>B</answer>": "betrays",
-    "<think>The provided answer is B.</think><answer>B</answer>": "betrays",
-    "<think>已知答案为B。</think><answer>B</answer>": "betrays",
-    f"<think>{'word ' * 51}</think><answer>B</answer>": "longer than 50 words",
-    f"<think>{'字' * 51}</think><answer>B</answer>": "longer than 50 words",
-    "": "form",
+    "Isoniazid, so B.": ("form", "form"),
+    "<think>Aspirin.</think><answer>A</answer>": ("answer", "wrong answer"),
+    "<think> </think><answer>B</answer>": ("reasoning", "no reasoning"),
+    "<think>As the correct answer is B, it must be B.</think><answer>B</answer>": ("betrayal", "betrays"),
+    "<think>The provided answer is B.</think><answer>B</answer>": ("betrayal", "betrays"),
+    "<think>We know that the correct answer is B, so isoniazid.</think><answer>B</answer>": ("betrayal", "betrays"),
+    "<think>To justify the answer, note the cough.</think><answer>B</answer>": ("betrayal", "betrays"),
+    "<think>已知答案为B。</think><answer>B</answer>": ("betrayal", "betrays"),
+    f"<think>{'word ' * 51}</think><answer>B</answer>": ("brevity", "longer than 50 tokens"),
+    f"<think>{'字' * 51}</think><answer>B</answer>": ("brevity", "longer than 50 tokens"),
+    f"<think>{'w, ' * 26}</think><answer>B</answer>": ("brevity", "longer than 50 tokens"),
+    "<think>70 kg × 5 mg/kg = 35 mg.</think><answer>B</answer>": ("calculations", "70 kg * 5 mg/kg = 35 mg"),
+    "<think>70 kg × 5 mg/kg = 350 g.</think><answer>B</answer>": ("calculations", "= 350 g"),
+    "": ("form", "form"),
 }
 
 
-@pytest.mark.parametrize(("response", "reason"), FLAWED.items())
-def test_flaws_are_found(response, reason):
-    assert reason in distill.flaw(response, make_question(), 50)
+@pytest.mark.parametrize(("response", "check", "reason"), [(key, *value) for key, value in FLAWED.items()])
+def test_flaws_are_found(response, check, reason):
+    draft = ruled(response)
+    assert reason in draft.flaw and draft.verdicts.pop(check) is False
+    assert False not in draft.verdicts.values() and not draft.verified
 
 
 @pytest.mark.parametrize(
-    "thinking", ["Isoniazid treats it.", "Of the given answer choices only one fits. The correct answer is B."]
+    ("thinking", "done_again"),
+    [
+        ("Isoniazid treats it.", None),
+        ("Of the given answer choices only one fits. The correct answer is B.", None),
+        ("70 kg × 5 mg/kg = 350 mg. Isoniazid treats it.", True),
+    ],
 )
-def test_sound_reasoning_passes(thinking):
-    assert distill.flaw(reward.format_response(thinking, "B"), make_question(), 50) is None
+def test_sound_reasoning_passes(thinking, done_again):
+    draft = ruled(reward.format_response(thinking, "B"))
+    assert draft.verified and draft.verdicts["calculations"] is done_again
 
 
-class RoundTeacher(Teacher):
-    """Gets question n right in round n."""
+def test_tokens_are_those_of_the_named_tokenizer(tiny):
+    from transformers import AutoTokenizer
 
-    def __init__(self):
-        self.prompts = []
+    text = "Isoniazid inhibits the synthesis of mycolic acid: 5 mg/kg."
+    count = len(AutoTokenizer.from_pretrained(tiny)(text, add_special_tokens=False)["input_ids"])
+    assert distill.token_counter(str(tiny))(text) == count > distill.token_counter(None)(text)
+    with pytest.raises(UserError, match="--tokenizer /no/such: .*give a model's folder"):
+        distill.token_counter("/no/such")
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "The answer is B.",
+        "Therefore, the correct option is Isoniazid.",
+        "Isoniazid is (B).",
+        "So it must be B.",
+        "故选B。",
+        "答案是异烟肼。",
+    ],
+)
+def test_the_stated_answer_is_taken_out_of_the_reasoning(stated):
+    reasoning = "It blocks mycolic acid, 5.5 mg suffice. Option B, the drug (B), does so."
+    assert distill.without_answer(f"{reasoning} {stated}") == (
+        "It blocks mycolic acid, 5.5 mg suffice. [option], the drug [option], does so."
+    )
+    assert distill.without_answer(stated) == ""
+
+
+@given(st.integers(2, 26), st.integers(0, 25), st.integers(0, 5))
+def test_a_blind_reader_sees_every_option_under_another_letter(number, answer, seed):
+    options = {letter: f"drug {index}" for index, letter in enumerate(LETTERS[:number])}
+    question = Question("q", "s", "en", "Which?", options, LETTERS[answer % number])
+    other = distill.relettered(question, seed)
+    assert other.options[other.answer] == options[question.answer]
+    assert list(other.options) == list(options) and sorted(other.options.values()) == sorted(options.values())
+    assert all(other.options[letter] != options[letter] for letter in options)
+
+
+def test_options_that_speak_of_others_keep_their_letters():
+    for text in ("A and B", "All of the above", "以上都是"):
+        question = replace(make_question(), options={"A": "x", "B": "y", "C": text})
+        assert distill.relettered(question, 0) == question
+
+
+class ReadingTeacher(Teacher):
+    """Writes `texts` (by seed: candidate and round), and reads as told: purpose -> how it replies to a request."""
+
+    def __init__(self, texts=None, **readers):
+        self.texts, self.readers, self.asked = texts or {}, readers, []
 
     def ask(self, requests):
-        self.prompts += [request.messages for request in requests]
+        self.asked += requests
+        return [self.reply(request) for request in requests]
+
+    def reply(self, request):
+        if not request.purpose.startswith("read "):
+            return self.texts.get((request.question.id, request.seed), GOOD)
+        reader = request.purpose.removeprefix("read ")
+        right = request.question.answer if reader == "blind" else "A"
+        return self.readers.get(reader, lambda request: f"<think>Well.</think><answer>{right}</answer>")(request)
+
+    def of(self, purpose):
+        return [request for request in self.asked if request.purpose == purpose]
+
+
+def one(teacher, question=None, **changes):
+    """The row of one question, and the teacher's requests."""
+    batch = [distill.first_attempt(question or make_question(), teacher, flags(**changes))]
+    distill.refine(batch, teacher, distill.token_counter(None), flags(**changes))
+    return distill.row_of(batch[0])
+
+
+def test_the_blind_reader_gets_neither_answer_nor_letter_and_must_find_the_option():
+    text = "<think>Isoniazid blocks mycolic acid. So the answer is (B).</think><answer>B</answer>"
+    teacher = ReadingTeacher({("synth/0", 0): text})
+    row = one(teacher)
+    (request,) = teacher.of("read blind")
+    content = request.messages[1]["content"]
+    assert "<reasoning>\nIsoniazid blocks mycolic acid.\n</reasoning>" in content and "answer is" not in content
+    assert request.question.answer != "B" and f"{request.question.answer}. Isoniazid" in content
+    assert row["verdicts"] == dict.fromkeys(
+        ["form", "answer", "reasoning", "betrayal", "brevity", "calculations", "blind", "evidence", "assumptions"], True
+    ) | {"calculations": None}
+
+
+@pytest.mark.parametrize("reply", ["<answer>B</answer>", "<answer>-</answer>", "Isoniazid, I think", ""])
+def test_reasoning_that_leads_a_blind_reader_elsewhere_is_not_verified(reply):
+    """B is where the true option was; to the reader it is another one."""
+    row = one(ReadingTeacher(blind=lambda request: reply), rounds=0)
+    assert "does not lead a reader" in row["history"][0]["flaw"]
+    assert row["history"][0]["verdicts"]["blind"] is False and "evidence" not in row["history"][0]["verdicts"]
+
+
+def test_a_contradiction_of_the_evidence_is_told_to_the_writer():
+    replies = iter(["<think>Aspirin is not a drug for it.</think><answer>B</answer>", "<answer>A</answer>"])
+    teacher = ReadingTeacher(evidence=lambda request: next(replies))
+    row = one(teacher)
+    statements = teacher.of("read evidence")[0].messages[1]["content"]
+    assert "Tuberculosis is treated with Isoniazid.\nIt is treated with isoniazid.\n</statements>" in statements
+    assert (row["strategy"], row["rounds"]) == ("backtracking", 1)
+    assert row["flaws"] == ["the reasoning contradicts the evidence (Aspirin is not a drug for it.)"]
+    assert row["flaws"][0] in teacher.of("backtracking")[0].messages[-1]["content"]
+
+
+def test_without_evidence_no_one_is_asked_about_it():
+    teacher = ReadingTeacher()
+    row = one(teacher, make_question(evidence=[]))
+    assert row["verdicts"]["evidence"] is None and not teacher.of("read evidence")
+
+
+@pytest.mark.parametrize("reply", ["<answer>B</answer>", "no idea"])
+def test_hidden_assumptions_are_a_flaw(reply):
+    row = one(ReadingTeacher(assumptions=lambda request: reply), rounds=0)
+    assert "hides an assumption" in row["history"][0]["flaw"]
+
+
+def test_the_shortest_verified_candidate_wins_and_longer_ones_are_not_read():
+    """Four candidates: the shortest is wrong, the second shortest holds."""
+    texts = {
+        ("synth/0", index): f"<think>{'word ' * n}</think><answer>B</answer>" for index, n in enumerate([40, 9, 7])
+    }
+    texts["synth/0", 3] = "<think>No.</think><answer>A</answer>"
+    teacher = ReadingTeacher(texts)
+    row = one(teacher, make_question(tier="difficult"))
+    assert (row["tokens"], row["candidates"], row["rounds"], row["strategy"]) == (7, 4, 0, "first")
+    assert len(teacher.of("first")) == 4 and len(teacher.of("read blind")) == 1
+
+
+def test_k_grows_with_the_tier_and_every_call_is_a_trial_of_its_own():
+    for tier, k in zip(("easy", "moderate", "difficult"), (1, 2, 4)):
+        teacher = ReadingTeacher(blind=lambda request: "no idea")
+        row = one(teacher, make_question(tier=tier))
+        written = [request for request in teacher.asked if not request.purpose.startswith("read")]
+        assert len(written) == len({request.seed for request in written}) == k * 4
+        assert Counter((step["candidate"], step["round"]) for step in row["history"]) == Counter(
+            (candidate, number) for candidate in range(k) for number in range(4)
+        )
+    assert len(distill.first_attempt(make_question(tier="difficult"), EvidenceTeacher(), flags()).candidates) == 1
+
+
+class RoundTeacher(ReadingTeacher):
+    """Gets question n right in round n."""
+
+    def reply(self, request):
         rounds = ["first", *distill.STRATEGIES]
-        return [
-            GOOD if rounds.index(request.purpose) >= int(request.question.id.rsplit("/", 1)[1]) else "Hm."
-            for request in requests
-        ]
+        number = int(request.question.id.rsplit("/", 1)[1])
+        return super().reply(request) if request.purpose not in rounds[:number] else "Hm."
 
 
-def test_the_refinement_loop(tmp_path):
+def test_the_refinement_loop(tmp_path, capsys):
     teacher = RoundTeacher()
     questions = [make_question(number) for number in range(5)]
     rows = distill.distill(questions, teacher, flags(), RunDir(tmp_path))
     assert [row.get("strategy") for row in rows[:4]] == ["first", *distill.STRATEGIES]
     assert [row["rounds"] for row in rows[:4]] == [0, 1, 2, 3]
-    assert [step["flaw"] is None for step in rows[4]["history"]] == [False] * 4
-    assert len(teacher.prompts) == 5 + 4 + 3 + 2
+    assert [[step["strategy"], step["flaw"] is None] for step in rows[4]["history"]] == [
+        [strategy, False] for strategy in ("first", *distill.STRATEGIES)
+    ]
+    assert sum(not request.purpose.startswith("read") for request in teacher.asked) == 5 + 4 + 3 + 2
     assert rows[0]["messages"] == [
         *reward.prompt_messages(questions[0]),
         {
@@ -317,9 +603,20 @@ def test_the_refinement_loop(tmp_path):
             "content": "<think> Rifampicin is not there. Isoniazid treats it. </think><answer>B</answer>",
         },
     ]
-    revision = teacher.prompts[-1]
+    revision = teacher.of("self_correction")[-1].messages
     assert revision[2]["content"] == "Hm." and distill.STRATEGIES["self_correction"] in revision[3]["content"]
-    assert distill.report(rows)["passed"] == 4
+    numbers = distill.report(rows)
+    assert (numbers["questions"], numbers["passed"], numbers["failed"], numbers["first_rate"]) == (5, 4, 1, 20.0)
+    assert [numbers[name] for name in ("first", *distill.STRATEGIES)] == [1, 1, 1, 1]
+    assert numbers["mean_tokens"] == numbers["p95_tokens"] == 9 and numbers["easy_first_rate"] == 20.0
+    printed = capsys.readouterr().out
+    assert "1 (20.0%)" in printed and "1  failed: the form is not" in printed
+
+
+def test_the_evidence_teacher_is_no_reader(tmp_path):
+    (row,) = distill.distill([make_question(tier="difficult")], EvidenceTeacher(), flags(), RunDir(tmp_path))
+    assert [row["verdicts"][reader] for reader in distill.READERS] == [None] * 3
+    assert row["verdicts"]["form"] is row["verdicts"]["brevity"] is True and row["candidates"] == 1
 
 
 def test_selection_is_stratified_seeded_and_without_repeats():
@@ -356,9 +653,37 @@ def test_distillation_survives_kill_9(serve, tmp_path):
     rows = list(read_jsonl(tmp_path / "cot.jsonl"))
     assert Counter(row["id"] for row in rows) == {f"synth/{number}": 1 for number in range(60)}
     assert not partial.exists() and list(read_jsonl(tmp_path / "cot_failed.jsonl")) == []
-    assert max(server.hits.values()) <= 2  # only what was in flight at the kill was asked again
+    # A question takes four calls (writer, three readers); only what was in flight at the kill was asked again.
+    assert min(server.hits.values()) == 4 and sum(server.hits.values()) <= 60 * 4 + 2
     assert sum(row["stage"] == "distill" for row in read_jsonl(tmp_path / "metrics.jsonl")) == 1
     assert KEY not in "".join(path.read_text() for path in tmp_path.glob("*.jsonl")) + done.stdout + done.stderr
+
+
+def test_a_server_that_dies_half_way_and_a_cap_lose_nothing(serve, tmp_path, monkeypatch):
+    write_jsonl(tmp_path / "train.jsonl", [make_question(number).to_json() for number in range(12)])
+    arguments = ["--run", tmp_path, "--teacher", "openai:model", "--batch-size", "2", "--teacher-concurrency", "1"]
+    server = serve()
+    with pytest.raises(UserError, match=r"--teacher-max-calls 21 \(21 calls, 147 tokens\)"):
+        call_main(distill, *arguments, "--teacher-max-calls", "21")
+    assert len(list(read_jsonl(tmp_path / "cot.partial.jsonl"))) == 4 and sum(server.hits.values()) == 21
+
+    post, calls = OpenAITeacher._post, Counter()
+
+    def die(self, request):
+        calls["made"] += 1
+        if calls["made"] == 10:
+            server.shutdown()
+            server.server_close()
+        return post(self, request)
+
+    monkeypatch.setattr(OpenAITeacher, "_post", die)
+    with pytest.raises(UserError, match=r"the teacher failed 2 times \(ConnectionError\)"):
+        call_main(distill, *arguments, "--teacher-tries", "2")
+    assert not (tmp_path / "cot.jsonl").exists()
+    back = serve(port=server.server_address[1])
+    call_main(distill, *arguments)
+    assert len(list(read_jsonl(tmp_path / "cot.jsonl"))) == 12
+    assert sum((server.hits + back.hits).values()) == 12 * 4  # no call was made twice
 
 
 @pytest.mark.parametrize(
@@ -367,8 +692,10 @@ def test_distillation_survives_kill_9(serve, tmp_path):
         (None, [], "make it with: python curate.py"),
         ([], [], "holds no valid question"),
         ([make_question(evidence=[])], ["--teacher", "evidence"], "for none of the 1 training questions"),
-        ([make_question()], ["--teacher", "evidence", "--max-words", "2"], "no chain of thought passed"),
+        ([make_question()], ["--teacher", "evidence", "--max-reasoning-tokens", "2"], "no chain of thought passed"),
         ([make_question()], ["--questions", "0"], "at least 1"),
+        ([make_question()], ["--candidates", "1", "0", "4"], "--candidates 1 to 1000"),
+        ([make_question()], ["--teacher-max-calls", "0"], "--teacher-max-calls"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_1(rows, more, message, tmp_path):
