@@ -319,8 +319,9 @@ def conclude(out: Path, scores: Scores, label: str, benchmark: str, run: RunDir)
     """Note the scores beside the results and, if they are new, in the run's metrics; its step is their responses."""
     notes, summary = notes_of(out), scores.summary()
     if notes.get("scores") != summary:
-        Metrics(run, "evaluate").log(scores.overall.n * scores.samples, model=label, benchmark=benchmark, **summary)
-        write_text(out.with_suffix(".json"), json.dumps(notes | {"scores": summary}, indent=1, ensure_ascii=False))
+        measured = {key: value for key, value in summary.items() if key != "groups"}
+        Metrics(run, "evaluate").log(scores.overall.n * scores.samples, model=label, benchmark=benchmark, **measured)
+        write_text(out.with_suffix(".json"), json.dumps(notes | {"scores": summary}, indent=1))
 
 
 def evaluate_model(
@@ -392,7 +393,7 @@ class Scores:
     settings: dict[str, Any]
 
     def summary(self) -> dict[str, Any]:
-        """The numbers for the run's metrics."""
+        """The numbers as plain data."""
         extra = {"pass_at_k": self.pass_at_k, "majority": self.majority} if self.samples > 1 else {}
         low, high = self.overall.interval()
         return {
@@ -640,7 +641,9 @@ def paper_table(runs: dict[str, Results]) -> str:
         for label, scores in results.items():
             cells = [percent(scores[name].overall.accuracy) if name in scores else "-" for name in columns]
             gain = f"{100 * (macro_average(scores) - macro_average(base)):+.1f}" if set(scores) == set(base) else "-"
-            rows.append([f"{run}: {label}", "measured here", *cells, percent(macro_average(scores)), gain])
+            prompts = {item.settings.get("prompt", "contract") for item in scores.values()} - {"contract"}
+            source = ", prompt ".join(["measured here", *sorted(prompts)])
+            rows.append([f"{run}: {label}", source, *cells, percent(macro_average(scores)), gain])
     for row in quoted:
         cells, gain = [row.get(name, "-") for name in columns], f"+{row['gain']}" if row["gain"] else "-"
         rows.append([f"{row['size']}: {row['model']}", f"quoted, {row['table']}", *cells, row["avg"], gain])
@@ -655,7 +658,8 @@ def print_runs(paths: list[Path]) -> None:
     for run, results in list(runs.items())[1:]:
         shared = [label for label in runs[first] if label in results]
         pairs += [(f"{label}: {first} -> {run}", runs[first][label], results[label]) for label in shared]
-    print(f"{runs_table(runs)}\n\nAccuracy in %, measured here and quoted from the paper\n\n{paper_table(runs)}")
+    print(f"{runs_table(runs)}\n\nAccuracy in %, measured here and quoted from the paper; Avg. is over a row's own")
+    print(f"benchmarks, the paper's over its nine\n\n{paper_table(runs)}")
     print(f"\nDifferences on the same questions (paired bootstrap, 95%)\n\n{differences_table(pairs)}")
     for run, results in runs.items():
         print(f"\nHow {run} was measured\n\n{details_table(results)}")
