@@ -126,14 +126,17 @@ def letter_of(index: int) -> str:
 
 
 def single(row: Row, name: str) -> str:
-    """The letter of an answer written as "B", ["B"] or "['B']". Raises ValueError for none or several ("BD")."""
+    """The letter of an answer written as "B", ["B"] or "['B']". Raises ValueError for none, several ("BD"), a text."""
     value = row.get(name)
-    found = re.findall("[A-Z]", " ".join(map(str, value)) if isinstance(value, list) else text(row, name))
-    if not found:
+    cell = " ".join(map(str, value)) if isinstance(value, list) else text(row, name)
+    letters = re.sub(r"[\s\[\]'\",、，]", "", cell)
+    if not letters:
         raise ValueError("no answer")
-    if len(found) > 1:
+    if not re.fullmatch("[A-Z]+", letters):
+        raise ValueError("the answer is a text, not a letter")
+    if len(letters) > 1:
         raise ValueError("several answers")
-    return found[0]
+    return letters
 
 
 # ------------------------------------------------------------------------------------------- one reader for each format

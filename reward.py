@@ -22,6 +22,23 @@ from typing import Any
 from records import Question, UserError
 
 INSTRUCTION = "Think inside <think> </think>, then give the letter of the one best option inside <answer> </answer>."
+# Other ways to put the question, for models that were not trained on the contract (`evaluate.py --prompt`); answers are
+# read the same way. Each is (the system's turn, what stands behind the question in the user's turn).
+PROMPTS = {
+    "contract": (INSTRUCTION, ""),
+    "explicit": (
+        "",
+        "Reason step by step inside <think> and </think>. Then name the letter of the one best option between <answer> "
+        "and </answer>. Your whole reply must have this form, with your letter in the place of X:\n"
+        "<think>your reasoning</think><answer>X</answer>",
+    ),
+    "direct": (
+        "",
+        "Do not explain. Reply with the letter of the one best option between <answer> and </answer>, in this form, "
+        "with your letter in the place of X:\n<answer>X</answer>",
+    ),
+    "letter": ("", "Reply with the letter of the one best option only."),
+}
 CORRECT_WEIGHT = 1.0
 FORMAT_WEIGHT = 0.1
 
@@ -52,22 +69,37 @@ def question_text(question: Question) -> str:
     return "\n".join([question.question, *(f"{letter}. {text}" for letter, text in question.options.items())])
 
 
-def prompt_messages(question: Question) -> list[dict[str, str]]:
-    """The chat that asks a question: the contract as the system's turn, the question as the user's."""
-    return [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": question_text(question)}]
+def prompt_messages(question: Question, prompt: str = "contract") -> list[dict[str, str]]:
+    """The chat that asks a question. The contract is the system's turn, the question the user's; see `PROMPTS`."""
+    system, behind = PROMPTS[prompt]
+    user = {"role": "user", "content": "\n\n".join(filter(None, [question_text(question), behind]))}
+    return [{"role": "system", "content": system}, user] if system else [user]
 
 
-def prompt_tokens(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
+def prompt_tokens(tokenizer: Any, messages: list[dict[str, str]], **switches: Any) -> list[int]:
     """Token ids of a chat up to the place where the assistant begins to write.
 
-    Raises UserError if the tokenizer has no chat template or its template ignores the generation prompt.
+    `switches` are the template's own, such as Qwen3's `enable_thinking`. Raises UserError if the tokenizer has no chat
+    template or its template ignores the generation prompt.
     """
     if not tokenizer.chat_template:
         raise UserError("the tokenizer has no chat template; use an instruct model's folder")
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    if text == tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False):
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **switches)
+    if text == tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False, **switches):
         raise UserError("the chat template has no generation prompt: it ignores add_generation_prompt")
     return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def response_opening(tokenizer: Any, **switches: Any) -> str:
+    """What the chat template itself writes of a response, which therefore belongs to it: Qwen3 without its thinking
+    mode writes "<think>\\n\\n</think>\\n\\n", some templates "<think>\\n", most nothing."""
+    chat = [{"role": "user", "content": ""}]
+    before, text = (
+        tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=prompt, **switches)
+        for prompt in (False, True)
+    )
+    added = text.removeprefix(before)
+    return added[added.find("<think>") :] if "<think>" in added else ""
 
 
 # ------------------------------------------------------------------------------------------------ reading and rewarding

@@ -164,6 +164,27 @@ def test_bad_files_are_one_clear_error(content, message, tmp_path):
         read_native("medqa", path)
 
 
+def test_a_file_of_another_benchmark_is_refused(shared_data):
+    """Every native excerpt under every name: its own gives questions, any other one clear error."""
+    files = {path.name.split("_")[0].split(".")[0]: path for path in (shared_data / "native").iterdir()}
+    files |= {f"mmlu_pro_{part}": shared_data / "native" / f"mmlu_pro_{part}.jsonl" for part in ("biology", "health")}
+    names = [dataset.name for dataset in DATASETS]
+    for name in names:
+        for other in names:
+            if name == other:
+                assert read_native(name, files[name])[0]
+            else:
+                with pytest.raises(UserError):
+                    read_native(other, files[name])
+
+
+@pytest.mark.parametrize("answer", ["BD", "Cefixime", "[]", "", None, ["A", "B"], "b"])
+def test_an_answer_is_one_letter(answer, tmp_path):
+    row = {"id": "1", "question": "Next?", "options": OPTIONS, "label": "A"}
+    path = write(tmp_path / "t.jsonl", [row, row | {"id": "2", "label": answer}])
+    assert len(read_native("medxpertqa", path)[1]) == 1
+
+
 def test_a_missing_file_an_unknown_dataset_a_broken_csv(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         read_native("medqa", tmp_path / "none.json")

@@ -134,6 +134,48 @@ def test_prompt_tokens_of_the_real_qwen_tokenizer(shared_data, questions):
     assert parse(tokenizer.decode(tokenizer(GOOD)["input_ids"])) == parse(GOOD)  # the tags survive tokenisation
 
 
+# What Qwen3's chat template writes for a chat without tools: no default system turn, the last reply's reasoning set on
+# lines of its own, and an empty one behind the generation prompt where the thinking mode is off.
+QWEN3_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.role == 'assistant' and loop.last %}"
+    "{% set parts = message.content.split('</think>') %}"
+    "{% set thinking = parts[0].split('<think>')[-1] if parts | length > 1 else '' %}"
+    "<think>\n{{ thinking.strip('\\n') }}\n</think>\n\n{{ parts[-1].lstrip('\\n') }}"
+    "{% else %}{{ message.content }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "qwen3"])
+@pytest.mark.parametrize("prompt", contract.PROMPTS)
+def test_the_contract_holds_in_both_templates(shared_data, questions, family, prompt):
+    """Every prompt asks the question; a reply that keeps the contract still does behind the template and the tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(shared_data / "tokenizer" / "qwen2.5")
+    if family == "qwen3":
+        tokenizer.chat_template = QWEN3_TEMPLATE
+        tokenizer.add_tokens(["<think>", "</think>"])  # as in Qwen3's vocabulary
+    chat = prompt_messages(questions[0], prompt)
+    start = tokenizer.decode(prompt_tokens(tokenizer, chat))
+    assert start.endswith("<|im_end|>\n<|im_start|>assistant\n") and question_text(questions[0]) in start
+    assert all(text in start for text in contract.PROMPTS[prompt])
+    assert contract.response_opening(tokenizer) == ""
+    whole = tokenizer.apply_chat_template([*chat, {"role": "assistant", "content": GOOD}], tokenize=False)
+    reply = tokenizer.decode(tokenizer(whole.removeprefix(start))["input_ids"]).removesuffix("<|im_end|>\n")
+    assert whole.startswith(start) and parse(reply) == parse(GOOD)
+
+
+def test_the_contract_holds_without_qwen3s_thinking_mode(shared_data, questions):
+    tokenizer = AutoTokenizer.from_pretrained(shared_data / "tokenizer" / "qwen2.5")
+    tokenizer.chat_template = QWEN3_TEMPLATE
+    opening = contract.response_opening(tokenizer, enable_thinking=False)
+    tokens = prompt_tokens(tokenizer, prompt_messages(questions[0]), enable_thinking=False)
+    assert opening == "<think>\n\n</think>\n\n" and tokenizer.decode(tokens).endswith("assistant\n" + opening)
+    response = parse(opening + "<answer>B</answer>")
+    assert (response.thinking, response.answer, response.well_formed) == ("", "B", True)
+
+
 def test_a_template_that_cannot_ask_is_refused(tiny):
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     messages = [{"role": "user", "content": "x"}]
