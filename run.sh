@@ -27,6 +27,7 @@ tiny)
   python grpo.py --stage 1 --steps 110 --cache-gb 0.5 $rl
   python grpo.py --stage 2 --steps 70 --cache-gb 0.5 --round-steps 35 --mine-samples 2 $rl
   python evaluate.py --run "$run" --max-new-tokens 80 --cache-gb 0.5 --model "Base=data/base" "${ladder[@]:1}"
+  python report.py --run "$run"
   ;;
 7b)
   python kg_build.py --run "$run" --source api --contact "${CONTACT:?your e-mail address: Wikipedia asks for it}"
@@ -38,6 +39,7 @@ tiny)
   $train grpo.py --run "$run" --stage 2
   $train evaluate.py --run "$run" --benchmark careqa jmed medbullets medmcqa medqa medxpertqa pubmedqa mmlu_pro_biology \
     mmlu_pro_health --model "Base=Qwen/Qwen2.5-7B-Instruct" "${ladder[@]:1}"
+  python report.py --run "$run"
   ;;
 32b)
   python kg_build.py --run "$run" --source api --contact "${CONTACT:?your e-mail address: Wikipedia asks for it}"
@@ -47,6 +49,7 @@ tiny)
   $train grpo.py --run "$run" --stage 2 --gradient-checkpointing --micro-tokens 8192
   $train evaluate.py --run "$run" --benchmark careqa jmed medbullets medmcqa medqa medxpertqa pubmedqa mmlu_pro_biology \
     mmlu_pro_health --model "Base=Qwen/Qwen3-32B" "${ladder[@]:2}"
+  python report.py --run "$run"
   ;;
 base)
   export HF_HUB_OFFLINE=1

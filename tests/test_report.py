@@ -1,0 +1,200 @@
+"""The report: it shows what the run's files say, nothing hostile gets out of its text, and it loads nothing."""
+
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+from conftest import call_main, python
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import report
+from records import Question, RunDir, append_jsonl, write_jsonl
+from reward import format_response
+
+HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)> \" ' & $x_$"
+MODELS = {"Base": "BBB", "+CoT cold start": "ABB", "+RL stage 1": "AAB", "+RL stage 2": "AAB"}
+
+
+def make_question(text="Which drug treats a disease caused by Candida?", answer="Fluconazole", **fields):
+    evidence = [
+        ["Candidiasis", "cause", "Candida", 11, "Candida is the usual species."],
+        ["Candidiasis", "treated_by", answer, 12, "A sentence about the drug."],
+    ]
+    options = {"A": answer, "B": "Losartan"}
+    return Question("q0", "synth", "en", text, options, "A", **{"tier": "moderate", "evidence": evidence, **fields})
+
+
+def write_run(folder, question, models=MODELS, response="So it is."):
+    """A finished run: three questions, each model's answers to them, the metrics that the report reads."""
+    plain = [make_question(f"Is it number {n}?", evidence=[]).to_json() | {"id": f"q{n}"} for n in (1, 2)]
+    write_jsonl(folder / "heldout.jsonl", [question.to_json(), *plain])
+    (folder / "eval" / "heldout").mkdir(parents=True)
+    (folder / "rl1").mkdir()
+    rows = []
+    for stage, steps in (("rl1", 4), ("rl2", 3)):
+        values = {"reward": 0.7, "accuracy": 0.6, "zero_advantage": 0.2, "length": 30.5}
+        rows += [{"stage": stage, "step": step, "time": 1.0, **values} for step in range(1, steps + 1)]
+    tier = {"questions": 40, "passed": 0.25, "mined": 17, "set_aside": 3}
+    rows.append({"stage": "mining", "step": 1, "round": 1, "moderate": tier, "difficult": tier | {"mined": 19}})
+    for model, letters in models.items():
+        share = letters.count("A") / 3
+        groups = {"moderate": [share, 3, 0.1, 0.9]}
+        rows.append({"stage": "evaluate", "step": 0, "model": model, "benchmark": "heldout", "n": 3, "accuracy": share,
+                     "low": 0.1, "high": 0.9, "groups": groups})  # fmt: skip
+        answers = [
+            {"id": f"q{n}", "tier": "moderate", "kind": None, "truth": "A", "tokens": 9 + n, "truncated": False,
+             "response": format_response(f"{response} By {model}.", letter)}
+            for n, letter in enumerate(letters)
+        ]  # fmt: skip
+        write_jsonl(folder / "eval" / "heldout" / f"{model.replace('/', '-')}.jsonl", answers)
+    append_jsonl(folder / "metrics.jsonl", rows)
+
+
+class Page(HTMLParser):
+    """A page's tags with their attributes, and its text by section title."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.sections, self.heading = [], {"": ""}, False
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.heading = tag == "h2"
+
+    def handle_data(self, data):
+        if self.heading:
+            self.sections[data], self.heading = "", False
+        else:
+            self.sections[list(self.sections)[-1]] += data
+
+    def text(self):
+        return "".join(self.sections.values())
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write_run(folder, make_question())
+    return folder
+
+
+def build(folder):
+    call_main(report, "--run", folder)
+    return Page((folder / "report.html").read_text())
+
+
+def test_every_section_shows_what_the_files_say(run):
+    page = build(run)
+    ablation, curves, mined, graph, lengths, transcripts = list(page.sections.values())[1:]
+    assert "Left out" not in page.text()
+    assert all(part in ablation for part in ("heldout (3 questions)", "heldout, moderate", "33.3", "66.7", *MODELS))
+    assert "end of stage 1" in curves and "(step 4)" in curves
+    assert "25.0%" in mined and "17" in mined and "19" in mined and "3" in mined
+    assert "Candidiasis" in graph and "treated by" in graph and "A sentence about the drug." in graph
+    assert "tokens" in lengths and "+RL stage 2" in lengths
+    assert "+RL stage 1: 1 questions newly right, 0 newly wrong" in transcripts
+    assert transcripts.count("By Base.") == 3  # fixed by the cold start, fixed by stage 1, never right
+
+
+def test_named_and_masked_entities(run):
+    question = make_question("Which drug treats a disease caused by Candida?")
+    assert report.split_entities(question) == (["Candida"], ["Candidiasis", "Fluconazole"])
+    with report.rc_context(report.CHART_STYLE):
+        drawing = report.draw_subgraph(question)
+    assert drawing.count("stroke-dasharray") == 2  # the two masked boxes
+
+
+def test_last_evaluation_of_a_model_counts_and_order_stays(run):
+    row = {"stage": "evaluate", "model": "Base", "benchmark": "heldout", "n": 3, "accuracy": 0.125}
+    append_jsonl(run / "metrics.jsonl", [{**row, "step": 0, "low": 0.1, "high": 0.2}])
+    ablation = build(run).sections["What each step adds"]
+    assert "12.5" in ablation and ablation.index("Base") < ablation.index("+CoT cold start")
+
+
+def test_hostile_text_stays_text(tmp_path):
+    folder = tmp_path / "<b>run"
+    folder.mkdir()
+    question = make_question(f"{HOSTILE} Candida?", answer=HOSTILE)
+    write_run(folder, question, {f"{HOSTILE}{name}": letters for name, letters in MODELS.items()}, HOSTILE)
+    page = build(folder)
+    names = {tag for tag, _ in page.tags}
+    assert names.isdisjoint({"script", "img", "b>run"})
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert page.sections["From the graph to a question"].count(HOSTILE) >= 3  # question, option, fact
+    assert f"{HOSTILE} By {HOSTILE}Base." in page.sections["The same question before and after each stage"]
+    assert "<b>run" in page.text()
+
+
+@settings(max_examples=25)
+@given(st.text(min_size=1).filter(str.strip))
+def test_any_text_adds_no_tag(text):
+    def tags(content):
+        answers = {content: {"q0": {"truth": "A", "response": content}}}
+        question = make_question(content, evidence=[["x", content, "y", content, content]])
+        with report.rc_context(report.CHART_STYLE):
+            drawing = report.accuracy_bars(content, {content: [0.5, 3]})
+        return [tag for tag, _ in Page(drawing + report.transcript("q0", answers, question)).tags if tag != "use"]
+
+    assert set(tags(text)) == set(tags("plain"))
+
+
+@pytest.mark.parametrize(
+    ("missing", "left_out"),
+    [
+        (("eval", "rl1"), 1),
+        (("heldout.jsonl",), 1),
+        (("metrics.jsonl",), 3),
+        (("eval", "heldout.jsonl", "metrics.jsonl"), 6),
+    ],
+)
+def test_missing_parts_are_named(run, missing, left_out):
+    for name in missing:
+        path = run / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    page = build(run)
+    assert page.text().count("Left out: ") == left_out
+    assert ("end of stage 1" in page.text()) == (left_out < 3 and "rl1" not in missing)
+
+
+def test_response_free_results_are_passed_over(run):
+    """Saved log-likelihoods have no response to show, further samples repeat the question."""
+    path = run / "eval" / "heldout" / "Base.jsonl"
+    append_jsonl(path, [{"id": "q0", "sample": 1, "truth": "A", "response": "second", "tokens": 3}])
+    write_jsonl(path.with_name("letters.jsonl"), [{"id": "q0", "truth": "A", "logprobs": {"A": -1.0}}])
+    _, answers = report.load_answers(RunDir(run), [])
+    assert set(answers) == set(MODELS) and "second" not in answers["Base"]["q0"]["response"]
+
+
+def test_nothing_is_loaded(run):
+    page = build(run)
+    html = (run / "report.html").read_text()
+    loading = ("src", "srcset", "href", "xlink:href", "data", "poster", "action")
+    links = [value for _, attributes in page.tags for name, value in attributes.items() if name in loading]
+    assert links and all(link.startswith("#") for link in links)  # parts of the same chart
+    assert html.count("url(") == html.count("url(#") and "@import" not in html
+    policy = [attributes["content"] for tag, attributes in page.tags if "http-equiv" in attributes]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
+
+
+def test_same_run_same_page(run):
+    build(run)
+    first = (run / "report.html").read_bytes()
+    build(run)
+    assert (run / "report.html").read_bytes() == first
+
+
+def test_charts_take_their_colours_from_the_theme(run):
+    build(run)
+    html = (run / "report.html").read_text()
+    assert all(
+        f"var(--{name})" in html and f"--{name}: " in report.STYLESHEET for name in report.COLORS if name != "easy"
+    )
+    assert not any(color in html for color in report.COLORS.values())
+
+
+def test_bad_input_is_one_line(tmp_path):
+    failed = python("report.py", "--run", tmp_path / "none")
+    assert failed.returncode == 1 and "does not exist" in failed.stderr and len(failed.stderr.splitlines()) == 1
