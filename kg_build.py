@@ -26,13 +26,9 @@ with a time limit, and a page that cannot be read is recorded in `page_error` wi
 
 from __future__ import annotations
 
-import bz2
-import email.utils
-import gzip
 import html
 import multiprocessing
 import os
-import random
 import re
 import sqlite3
 import time
@@ -40,17 +36,15 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
-from xml.etree import ElementTree
+from typing import NamedTuple
 
 import mwparserfromhell
-import requests
 from mwparserfromhell.nodes import ExternalLink, Heading, HTMLEntity, Node, Tag, Template, Text, Wikilink
 from mwparserfromhell.parser import ParserError
 from mwparserfromhell.wikicode import Wikicode
 from tqdm import tqdm
 
+from mediawiki import HIDDEN, MAX_PAGE_CHARS, ApiSource, DumpSource, Page, Source, normalise_title
 from records import Metrics, RunDir, UserError, append_jsonl, run_stage, stage_parser
 
 # --------------------------------------------------------------------------------- what a page says: the relation rules
@@ -165,12 +159,15 @@ CATEGORIES = {
 REFINED = {("disease", "symptom"), ("test", "imaging"), ("procedure", "imaging"), ("procedure", "test")}
 TAXOBOXES = ("taxobox", "speciesbox", "subspeciesbox", "automatic taxobox")  # most organisms are no pathogens:
 PATHOGENS = re.compile(r"\bpathogen|\bviruses\b|\bparasit|\bbacterial diseases\b")  # ... their categories tell
+TEMPLATE_NAME = re.compile(r"\{\{\s{0,9}([^{}\[\]<>|\n]{1,100})")
+CATEGORY_NAME = re.compile(r"\[\[\s{0,9}category\s{0,9}:([^{}\[\]<>|\n]{1,200})", re.IGNORECASE)
 DISAMBIGUATION = {"disambiguation", "disambig", "dab", "disamb", "hndis", "geodis"}
 RARE_CATEGORY = re.compile(r"\b(rare|orphan)\b")
 
 # --------------------------------------------------------------------------------------------- sentences and assertions
 
 ABBREVIATIONS = {"e.g", "i.e", "vs", "cf", "dr", "st", "approx", "ca", "spp", "sp", "al", "fig", "incl", "esp", "viz"}
+MAX_SENTENCE_CHARS = 2_000  # what is longer is no sentence; without a limit, hostile text takes quadratic time
 SENTENCE_END = re.compile(r"\n[ \t]*\n|[.!?][\"'”’)\]]{0,2}\s+")
 CLAUSE_END = re.compile(
     r";|, (?=(?:and|so) (?:it|they|this|these|those)\b)|\b(?:but|although|though|whereas|while|however|except)\b",
@@ -195,35 +192,21 @@ PREVENTING = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
+TURNS = (NEGATION, HARMFUL, CONTRAST, PERMITTED)
+# Most sentences have none of all these, so that it need not be asked clause by clause.
+ANY_TURN = re.compile(rf"without|prevent|prophyl|protect|immuni|{'|'.join(p.pattern for p in TURNS)}", re.IGNORECASE)
+
 # ----------------------------------------------------------------------------------------------- limits and preferences
 
-MAX_PAGE_CHARS = 500_000  # the longest medical articles have about 300,000
 PAGE_SECONDS = 30  # a long article takes 0.1 s; hostile wikitext can take hours
 BATCH = 50  # pages a transaction and titles an API request, MediaWiki's own limit
-ATTEMPTS = 8  # of one API request; the waits add up to two to four minutes
 # The frontier's order: where a link to the page stands, less the distance from the seeds (in links), more if the
 # linking page is rare. A medical page of a dump that nothing links to comes last.
 STATES_FACT, MENTIONED, NAMED, UNLINKED, PER_LINK, RARE = 2.0, 1.0, 0.5, -100.0, 0.1, 0.5
 
 SEEDS = "Pneumonia; Tuberculosis; Hypertension; Myocardial infarction; Stroke; Type 2 diabetes; Asthma; Sepsis; "
 SEEDS += "Malaria; Breast cancer; Epilepsy; Schizophrenia; Rheumatoid arthritis; Aspirin; Amoxicillin; Fever"
-# What stands before the colon of a link that leads out of the articles: to something that is not shown in the text ...
-HIDDEN = {"file", "image", "category", *listed("de; en; es; fr; it; ja; nl; pl; pt; ru; sv; uk; zh")}
-# ... or to another namespace or project, of which the text is shown.
-ELSEWHERE = "media; special; talk; user; wikipedia; wp; template; help; portal; draft; module; mos; wikt; wiktionary; "
-ELSEWHERE += "commons; wikisource; meta; doi; pmid; s; q; b; d; w; c; n; v; m"
-NO_ARTICLE = {"", *HIDDEN, *listed(ELSEWHERE)}
 NO_NAMES = {"other", "others", "various", "many", "none", "various others", "many others", "among others"}
-
-
-class Page(NamedTuple):
-    """One page as a source gives it. `redirect` is the target's title, or None. Ids are MediaWiki's own."""
-
-    title: str
-    page: int
-    revision: int
-    wikitext: str
-    redirect: str | None = None
 
 
 class Mention(NamedTuple):
@@ -249,17 +232,13 @@ class Reading:
     prose: str = ""
 
 
-def normalise_title(raw: str) -> str | None:
-    """A link's target as MediaWiki normalises it (first letter upper, no fragment); None if it is no article."""
-    title = " ".join(html.unescape(raw).partition("#")[0].replace("_", " ").split())
-    namespace, colon, _ = title.partition(":")
-    if not title or len(title.encode()) > 255 or (colon and namespace.strip().lower() in NO_ARTICLE):
-        return None
-    return None if any(mark in title for mark in "<>[]{}|") else title[0].upper() + title[1:]
-
-
 # ----------------------------------------------------------------------------------------------------- reading one page
 
+NOTE = re.compile(
+    r"<!--.*?(?:-->|\Z)|<ref\b[^<>]{0,500}(?:/>|>[^<]*(?:<(?!/?ref\b)[^<]*)*</ref\s{0,9}>)", re.DOTALL | re.IGNORECASE
+)
+EMPTY_BRACKETS = re.compile(r"\( ?[,;]? ?\)")
+STRAY_SPACE = re.compile(r" ([.,;:)])")
 SKIPPED_TAGS = set(listed("ref; references; table; gallery; math; timeline; imagemap; syntaxhighlight; style"))
 TEXT_TEMPLATES = set(listed("nowrap; nobr; plainlist; ubl; unbulleted list; hlist; flatlist; small; nobold"))
 
@@ -319,8 +298,8 @@ class Flattener:
 
 def tidy(text: str) -> str:
     """One line, single spaces, without the empty brackets and stray spaces that removed markup leaves."""
-    text = re.sub(r"\( ?[,;]? ?\)", "", " ".join(text.split()))
-    return re.sub(r" ([.,;:)])", r"\1", text.replace("  ", " ")).strip()
+    text = " ".join(EMPTY_BRACKETS.sub("", " ".join(text.split())).split())
+    return STRAY_SPACE.sub(r"\1", text)
 
 
 def split_sentences(text: str) -> Iterator[tuple[int, int]]:
@@ -358,36 +337,45 @@ def clause_around(sentence: str, offset: int) -> tuple[str, str]:
 
 def find_mentions(flat: Flattener, rules: list[Rule], section: str, heading: str = "") -> Iterator[Mention]:
     """The mentions that `rules` make of the links in a text. The evidence is the sentence, after `heading` if given."""
+    if not rules or not flat.links:
+        return
     links = [*flat.links, (len(flat.text) + 1, "")]
     at = 0
     for start, end in split_sentences(flat.text):
         sentence = flat.text[start:end]
-        evidence = heading + tidy(sentence)
+        first_link = at
         while links[at][0] < end:
-            before, after = clause_around(sentence, links[at][0] - start)
-            for rule in rules:
-                if asserted(before, after, rule.relation):
-                    prevents = rule.relation == "treated_by" and rule.inverse and PREVENTING.search(before)
-                    relation = "prevented_by" if prevents else rule.relation
-                    yield Mention(relation, f"; {rule.linked};", rule.inverse, links[at][1], section, evidence)
             at += 1
-        if section == "lead" and evidence:
+        if at > first_link and len(sentence) <= MAX_SENTENCE_CHARS:
+            evidence = heading + tidy(sentence)
+            plain = not ANY_TURN.search(sentence)
+            for offset, target in links[first_link:at]:
+                before, after = ("", "") if plain else clause_around(sentence, offset - start)
+                for rule in rules:
+                    if plain or asserted(before, after, rule.relation):
+                        prevents = rule.relation == "treated_by" and rule.inverse and PREVENTING.search(before)
+                        relation = "prevented_by" if prevents else rule.relation
+                        yield Mention(relation, f"; {rule.linked};", rule.inverse, target, section, evidence)
+        if section == "lead" and tidy(sentence):
             return
 
 
-def recognise(code: Wikicode) -> tuple[str, Template | None, list[str]]:
-    """A page's type (an entity type, "disambiguation" or "other"), its medical infobox and its categories."""
-    templates = {str(node.name).strip().lower().replace("_", " "): node for node in code.ifilter_templates(False)}
-    links = [str(node.title).strip().lower() for node in code.ifilter_wikilinks(False)]
-    categories = [link.removeprefix("category:").strip() for link in links if link.startswith("category:")]
+def recognise(wikitext: str) -> tuple[str, str | None, list[str]]:
+    """A page's type (an entity type, "disambiguation" or "other"), its medical infobox and its categories.
+
+    It looks at the names of templates and categories only: most pages that a walk meets are not medical, and finding
+    that out must not take a parser.
+    """
+    templates = [name.strip().lower().replace("_", " ") for name in TEMPLATE_NAME.findall(wikitext)]
+    categories = [name.strip().lower() for name in CATEGORY_NAME.findall(wikitext)]
     if any(name in DISAMBIGUATION or name.endswith("disambiguation") for name in templates):
         return "disambiguation", None, categories
     by_category = next((kind for kind, pattern in CATEGORIES.items() if any(map(pattern.search, categories))), "other")
-    for name, template in templates.items():
+    for name in templates:
         prefix = max((prefix for prefix in INFOBOX_TYPES if name.startswith(prefix)), key=len, default=None)
         if prefix:
             kind = INFOBOX_TYPES[prefix]
-            return by_category if (kind, by_category) in REFINED else kind, template, categories
+            return by_category if (kind, by_category) in REFINED else kind, name, categories
     if any(name.startswith(TAXOBOXES) for name in templates):
         return "pathogen" if any(map(PATHOGENS.search, categories)) else "other", None, categories
     return "other" if any(name.startswith("infobox") for name in templates) else by_category, None, categories
@@ -398,25 +386,33 @@ def split_names(text: str) -> list[str]:
     return [re.sub(r"\([^()]*\)", "", name).strip(" .'\"") for name in re.split(r"[,;\n]", text)]
 
 
+def without_notes(wikitext: str) -> str:
+    """Wikitext without comments and footnotes: half of a long article, and most of the time of the parser."""
+    return NOTE.sub("", wikitext)
+
+
 def read_page(page: Page) -> Reading | str:
     """Recognise a page and read its names, facts, links and prose: entity linking, relation extraction (section 3.1).
 
     Runs in a worker process. Returns a `Reading`, or the reason why the parser could not read the page.
     """
+    wikitext = without_notes(page.wikitext)
+    kind, infobox, categories = recognise(wikitext)
+    if kind == "disambiguation" or page.title.endswith("(disambiguation)"):
+        return Reading("disambiguation")
+    if kind == "other" or page.title.startswith("List of "):
+        return Reading("other")
+    reading = Reading(kind, rare=any(map(RARE_CATEGORY.search, categories)))
     try:
-        code = mwparserfromhell.parse(page.wikitext)
-        kind, infobox, categories = recognise(code)
-        if kind == "disambiguation" or page.title.endswith("(disambiguation)"):
-            return Reading("disambiguation")
-        reading = Reading("other" if page.title.startswith("List of ") else kind)
-        if reading.kind != "other":
-            reading.rare = any(map(RARE_CATEGORY.search, categories))
-            read_sections(code, reading)
-            if infobox is not None:
-                read_infobox(infobox, page.title, reading)
-        return reading
+        code = mwparserfromhell.parse(wikitext)
+        read_sections(code, reading)
+        for template in code.ifilter_templates(recursive=False):
+            if infobox and str(template.name).strip().lower().replace("_", " ") == infobox:
+                read_infobox(template, page.title, reading)
+                break
     except (ParserError, RecursionError) as error:
         return f"{type(error).__name__}: {error}"
+    return reading
 
 
 class Section(NamedTuple):
@@ -520,235 +516,6 @@ class Readers:
                 self.close()
                 self.start()
         return readings
-
-
-# ------------------------------------------------------------------------------------------------ where pages come from
-
-
-class PageTarget:
-    """Collects the pages of a MediaWiki XML export from expat's events, whichever export version's namespace it has.
-
-    No element tree is built, so memory stays at one page. Raises UserError for a document type declaration (the only
-    place where XML can define entities) and for XML that is no MediaWiki export.
-    """
-
-    FIELDS = {("page", "title"), ("page", "ns"), ("page", "id"), ("revision", "id"), ("revision", "text")}
-
-    def __init__(self, path: Path):
-        self.file = path
-        self.elements: list[str] = []
-        self.values: dict[tuple[str, str], str] = {}
-        self.buffer: list[str] = []
-        self.size = 0
-        self.pages: list[Page] = []
-
-    def start(self, tag: str, attributes: dict[str, str]) -> None:
-        name = tag.rpartition("}")[2]
-        if not self.elements and name != "mediawiki":
-            raise UserError(f"{self.file} is no MediaWiki export: its root element is <{name}>, not <mediawiki>")
-        self.elements.append(name)
-        self.buffer, self.size = [], 0
-        if name == "page":
-            self.values = {}
-        elif name == "redirect":
-            self.values["page", "redirect"] = attributes.get("title", "")
-
-    def data(self, text: str) -> None:
-        if self.size <= MAX_PAGE_CHARS:  # beyond the limit the page is refused anyway
-            self.buffer.append(text)
-            self.size += len(text)
-
-    def end(self, tag: str) -> None:
-        name = self.elements.pop()
-        key = (self.elements[-1] if self.elements else "", name)
-        if key in self.FIELDS:
-            self.values[key] = "".join(self.buffer)
-        elif name == "page" and self.values["page", "ns"] == "0":
-            title, wikitext = self.values["page", "title"], self.values.get(("revision", "text"), "")
-            ids = int(self.values["page", "id"]), int(self.values["revision", "id"])
-            redirect = normalise_title(self.values.get(("page", "redirect"), ""))
-            self.pages.append(Page(title, *ids, wikitext, redirect))
-
-    def doctype(self, name: str, public_id: str | None, system_id: str | None) -> None:
-        raise UserError(f"{self.file} has a document type declaration, which MediaWiki never writes: refused")
-
-    def close(self) -> None:
-        pass
-
-
-def read_dump(path: Path) -> Iterator[Page]:
-    """Yield the articles of a MediaWiki XML export (.xml, .bz2, .gz), with a progress bar in bytes of the file.
-
-    Raises UserError if the file is truncated, not valid XML or not an export.
-    """
-    target = PageTarget(path)
-    parser = ElementTree.XMLParser(target=target)
-    with open(path, "rb") as raw, tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc="read dump") as bar:
-        opener = {".bz2": bz2.open, ".gz": gzip.open}.get(path.suffix)
-        stream = opener(raw) if opener else raw
-        try:
-            while chunk := stream.read(1 << 18):
-                parser.feed(chunk)
-                bar.update(raw.tell() - bar.n)
-                yield from target.pages
-                target.pages = []
-            parser.close()
-        except (ElementTree.ParseError, EOFError, OSError, zlib.error, ValueError, KeyError) as error:
-            raise UserError(f"{path} is truncated or malformed ({error}); download it again") from None
-
-
-class DumpSource:
-    """A dump as a source: its articles, compressed, in an SQLite file where the walk finds them by title."""
-
-    def __init__(self, dump: Path, store: Path):
-        """Raises UserError if there is no such file."""
-        if not dump.is_file():
-            raise UserError(f"--source {dump} does not exist; give a MediaWiki XML export, or 'api'")
-        self.dump, self.store = dump, store
-        self.identity = f"{dump.resolve()}, {dump.stat().st_size} bytes"
-
-    def open(self) -> None:
-        """Copy the dump's articles into the store, unless they are there. A pass that was killed is repeated."""
-        self.db = sqlite3.connect(self.store)
-        self.db.executescript(
-            "CREATE TABLE IF NOT EXISTS article(title TEXT PRIMARY KEY, page INTEGER, revision INTEGER, wikitext BLOB, "
-            "  redirect TEXT, infobox INTEGER);"
-            "CREATE INDEX IF NOT EXISTS article_redirect ON article(redirect) WHERE redirect IS NOT NULL;"
-            "CREATE TABLE IF NOT EXISTS complete(dump TEXT);"
-        )
-        if self.db.execute("SELECT 1 FROM complete WHERE dump = ?", [self.identity]).fetchone():
-            return
-        self.db.executescript("DELETE FROM article; DELETE FROM complete")
-        for count, page in enumerate(read_dump(self.dump), 1):
-            opening = page.wikitext[:20_000].lower().replace("_", " ")
-            infobox = page.redirect is None and any("{{" + name in opening for name in INFOBOX_TYPES)
-            row = (*page[:3], zlib.compress(page.wikitext.encode(), 1), page.redirect, infobox)
-            self.db.execute("INSERT OR REPLACE INTO article VALUES (?, ?, ?, ?, ?, ?)", row)
-            if count % 5000 == 0:
-                self.db.commit()
-        self.db.execute("INSERT INTO complete VALUES (?)", [self.identity])
-        self.db.commit()
-
-    def seeds(self, wanted: list[str]) -> Iterator[tuple[str, float]]:
-        """Where to start, with priorities: the wanted titles; last, whatever seems to have a medical infobox."""
-        yield from ((title, STATES_FACT) for title in wanted)
-        for (title,) in self.db.execute("SELECT title FROM article WHERE infobox ORDER BY page"):
-            yield title, UNLINKED
-
-    def fetch(self, titles: list[str]) -> dict[str, Page]:
-        marks = ", ".join("?" * len(titles))
-        rows = self.db.execute(f"SELECT * FROM article WHERE title IN ({marks})", titles)
-        return {row[0]: Page(*row[:3], zlib.decompress(row[3]).decode(), row[4]) for row in rows}
-
-    def redirects_to(self, titles: list[str]) -> list[tuple[str, str]]:
-        marks = ", ".join("?" * len(titles))
-        return self.db.execute(f"SELECT title, redirect FROM article WHERE redirect IN ({marks})", titles).fetchall()
-
-    def close(self) -> None:
-        self.db.close()
-        self.store.unlink()
-
-
-class ApiSource:
-    """A live MediaWiki as a source, used politely: one request of 50 titles at a time, `maxlag`, `Retry-After`."""
-
-    def __init__(self, url: str, contact: str | None):
-        """Raises UserError for a bad URL, and if Wikimedia's servers are asked without the contact that they demand."""
-        address = urlsplit(url)
-        if address.scheme not in {"http", "https"} or not address.hostname:
-            raise UserError(f"--api-url {url} is no http(s) address of an api.php")
-        if not contact and re.search(r"(^|\.)wik(ipedia|imedia|tionary|idata)\.org$", address.hostname):
-            raise UserError("Wikipedia asks every robot for a contact address: give yours with --contact MAIL")
-        self.url = self.identity = url
-        self.session = requests.Session()
-        self.session.headers["User-Agent"] = f"fleming-r1-kg-build/1.0 ({contact or 'no contact given'})"
-
-    def request(self, parameters: dict[str, str]) -> dict[str, Any]:
-        """One API request, repeated with backoff while the server is busy, unreachable or sends half a reply.
-
-        Raises UserError with the server's own words once ATTEMPTS are used up or if the request itself is refused.
-        """
-        problem = ""
-        for attempt in range(ATTEMPTS):
-            wait = random.uniform(0.5, 1) * 2**attempt
-            try:
-                reply = self.session.post(self.url, data=parameters, timeout=60)
-                wait = max(wait, retry_after(reply.headers.get("Retry-After")))
-                problem = f"HTTP status {reply.status_code}"
-                if reply.status_code == 200:
-                    body = reply.json()
-                    error = body.get("error") if isinstance(body, dict) else {"code": "not a JSON object"}
-                    if not error:
-                        return body
-                    problem = f"{error.get('code')}: {error.get('info')}"
-                    if error.get("code") not in {"maxlag", "ratelimited", "readonly"}:
-                        raise UserError(f"{self.url} refused the request ({problem})")
-                elif reply.status_code not in {408, 429, 500, 502, 503, 504}:
-                    raise UserError(f"{self.url} answered {problem}; is it a MediaWiki api.php?")
-            except requests.RequestException as error:  # an unreadable JSON reply is one of these too
-                problem = type(error).__name__
-            if attempt + 1 < ATTEMPTS:
-                time.sleep(wait)
-        raise UserError(f"{self.url} failed {ATTEMPTS} times ({problem}); the same command continues later")
-
-    def query(self, titles: list[str], **parameters: str) -> Iterator[dict[str, Any]]:
-        """The `query` object of each reply to a query about `titles`, following the server's continuation."""
-        fixed = {"action": "query", "format": "json", "formatversion": "2", "maxlag": "5", "titles": "|".join(titles)}
-        following: dict[str, str] = {}
-        while True:
-            body = self.request({**fixed, **parameters, **following})
-            yield body.get("query", {})
-            if body.get("continue", following) == following:
-                return
-            following = body["continue"]
-
-    def open(self) -> None:
-        """Nothing to prepare: pages are fetched as the walk reaches them."""
-
-    def seeds(self, wanted: list[str]) -> Iterator[tuple[str, float]]:
-        yield from ((title, STATES_FACT) for title in wanted)
-
-    def fetch(self, titles: list[str]) -> dict[str, Page]:
-        """The pages that exist. A title that the server writes otherwise comes back as a redirect to that."""
-        pages: dict[str, Page] = {}
-        redirects: set[str] = set()  # told once, while the pages' text may come with a continuation
-        for reply in self.query(titles, prop="info|revisions", rvprop="ids|content", rvslots="main"):
-            for change in reply.get("normalized", []):
-                pages[change["from"]] = Page(change["from"], 0, 0, "", redirect=change["to"])
-            redirects |= {found["title"] for found in reply.get("pages", []) if found.get("redirect")}
-            for found in reply.get("pages", []):
-                for revision in found.get("revisions", []):
-                    title, wikitext = found["title"], revision.get("slots", {}).get("main", {}).get("content", "")
-                    wikitext = wikitext.encode("utf-8", "replace").decode()
-                    redirect = redirect_target(wikitext) if title in redirects else None
-                    pages[title] = Page(title, found["pageid"], revision["revid"], wikitext, redirect)
-        return pages
-
-    def redirects_to(self, titles: list[str]) -> list[tuple[str, str]]:
-        replies = self.query(titles, prop="redirects", rdnamespace="0", rdlimit="max")
-        found = [page for reply in replies for page in reply.get("pages", [])]
-        return [(redirect["title"], page["title"]) for page in found for redirect in page.get("redirects", [])]
-
-    def close(self) -> None:
-        self.session.close()
-
-
-Source = DumpSource | ApiSource
-
-
-def retry_after(header: str | None) -> float:
-    """The seconds that a Retry-After header asks to wait, given as seconds or as a date; at most ten minutes."""
-    if not header:
-        return 0.0
-    if header.strip().isdigit():
-        return min(600.0, float(header))
-    date = email.utils.parsedate_tz(header)
-    return min(600.0, max(0.0, email.utils.mktime_tz(date) - time.time())) if date else 0.0
-
-
-def redirect_target(wikitext: str) -> str | None:
-    links = mwparserfromhell.parse(wikitext[:2000]).filter_wikilinks()
-    return normalise_title(str(links[0].title)) if links else None
 
 
 # ------------------------------------------------------------------------------------------------------------ the graph
@@ -913,8 +680,10 @@ def build(run: RunDir, source: Source, seeds: str, target: int, workers: int) ->
     if "linked" not in begun:
         with db:
             db.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", task.items())
-            for title, priority in source.seeds([title for title in map(normalise_title, listed(seeds)) if title]):
-                push(db, title, priority, 0)
+            for title in filter(None, map(normalise_title, listed(seeds))):
+                push(db, title, STATES_FACT, 0)
+            for title in source.landmarks():
+                push(db, title, UNLINKED, 0)
         metrics = Metrics(run, "kg_build")
         readers = Readers(workers)
         try:
@@ -1015,7 +784,8 @@ def main() -> None:
         if args.source in {None, "api"}:
             source = ApiSource(args.api_url, args.contact)
         else:
-            source = DumpSource(Path(args.source), run.output("kg.pages.sqlite"))
+            store = run.output("kg.pages.sqlite")
+            source = DumpSource(Path(args.source), store, list(INFOBOX_TYPES), args.workers)
         build(run, source, args.seeds, args.target, args.workers)
     db = sqlite3.connect(run.input("kg.sqlite"))
     if args.text:
