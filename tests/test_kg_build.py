@@ -18,7 +18,10 @@ from xml.sax.saxutils import escape, quoteattr
 import pytest
 
 import kg_build
+import mediawiki
+from conftest import killed_after, python
 from records import RunDir, UserError, read_jsonl
+from teacher import Teacher
 
 ROOT = Path(__file__).parent.parent
 WIKI = ROOT.parent / "shared" / "data" / "wiki"
@@ -44,11 +47,12 @@ People with [[hypertension]] often have [[Pyrexia|a high temperature]], i.e. [[F
 * [[Influenza]] may open the way, but [[Amoxicillin]] does not.
 == Treatment ==
 Antibiotics such as [[amoxicillin]] are used. [[Warfarin]] is not effective. [[Aspirin]] should be avoided.
+[[Loop A]] and [[Deleted page]] lead nowhere. [[Beecham]] helps.
 === Alternative medicine ===
 Some people take [[aspirin]].
 == Prognosis ==
 === Complications ===
-[[Sepsis]] and [[London]].
+[[Sepsis]] and [[London]]. A [[Cold]] or [[Flu (disambiguation)|flu]] may follow.
 == References ==
 [[Aspirin]]
 [[Category:Rare diseases]]""",
@@ -74,9 +78,17 @@ It should not be given in [[sepsis]].""",
     "Aardvark": "{{Speciesbox}}An animal.\n[[Category:Mammals]]",
     "London": "{{Infobox settlement}}'''London''' is a city.\n[[Category:Diseases and disorders]]",
     "Mercury": "'''Mercury''' may mean a planet. See [[Pneumonia]].\n{{disambiguation}}",
+    "Cold": "'''Cold''' may mean\n* [[Aspirin]], a drug\n* a place: [[London]]\n* [[Influenza]], see [[Rash]]\n{{dab}}",
+    "Beecham": "Either of\n* [[Aspirin]]\n* [[Warfarin]]\n{{disambiguation}}",
     "Island": "{{Infobox drug}}'''Island''' is a drug that no page links to.",
 }
-REDIRECTS = {"Pyrexia": "High temperature", "High temperature": "Fever", "Loop A": "Loop B", "Loop B": "Loop A"}
+REDIRECTS = {
+    "Pyrexia": "High temperature",
+    "High temperature": "Fever",
+    "Loop A": "Loop B",
+    "Loop B": "Loop A",
+    "Flu (disambiguation)": "Cold",
+}
 
 
 def export(pages: dict[str, str], redirects: dict[str, str], version: str = "0.11") -> str:
@@ -96,13 +108,19 @@ def export(pages: dict[str, str], redirects: dict[str, str], version: str = "0.1
     return "\n".join(out) + "</mediawiki>"
 
 
-def build(folder: Path, source: object, seeds: str = "Pneumonia", target: int = 10_000) -> sqlite3.Connection:
+def dump_source(dump: Path, store: Path, workers: int = 1) -> mediawiki.DumpSource:
+    return mediawiki.DumpSource(dump, store, list(kg_build.INFOBOX_TYPES), workers)
+
+
+def build(
+    folder: Path, source: object, seeds: str = "Pneumonia", target: int = 10_000, **options
+) -> sqlite3.Connection:
     """Build a graph from XML text or a source object and open it."""
     run = RunDir(folder, create=True)
     if isinstance(source, str):
         (folder / "dump.xml").write_text(source, encoding="utf-8")
-        source = kg_build.DumpSource(folder / "dump.xml", folder / "kg.pages.sqlite")
-    kg_build.build(run, source, seeds, target, workers=1)
+        source = dump_source(folder / "dump.xml", folder / "kg.pages.sqlite")
+    kg_build.build(run, source, seeds, target, workers=1, **options)
     return sqlite3.connect(folder / "kg.sqlite")
 
 
@@ -141,11 +159,13 @@ def test_pages_are_recognised_by_infobox_and_category(graph):
         "Aardvark": None,
         "London": None,
         "Mercury": None,
+        "Cold": None,
+        "Beecham": None,
         "Island": "drug",  # found although nothing links to it
     }
     assert graph.execute("SELECT title, page, revision FROM entity WHERE rare").fetchall() == [("Pneumonia", 1, 1001)]
-    assert kg_build.read_page(kg_build.Page("Inflammation", 1, 1, PAGES["Inflammation"])).kind == "mechanism"
-    assert kg_build.read_page(kg_build.Page("Aardvark", 1, 1, PAGES["Aardvark"])).kind == "other"
+    assert kg_build.read_page(mediawiki.Page("Inflammation", 1, 1, PAGES["Inflammation"])).kind == "mechanism"
+    assert kg_build.read_page(mediawiki.Page("Aardvark", 1, 1, PAGES["Aardvark"])).kind == "other"
 
 
 def test_relations_are_exactly_those_that_the_pages_state(graph):
@@ -158,6 +178,7 @@ def test_relations_are_exactly_those_that_the_pages_state(graph):
         ("Pneumonia", "cause", "Influenza"),
         ("Pneumonia", "treated_by", "Amoxicillin"),
         ("Pneumonia", "complication", "Sepsis"),
+        ("Pneumonia", "complication", "Influenza"),  # the one disease among the items of "Cold"; "Beecham" is two drugs
         ("Amoxicillin", "belongs_to", "Penicillin"),
         ("Amoxicillin", "contraindication", "Sepsis"),
         ("Sepsis", "prevented_by", "Amoxicillin"),
@@ -207,7 +228,7 @@ def test_incoming_counts_the_other_pages_that_refer_to_an_entity(graph):
 
 def test_working_tables_are_gone_and_metrics_are_logged(graph):
     tables = {name for (name,) in graph.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    assert tables == {"meta", "entity", "alias", "relation", "prose", "page_error"}
+    assert tables == {"meta", "entity", "alias", "relation", "prose", "page_error", "rejected"}
     folder = Path(graph.execute("PRAGMA database_list").fetchone()[2]).parent
     assert (
         list(read_jsonl(folder / "metrics.jsonl"))[-1]["relations"]
@@ -265,7 +286,7 @@ def test_a_dump_reads_the_same_in_every_packing_and_version(tmp_path):
     (tmp_path / "a.xml.bz2").write_bytes(b"".join(streams))  # multistream, as Wikipedia's own
     (tmp_path / "a.xml.gz").write_bytes(gzip.compress(text.encode()))
     (tmp_path / "old.xml").write_text(export(PAGES, REDIRECTS, version="0.10"), encoding="utf-8")
-    readings = [list(kg_build.read_dump(path)) for path in sorted(tmp_path.iterdir())]
+    readings = [list(mediawiki.read_dump(path)) for path in sorted(tmp_path.iterdir())]
     assert all(reading == readings[0] for reading in readings)
     assert len(readings[0]) == len(PAGES) + len(REDIRECTS)
     assert [page.redirect for page in readings[0] if page.title == "Pyrexia"] == ["High temperature"]
@@ -288,7 +309,7 @@ def test_a_dump_reads_the_same_in_every_packing_and_version(tmp_path):
 def test_a_bad_dump_is_a_user_error(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
-        list(kg_build.read_dump(tmp_path / name))
+        list(mediawiki.read_dump(tmp_path / name))
 
 
 def test_command_line_errors_are_one_line(tmp_path):
@@ -470,7 +491,7 @@ def wiki(monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeWiki)
     server.requests, server.faults, server.waits = [], [], []
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(kg_build.time, "sleep", server.waits.append)
+    monkeypatch.setattr(mediawiki.time, "sleep", server.waits.append)
     server.url = f"http://127.0.0.1:{server.server_port}/w/api.php"
     yield server
     server.shutdown()
@@ -479,7 +500,7 @@ def wiki(monkeypatch):
 
 def test_the_api_gives_the_same_graph_as_the_dump(tmp_path, wiki, graph):
     wiki.faults = ["429", "none", "truncated", "503", "maxlag", "none", "truncated"]
-    db = build(tmp_path, kg_build.ApiSource(wiki.url, "me@example.org"))
+    db = build(tmp_path, mediawiki.ApiSource(wiki.url, "me@example.org"))
     expected = {fact: evidence for fact, evidence in facts(graph).items() if "Island" not in fact}
     assert facts(db) == expected
     select = "SELECT name, title FROM alias JOIN entity ON entity.id = alias.entity ORDER BY name"
@@ -491,21 +512,23 @@ def test_the_api_gives_the_same_graph_as_the_dump(tmp_path, wiki, graph):
 
 
 def test_the_api_client_gives_up_with_one_line(wiki):
-    wiki.faults = ["503"] * kg_build.ATTEMPTS
+    wiki.faults = ["503"] * mediawiki.ATTEMPTS
     with pytest.raises(UserError, match="failed 8 times .HTTP status 503.; the same command continues"):
-        kg_build.ApiSource(wiki.url, None).fetch(["Pneumonia"])
+        mediawiki.ApiSource(wiki.url, None).fetch(["Pneumonia"])
 
 
 def test_wikipedia_demands_a_contact():
     with pytest.raises(UserError, match="--contact"):
-        kg_build.ApiSource("https://en.wikipedia.org/w/api.php", None)
+        mediawiki.ApiSource("https://en.wikipedia.org/w/api.php", None)
     with pytest.raises(UserError, match="no http"):
-        kg_build.ApiSource("en.wikipedia.org", "me@example.org")
+        mediawiki.ApiSource("en.wikipedia.org", "me@example.org")
 
 
 def test_retry_after_in_both_forms():
-    assert kg_build.retry_after("7") == 7 and kg_build.retry_after(None) == 0 and kg_build.retry_after("99999") == 600
-    assert kg_build.retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0 and kg_build.retry_after("soon") == 0
+    assert (
+        mediawiki.retry_after("7") == 7 and mediawiki.retry_after(None) == 0 and mediawiki.retry_after("99999") == 600
+    )
+    assert mediawiki.retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0 and mediawiki.retry_after("soon") == 0
 
 
 # ------------------------------------------------------------------------------------------------------ the real parts
@@ -513,14 +536,14 @@ def test_retry_after_in_both_forms():
 
 @pytest.mark.skipif(not WIKI.exists(), reason="needs the recorded Wikipedia dump in ../shared")
 def test_of_206_wikipedia_pages_exactly_the_two_medical_ones_become_entities(tmp_path):
-    source = kg_build.DumpSource(next(WIKI.glob("enwiki-2016-206-pages.xml.bz2")), tmp_path / "kg.pages.sqlite")
+    source = dump_source(next(WIKI.glob("enwiki-2016-206-pages.xml.bz2")), tmp_path / "kg.pages.sqlite")
     pages = "Alabama; Algorithm; Apollo; Aristotle; Anatomy; Alchemy; Altruism; Aardvark; Acid; Algae; Astronaut"
     db = build(tmp_path, source, seeds=pages)
     assert db.execute("SELECT title, type FROM entity ORDER BY title").fetchall() == [
         ("Abortion", "disease"),
         ("Autism", "disease"),
     ]
-    readings = {page.title: kg_build.read_page(page) for page in kg_build.read_dump(source.dump) if not page.redirect}
+    readings = {page.title: kg_build.read_page(page) for page in mediawiki.read_dump(source.dump) if not page.redirect}
     assert {title for title, reading in readings.items() if reading.kind not in {"other", "disambiguation"}} == {
         "Abortion",
         "Autism",
@@ -530,7 +553,7 @@ def test_of_206_wikipedia_pages_exactly_the_two_medical_ones_become_entities(tmp
 
 @pytest.mark.skipif(not ENCYCLOPEDIA.exists(), reason="needs data/encyclopedia.xml")
 def test_the_small_encyclopedia_becomes_a_whole_graph(tmp_path):
-    source = kg_build.DumpSource(ENCYCLOPEDIA, tmp_path / "kg.pages.sqlite")
+    source = dump_source(ENCYCLOPEDIA, tmp_path / "kg.pages.sqlite")
     db = build(tmp_path, source, seeds=kg_build.SEEDS, target=10_000)
     counts = dict(db.execute("SELECT type, count(*) FROM entity GROUP BY type"))
     assert counts["disease"] >= 80 and counts["drug"] >= 60 and counts["symptom"] >= 45
