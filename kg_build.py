@@ -519,6 +519,7 @@ class Readers:
 
     def start(self) -> None:
         self.pool = multiprocessing.get_context("spawn").Pool(self.workers)
+        self.pool.apply(len, [""])  # wait for it to be there: its start is not to count as a page's time
 
     def close(self) -> None:
         self.pool.terminate()
