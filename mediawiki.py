@@ -1,0 +1,401 @@
+"""The pages of a MediaWiki: from a dump (an XML export), or live from its api.php.
+
+Both sources answer the same calls, so an agent that walks through a wiki does not notice which one it has:
+
+    open()                prepare; a long preparation goes on where it was killed
+    landmarks()           titles that are worth a visit even if no link leads there (known to a dump only)
+    fetch(titles)         title -> Page, for the pages that exist
+    redirects_to(titles)  (title, target) of every redirect that leads to one of the titles
+    close()
+
+Wikipedia's dumps are files of many bz2 streams with 100 whole pages each: several processes read such a file together.
+
+This is a tool: it imports no stage.
+"""
+
+from __future__ import annotations
+
+import bz2
+import email.utils
+import gzip
+import html
+import io
+import mmap
+import random
+import re
+import sqlite3
+import time
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+from urllib.parse import urlsplit
+from xml.etree import ElementTree
+
+import mwparserfromhell
+import requests
+from tqdm import tqdm
+
+from records import UserError
+
+MAX_PAGE_CHARS = 500_000  # the longest medical articles have about 300,000
+MAX_STREAM_BYTES = 64 << 20  # a file of larger streams is no Wikipedia dump: it is read by one process
+ATTEMPTS = 8  # of one API request; the waits add up to two to four minutes
+
+# What stands before the colon of a link that leads out of the articles: to something that is not shown in the text ...
+HIDDEN = set("file image category de en es fr it ja nl pl pt ru sv uk zh".split())
+# ... or to another namespace or project, of which the text is shown.
+ELSEWHERE = "media special talk user wikipedia wp template help portal draft module mos wikt wiktionary commons "
+ELSEWHERE += "wikisource meta doi pmid s q b d w c n v m"
+NO_ARTICLE = {"", *HIDDEN, *ELSEWHERE.split()}
+
+
+class Page(NamedTuple):
+    """One page as a source gives it. `redirect` is the target's title, or None. Ids are MediaWiki's own."""
+
+    title: str
+    page: int
+    revision: int
+    wikitext: str
+    redirect: str | None = None
+
+
+def normalise_title(raw: str) -> str | None:
+    """A link's target as MediaWiki normalises it (first letter upper, no fragment); None if it is no article."""
+    title = " ".join(html.unescape(raw).partition("#")[0].replace("_", " ").split())
+    namespace, colon, _ = title.partition(":")
+    if not title or len(title.encode()) > 255 or (colon and namespace.strip().lower() in NO_ARTICLE):
+        return None
+    return None if any(mark in title for mark in "<>[]{}|") else title[0].upper() + title[1:]
+
+
+# --------------------------------------------------------------------------------------------------------------- a dump
+
+
+class PageTarget:
+    """Collects the pages of a MediaWiki XML export from expat's events, whichever export version's namespace it has.
+
+    No element tree is built, so memory stays at one page. Raises UserError for a document type declaration (the only
+    place where XML can define entities) and for XML that is no MediaWiki export.
+    """
+
+    FIELDS = {("page", "title"), ("page", "ns"), ("page", "id"), ("revision", "id"), ("revision", "text")}
+
+    def __init__(self, path: Path):
+        self.file = path
+        self.elements: list[str] = []
+        self.values: dict[tuple[str, str], str] = {}
+        self.buffer: list[str] = []
+        self.size = 0
+        self.pages: list[Page] = []
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        name = tag.rpartition("}")[2]
+        if not self.elements and name != "mediawiki":
+            raise UserError(f"{self.file} is no MediaWiki export: its root element is <{name}>, not <mediawiki>")
+        self.elements.append(name)
+        self.buffer, self.size = [], 0
+        if name == "page":
+            self.values = {}
+        elif name == "redirect":
+            self.values["page", "redirect"] = attributes.get("title", "")
+
+    def data(self, text: str) -> None:
+        if self.size <= MAX_PAGE_CHARS:  # beyond the limit the page is refused anyway
+            self.buffer.append(text)
+            self.size += len(text)
+
+    def end(self, tag: str) -> None:
+        name = self.elements.pop()
+        key = (self.elements[-1] if self.elements else "", name)
+        if key in self.FIELDS:
+            self.values[key] = "".join(self.buffer)
+        elif name == "page" and self.values["page", "ns"] == "0":
+            title, wikitext = self.values["page", "title"], self.values.get(("revision", "text"), "")
+            ids = int(self.values["page", "id"]), int(self.values["revision", "id"])
+            redirect = normalise_title(self.values.get(("page", "redirect"), ""))
+            self.pages.append(Page(title, *ids, wikitext, redirect))
+
+    def doctype(self, name: str, public_id: str | None, system_id: str | None) -> None:
+        raise UserError(f"{self.file} has a document type declaration, which MediaWiki never writes: refused")
+
+    def close(self) -> None:
+        pass
+
+
+def parse_export(path: Path, chunks: Iterator[bytes]) -> Iterator[Page]:
+    """Yield the articles of a MediaWiki XML export that comes in chunks.
+
+    Raises UserError (naming `path`) if it is truncated, not valid XML or not an export.
+    """
+    target = PageTarget(path)
+    parser = ElementTree.XMLParser(target=target)
+    try:
+        for chunk in chunks:
+            parser.feed(chunk)
+            yield from target.pages
+            target.pages = []
+        parser.close()
+    except (ElementTree.ParseError, EOFError, OSError, zlib.error, ValueError, KeyError) as error:
+        raise UserError(f"{path} is truncated or malformed ({error}); download it again") from None
+
+
+def chunks_of(stream: BinaryIO) -> Iterator[bytes]:
+    """A file in pieces of a quarter of a megabyte, so that no decompression bomb fills the memory."""
+    return iter(lambda: stream.read(1 << 18), b"")
+
+
+def read_dump(path: Path) -> Iterator[Page]:
+    """Yield the articles of a MediaWiki XML export (.xml, .bz2, .gz), with a progress bar in bytes of the file.
+
+    Raises UserError if the file is truncated, not valid XML or not an export.
+    """
+    with open(path, "rb") as raw, tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc="read dump") as bar:
+        opener = {".bz2": bz2.open, ".gz": gzip.open}.get(path.suffix)
+        for page in parse_export(path, chunks_of(opener(raw) if opener else raw)):
+            bar.update(raw.tell() - bar.n)
+            yield page
+
+
+Row = tuple[str, int, int, bytes, str | None, bool]  # of the table `article`
+
+
+def article_row(page: Page, landmarks: list[str]) -> Row:
+    opening = page.wikitext[:20_000].lower().replace("_", " ")
+    landmark = page.redirect is None and any("{{" + name in opening for name in landmarks)
+    return (*page[:3], zlib.compress(page.wikitext.encode(), 1), page.redirect, landmark)
+
+
+class Span(NamedTuple):
+    """One bz2 stream of a dump, from byte `start` to byte `end` of the file."""
+
+    start: int
+    end: int
+
+
+def stream_spans(path: Path) -> list[Span]:
+    """The streams of a multistream dump as Wikipedia writes it: a head, 100 whole pages each, the closing tag.
+
+    [] for any other file: its streams, if it has several, may end in the middle of a page.
+    """
+    if path.suffix != ".bz2" or not path.stat().st_size:
+        return []
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        starts = [match.start() for match in re.finditer(rb"BZh[1-9]1AY&SY", data)]  # a block's magic number is pi
+        spans = [Span(start, end) for start, end in zip(starts, [*starts[1:], len(data)])]
+        if len(spans) < 3 or spans[0].start != 0 or max(end - start for start, end in spans) > MAX_STREAM_BYTES:
+            return []
+        second = bz2.BZ2Decompressor().decompress(data[slice(*spans[1])], max_length=1000)
+    return spans if second.lstrip().startswith(b"<page>") else []
+
+
+def read_span(path: Path, span: Span, whole: Span, landmarks: list[str]) -> list[Row]:
+    """The articles of one stream, as rows. `whole` is the extent of all of them, to know the first and the last."""
+    with open(path, "rb") as file:
+        file.seek(span.start)
+        stream = bz2.open(io.BytesIO(file.read(span.end - span.start)))
+
+    def chunks() -> Iterator[bytes]:  # each stream, but for the root element around all of them, is a document
+        if span.start != whole.start:
+            yield b"<mediawiki>"
+        yield from chunks_of(stream)
+        if span.end != whole.end:
+            yield b"</mediawiki>"
+
+    return [article_row(page, landmarks) for page in parse_export(path, chunks())]
+
+
+def in_order(pool: ProcessPoolExecutor, jobs: Iterator[tuple], ahead: int) -> Iterator[Any]:
+    """The results of jobs (function, arguments ...) in their order; at most `ahead` wait, so that memory is bounded."""
+    waiting: deque = deque()
+    for job in jobs:
+        waiting.append(pool.submit(*job))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+class DumpSource:
+    """A dump as a source: its articles, compressed, in an SQLite file where the walk finds them by title."""
+
+    SCHEMA = """
+    PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;  -- many small transactions, and the dump is still there
+    CREATE TABLE IF NOT EXISTS article(title TEXT PRIMARY KEY, page INTEGER, revision INTEGER, wikitext BLOB,
+        redirect TEXT, landmark INTEGER);
+    CREATE INDEX IF NOT EXISTS article_redirect ON article(redirect) WHERE redirect IS NOT NULL;
+    CREATE TABLE IF NOT EXISTS progress(dump TEXT PRIMARY KEY, bytes_read INTEGER);
+    """
+
+    def __init__(self, dump: Path, store: Path, landmarks: list[str], workers: int = 1):
+        """A page that begins with one of the templates `landmarks` is worth a visit even if no link leads there.
+
+        Raises UserError if there is no such file.
+        """
+        if not dump.is_file():
+            raise UserError(f"--source {dump} does not exist; give a MediaWiki XML export, or 'api'")
+        self.dump, self.store, self.templates, self.workers = dump, store, landmarks, workers
+        self.size = dump.stat().st_size
+        self.identity = f"{dump.resolve()}, {self.size} bytes"
+
+    def open(self) -> None:
+        """Copy the dump's articles into the store. If that was killed, it goes on after the last whole stream."""
+        self.db = sqlite3.connect(self.store)
+        self.db.executescript(self.SCHEMA)
+        progress = self.db.execute("SELECT bytes_read FROM progress WHERE dump = ?", [self.identity]).fetchone()
+        done = progress[0] if progress else 0
+        if progress and done == self.size:
+            return
+        if not done:
+            self.db.executescript("DELETE FROM article; DELETE FROM progress")
+        spans = stream_spans(self.dump)
+        for end, rows in self.read_together(spans, done) if spans else self.read_alone():
+            with self.db:
+                self.db.executemany("INSERT OR REPLACE INTO article VALUES (?, ?, ?, ?, ?, ?)", rows)
+                self.db.execute("INSERT OR REPLACE INTO progress VALUES (?, ?)", (self.identity, end))
+
+    def read_together(self, spans: list[Span], done: int) -> Iterator[tuple[int, list[Row]]]:
+        """The articles of each stream after byte `done`, and the byte where the stream ends: `workers` processes."""
+        rest = [span for span in spans if span.end > done]
+        jobs = ((read_span, self.dump, span, Span(0, self.size), self.templates) for span in rest)
+        with (
+            ProcessPoolExecutor(self.workers, mp_context=get_context("spawn")) as pool,
+            tqdm(total=self.size, initial=done, unit="B", unit_scale=True, desc="read dump") as bar,
+        ):
+            for span, rows in zip(rest, in_order(pool, jobs, ahead=4 * self.workers)):
+                yield span.end, rows
+                bar.update(span.end - span.start)
+
+    def read_alone(self) -> Iterator[tuple[int, list[Row]]]:
+        """The articles of a file that can only be read from its start: nothing is done until everything is."""
+        rows = []
+        for page in read_dump(self.dump):
+            rows.append(article_row(page, self.templates))
+            if len(rows) == 500:
+                yield 0, rows
+                rows = []
+        yield self.size, rows
+
+    def landmarks(self) -> list[str]:
+        return [title for (title,) in self.db.execute("SELECT title FROM article WHERE landmark ORDER BY page")]
+
+    def fetch(self, titles: list[str]) -> dict[str, Page]:
+        marks = ", ".join("?" * len(titles))
+        rows = self.db.execute(f"SELECT * FROM article WHERE title IN ({marks})", titles)
+        return {row[0]: Page(*row[:3], zlib.decompress(row[3]).decode(), row[4]) for row in rows}
+
+    def redirects_to(self, titles: list[str]) -> list[tuple[str, str]]:
+        marks = ", ".join("?" * len(titles))
+        return self.db.execute(f"SELECT title, redirect FROM article WHERE redirect IN ({marks})", titles).fetchall()
+
+    def close(self) -> None:
+        self.db.close()
+        self.store.unlink()
+
+
+# ---------------------------------------------------------------------------------------------------------- a live wiki
+
+
+class ApiSource:
+    """A live MediaWiki as a source, used politely: one request of 50 titles at a time, `maxlag`, `Retry-After`."""
+
+    def __init__(self, url: str, contact: str | None):
+        """Raises UserError for a bad URL, and if Wikimedia's servers are asked without the contact that they demand."""
+        address = urlsplit(url)
+        if address.scheme not in {"http", "https"} or not address.hostname:
+            raise UserError(f"--api-url {url} is no http(s) address of an api.php")
+        if not contact and re.search(r"(^|\.)wik(ipedia|imedia|tionary|idata)\.org$", address.hostname):
+            raise UserError("Wikipedia asks every robot for a contact address: give yours with --contact MAIL")
+        self.url = self.identity = url
+        self.session = requests.Session()
+        self.session.headers["User-Agent"] = f"fleming-r1-kg-build/1.0 ({contact or 'no contact given'})"
+
+    def request(self, parameters: dict[str, str]) -> dict[str, Any]:
+        """One API request, repeated with backoff while the server is busy, unreachable or sends half a reply.
+
+        Raises UserError with the server's own words once ATTEMPTS are used up or if the request itself is refused.
+        """
+        problem = ""
+        for attempt in range(ATTEMPTS):
+            wait = random.uniform(0.5, 1) * 2**attempt
+            try:
+                reply = self.session.post(self.url, data=parameters, timeout=60)
+                wait = max(wait, retry_after(reply.headers.get("Retry-After")))
+                problem = f"HTTP status {reply.status_code}"
+                if reply.status_code == 200:
+                    body = reply.json()
+                    error = body.get("error") if isinstance(body, dict) else {"code": "not a JSON object"}
+                    if not error:
+                        return body
+                    problem = f"{error.get('code')}: {error.get('info')}"
+                    if error.get("code") not in {"maxlag", "ratelimited", "readonly"}:
+                        raise UserError(f"{self.url} refused the request ({problem})")
+                elif reply.status_code not in {408, 429, 500, 502, 503, 504}:
+                    raise UserError(f"{self.url} answered {problem}; is it a MediaWiki api.php?")
+            except requests.RequestException as error:  # an unreadable JSON reply is one of these too
+                problem = type(error).__name__
+            if attempt + 1 < ATTEMPTS:
+                time.sleep(wait)
+        raise UserError(f"{self.url} failed {ATTEMPTS} times ({problem}); the same command continues later")
+
+    def query(self, titles: list[str], **parameters: str) -> Iterator[dict[str, Any]]:
+        """The `query` object of each reply to a query about `titles`, following the server's continuation."""
+        fixed = {"action": "query", "format": "json", "formatversion": "2", "maxlag": "5", "titles": "|".join(titles)}
+        following: dict[str, str] = {}
+        while True:
+            body = self.request({**fixed, **parameters, **following})
+            yield body.get("query", {})
+            if body.get("continue", following) == following:
+                return
+            following = body["continue"]
+
+    def open(self) -> None:
+        """Nothing to prepare: pages are fetched as the walk reaches them."""
+
+    def landmarks(self) -> list[str]:
+        return []
+
+    def fetch(self, titles: list[str]) -> dict[str, Page]:
+        """The pages that exist. A title that the server writes otherwise comes back as a redirect to that."""
+        pages: dict[str, Page] = {}
+        redirects: set[str] = set()  # told once, while the pages' text may come with a continuation
+        for reply in self.query(titles, prop="info|revisions", rvprop="ids|content", rvslots="main"):
+            for change in reply.get("normalized", []):
+                pages[change["from"]] = Page(change["from"], 0, 0, "", redirect=change["to"])
+            redirects |= {found["title"] for found in reply.get("pages", []) if found.get("redirect")}
+            for found in reply.get("pages", []):
+                for revision in found.get("revisions", []):
+                    title, wikitext = found["title"], revision.get("slots", {}).get("main", {}).get("content", "")
+                    wikitext = wikitext.encode("utf-8", "replace").decode()
+                    redirect = redirect_target(wikitext) if title in redirects else None
+                    pages[title] = Page(title, found["pageid"], revision["revid"], wikitext, redirect)
+        return pages
+
+    def redirects_to(self, titles: list[str]) -> list[tuple[str, str]]:
+        replies = self.query(titles, prop="redirects", rdnamespace="0", rdlimit="max")
+        found = [page for reply in replies for page in reply.get("pages", [])]
+        return [(redirect["title"], page["title"]) for page in found for redirect in page.get("redirects", [])]
+
+    def close(self) -> None:
+        self.session.close()
+
+
+Source = DumpSource | ApiSource
+
+
+def retry_after(header: str | None) -> float:
+    """The seconds that a Retry-After header asks to wait, given as seconds or as a date; at most ten minutes."""
+    if not header:
+        return 0.0
+    if header.strip().isdigit():
+        return min(600.0, float(header))
+    date = email.utils.parsedate_tz(header)
+    return min(600.0, max(0.0, email.utils.mktime_tz(date) - time.time())) if date else 0.0
+
+
+def redirect_target(wikitext: str) -> str | None:
+    links = mwparserfromhell.parse(wikitext[:2000]).filter_wikilinks()
+    return normalise_title(str(links[0].title)) if links else None
