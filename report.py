@@ -359,7 +359,7 @@ def transcripts(benchmark: str, answers: Answers, questions: dict[str, Question]
         heading = "No model is right"
         if step < len(models):
             changes = [outcome[step] - outcome[step - 1] for outcome in right.values()]
-            heading = f"{models[step]}: {changes.count(1)} questions newly right, {changes.count(-1)} newly wrong"
+            heading = f"{models[step]}: {changes.count(1)} newly right, {changes.count(-1)} newly wrong"
         for id in [id for id, outcome in right.items() if outcome == [n >= step for n in range(len(models))]][:1]:
             text += f"<h3>{escape(heading)}</h3>{transcript(id, answers, questions.get(id))}"
     lead = (

@@ -95,7 +95,7 @@ def test_every_section_shows_what_the_files_say(run):
     assert "25.0%" in mined and "17" in mined and "19" in mined and "3" in mined
     assert "Candidiasis" in graph and "treated by" in graph and "A sentence about the drug." in graph
     assert "tokens" in lengths and "+RL stage 2" in lengths
-    assert "+RL stage 1: 1 questions newly right, 0 newly wrong" in transcripts
+    assert "+RL stage 1: 1 newly right, 0 newly wrong" in transcripts
     assert transcripts.count("By Base.") == 3  # fixed by the cold start, fixed by stage 1, never right
 
 
@@ -128,7 +128,8 @@ def test_hostile_text_stays_text(tmp_path):
     assert "<b>run" in page.text()
 
 
-@settings(max_examples=25)
+@pytest.mark.filterwarnings("ignore:Glyph")  # the browser has fonts of its own
+@settings(max_examples=20)
 @given(st.text(min_size=1).filter(str.strip))
 def test_any_text_adds_no_tag(text):
     def tags(content):
