@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+import warnings
 from collections import defaultdict
 from html import escape
 from io import StringIO
@@ -106,7 +107,9 @@ def bar_axes(labels: list[str], extra: float) -> Axes:
 def svg(axes: Axes, description: str) -> str:
     """The chart as inline SVG in the page's colours."""
     file = StringIO()
-    axes.figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    with warnings.catch_warnings():  # letters that matplotlib's font lacks are drawn by the reader's browser
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        axes.figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = file.getvalue()
     text = re.sub(r'<g id="[^"]*"', "<g", text[text.index("<svg") :])  # each chart has the same ids
     for name, color in COLORS.items():

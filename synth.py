@@ -372,7 +372,6 @@ def main() -> None:
     questions = synthesize(graph, args.questions, args.seed, args.options)
     if not questions:
         raise UserError(f"{path} is too small to ask about: no meta-path has a question with {args.options} options")
-    write_jsonl(run.output("synth.jsonl"), [question.to_json() for question in questions])
     plain = synthesize(Graph(path, uniform=True), min(len(questions), 1000), args.seed, args.options)
     share, uniform_share = rare_share(graph, questions[: len(plain)]), rare_share(graph, plain)
     kinds = Counter((question.tier, question.kind) for question in questions)
@@ -380,12 +379,15 @@ def main() -> None:
     print(f"answers among the rarest quarter of entities: {share:.1%} (sampled uniformly: {uniform_share:.1%})")
     for (tier, kind), number in sorted(kinds.items(), key=lambda item: (TIERS.index(item[0][0]), item[0][1])):
         print(f"  {tier:9}  {kind:42} {number:7}")
-    Metrics(run, "synth").log(
+    metrics = Metrics(run, "synth")
+    metrics.rewind(-1)
+    metrics.log(
         len(questions),
         rare_share=share,
         rare_share_uniform=uniform_share,
         **{kind: n for (_, kind), n in kinds.items()},
     )
+    write_jsonl(run.output("synth.jsonl"), [question.to_json() for question in questions])
 
 
 if __name__ == "__main__":
