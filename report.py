@@ -141,7 +141,9 @@ def ablation(results: dict[str, dict[str, Row]]) -> str:
             groups = {label: row.get("groups", {}).get(tier) for label, row in models.items()}
             charts[f"{benchmark}, {tier}"] = {label: group for label, group in groups.items() if group}
     bars = [accuracy_bars(name, scores) for name, scores in charts.items() if scores]
-    return section(title, "Accuracy in %; the lines are 95% intervals.", *bars)
+    known = any(interval for scores in charts.values() for _, _, *interval in scores.values())
+    lines = "the lines are 95% intervals" if known else "metrics.jsonl has no intervals, evaluate again for them"
+    return section(title, f"Accuracy in %; {lines}.", *bars)
 
 
 def accuracy_bars(name: str, scores: dict[str, list[float]]) -> str:

@@ -108,10 +108,18 @@ def test_named_and_masked_entities(run):
 
 
 def test_last_evaluation_of_a_model_counts_and_order_stays(run):
+    assert "95% intervals" in build(run).sections["What each step adds"]
     row = {"stage": "evaluate", "model": "Base", "benchmark": "heldout", "n": 3, "accuracy": 0.125}
     append_jsonl(run / "metrics.jsonl", [{**row, "step": 0, "low": 0.1, "high": 0.2}])
     ablation = build(run).sections["What each step adds"]
     assert "12.5" in ablation and ablation.index("Base") < ablation.index("+CoT cold start")
+
+
+def test_accuracies_without_intervals_say_so(tmp_path):
+    row = {"stage": "evaluate", "step": 0, "model": "Base", "benchmark": "medqa", "n": 9, "accuracy": 0.5}
+    write_jsonl(tmp_path / "metrics.jsonl", [row])
+    ablation = build(tmp_path).sections["What each step adds"]
+    assert "50.0" in ablation and "has no intervals" in ablation and "95%" not in ablation
 
 
 def test_hostile_text_stays_text(tmp_path):
