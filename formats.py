@@ -310,6 +310,8 @@ def convert(
             parts = dataset.reader(row)
             answer, kind = parts.answer, parts.kind if isinstance(parts.kind, str) and parts.kind else None
             question = Question(id, dataset.name, dataset.language, parts.question, parts.options, answer, kind=kind)
+        except (TypeError, AttributeError):  # a list where a text should be, a number where a mapping should be
+            rejections.append((id, "malformed field"))
         except ValueError as error:
             rejections.append((id, str(error).removeprefix(f"question {id!r}: ")))
         else:
@@ -343,7 +345,7 @@ def load_rows(path: Path) -> list[Row | None]:
         raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
     except csv.Error as error:
         raise UserError(f"{path} is not a readable CSV file ({error})") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, nested too deeply, or a number of thousands of digits
         raise UserError(f"{path} is neither JSON nor JSON lines ({error})") from None
     if isinstance(whole, dict) and whole and all(isinstance(row, dict) for row in whole.values()):
         return [{"pubid": id, **row} for id, row in whole.items()]
@@ -353,7 +355,7 @@ def load_rows(path: Path) -> list[Row | None]:
 def object_or_none(line: str) -> Row | None:
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
 
@@ -363,7 +365,7 @@ def medmcqa_from_zero(rows: list[Row | None], path: Path) -> list[Row | None]:
 
     One row cannot tell which it is, a file can. Raises UserError if it holds neither a 0 nor a 4.
     """
-    numbers = {row.get("cop") for row in rows if row}
+    numbers = [row.get("cop") for row in rows if row]
     if 4 in numbers and 0 not in numbers:
         return [row and {**row, "cop": row["cop"] - 1 if isinstance(row.get("cop"), int) else None} for row in rows]
     if 0 not in numbers:

@@ -166,7 +166,7 @@ def read_jsonl(path: Path, made_by: str | None = None) -> Iterator[dict[str, Any
                 continue
             try:
                 row = json.loads(line.decode())
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or nested too deeply
                 raise UserError(f"{path}, line {number}: not valid JSON ({error})") from None
             if not isinstance(row, dict):
                 raise UserError(f"{path}, line {number}: not a JSON object")
