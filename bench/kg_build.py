@@ -134,7 +134,7 @@ FILLER = (
 )
 NOTE = (
     '<ref name="r{n}">{{{{cite journal |vauthors=Smith J, Miller A |title=A cohort study of {n} patients for ten years '
-    "|journal=Journal of Medicine |volume={n} |issue=2 |pages=100–{n} |year=2014 |pmid=2{n}17 |doi=10.100/j.{n}}}}}</ref>"
+    "|journal=Journal of Medicine |volume={n} |issue=2 |pages=100–{n} |year=2014 |pmid=2{n}17 |doi=10.1/j.{n}}}}}</ref>"
 )
 
 

@@ -329,7 +329,9 @@ def test_several_processes_read_a_multistream_dump_and_go_on_after_a_kill(tmp_pa
     with pytest.raises(KeyboardInterrupt):
         dump_source(dump, tmp_path / "together.sqlite", workers=2).open()
     again = []
-    monkeypatch.setattr(mediawiki, "in_order", lambda *arguments: (again.append(r) or r for r in in_order(*arguments)))
+    monkeypatch.setattr(
+        mediawiki, "in_order", lambda pool, jobs, ahead: (again.append(r) or r for r in in_order(pool, jobs, ahead))
+    )
     together = dump_source(dump, tmp_path / "together.sqlite", workers=2)
     together.open()
     assert len(again) == 9 - 3  # of the three, the last one's transaction was complete as well
@@ -516,7 +518,7 @@ def test_a_build_that_is_killed_after_linking_goes_on(tmp_path, graph):
     flags = ["--run", tmp_path / "run", "--source", tmp_path / "dump.xml", "--workers", "1", "--seeds", "Pneumonia"]
     folder = Path(graph.execute("PRAGMA database_list").fetchone()[2]).parent
     (last,) = [row["step"] for row in metrics_of(folder, "kg_build")]
-    killed = killed_after(kg_build, last, *flags)
+    killed = killed_after("kg_build", last, *flags)
     assert killed.returncode == -signal.SIGKILL and not (tmp_path / "run" / "kg.sqlite").exists()
     assert python("kg_build.py", *flags).returncode == 0
     assert facts(sqlite3.connect(tmp_path / "run" / "kg.sqlite")) == facts(graph)
