@@ -167,7 +167,7 @@ def test_the_cache_budget_changes_nothing(model, reference, rows):
     row = 2 * 2 * 2 * 8 * 60 * 4  # keys and values, layers, kv heads, head_dim, longest prompt + 30, bytes
     finished = []
     sampler = Sampler(model, row * rows + row // 2)
-    assert sampler.cache_rows(60) == rows
+    assert sampler.capacity(30, 30, 5) == (rows, rows)
     options = {"samples": 5, "max_new_tokens": 30, "stop_ids": [1, 2, 3, 4], "seeds": range(6)}
     same(sampler.generate(PROMPTS, **options, on_finish=finished.append), reference)
     assert sum(finished) == 30 and all(number > 0 for number in finished)
