@@ -293,7 +293,7 @@ class _Batch:
         self.model, self.sizes, self.stops = model, sizes, set(stop_ids)
         self.rows, self.slots, self.samples, self.prompt_length, self.max_new_tokens = sizes
         weight = model.model.embed_tokens.weight
-        self.recordings = Recordings(model) if weight.is_cuda and sampling.triton is not None else None
+        self.recordings = new_recordings(model)
         self.rope = rope_tables(model, self.prompt_length + self.max_new_tokens)
         self.prompts = KVCache.empty(model, self.slots, self.prompt_length)
         self.responses = KVCache.empty(model, self.rows, self.max_new_tokens)
@@ -556,6 +556,11 @@ class Recordings:
         graph, status = self.graphs[key]
         graph.replay()
         return status
+
+
+def new_recordings(model: nn.Module) -> Recordings | None:
+    """None where steps cannot be recorded: on the CPU, or without Triton, since the torch path asks the device."""
+    return Recordings(model) if pads(model) and sampling.triton is not None else None
 
 
 def dot(queries: Tensor, keys: Tensor) -> Tensor:
