@@ -3,7 +3,7 @@
 Generation is most of the time of RL. `transformers.generate` keeps one position for the whole batch, so every row
 waits for the longest. Here each row has its own position in a preallocated KV cache:
 
-    prefill   run each prompt once; copy its keys and values to every row that samples from it
+    prefill   run each prompt once, however many rows sample from it: they share its keys and values
     decode    one token for every active row, at its own position
     release   a finished row's place is taken by the next prompt at once; at the end of the queue the batch shrinks
 
@@ -13,6 +13,11 @@ real is known from lengths, never from token values, and the stop token is part 
 
 A row's random numbers depend on its seed and its own step (see `cuda/top_p.py`): the same seed gives the same text,
 whatever else is in the batch.
+
+On a GPU a decoding step is hundreds of small kernels, and launching them would take longer than running them. There a
+step is recorded once as a CUDA graph and replayed with one launch. A recording has fixed shapes and addresses, so the
+step (`_Batch._decode`) asks the device nothing, the batch is padded to one of few sizes (`bucket`), and its tensors
+stay where they are between calls. On the CPU the same code runs as it stands, without padding.
 
 This is a tool: it imports no stage.
 """
@@ -26,9 +31,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cuda.top_p import sample_top_p
+from cuda import top_p as sampling
+from policy import micro_batches
 
 ARCHITECTURES = ("qwen2", "qwen3", "llama")
+PREFILL_TOKENS = 16384  # prompts' tokens that run at once: bounds the memory of their activations
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose frequencies do not change with the length
 
 
@@ -51,10 +58,22 @@ class Sample:
 
 @dataclass(slots=True)
 class KVCache:
-    """Keys and values of every row. `keys`, `values`: (layers, rows, kv_heads, length, head_dim)."""
+    """`keys`, `values`: (layers, rows, kv_heads, length, head_dim)."""
 
     keys: Tensor
     values: Tensor
+
+    @staticmethod
+    def empty(model: nn.Module, rows: int, length: int) -> KVCache:
+        """A cache of zeros: what a mask hides must still be finite."""
+        config, weight = model.config, model.model.embed_tokens.weight
+        shape = (config.num_hidden_layers, rows, config.num_key_value_heads, length, head_dim(model))
+        return KVCache(weight.new_zeros(shape), weight.new_zeros(shape))
+
+    def move(self, to: Tensor, source: Tensor, length: int) -> None:
+        """Copy the first `length` tokens of the rows `source` (N,) to the rows `to` (N,)."""
+        for state in (self.keys, self.values):
+            state[:, to, :, :length] = state[:, source, :, :length]
 
 
 def decoder(
@@ -84,6 +103,10 @@ def decoder(
         h = rms_norm(x, layer.post_attention_layernorm)
         x = x + linear(F.silu(linear(h, mlp.gate_proj)) * linear(h, mlp.up_proj), mlp.down_proj)
     return rms_norm(x, body.norm)
+
+
+def head_dim(model: nn.Module) -> int:
+    return model.model.layers[0].self_attn.head_dim
 
 
 def linear(x: Tensor, module: nn.Linear) -> Tensor:
@@ -118,7 +141,10 @@ def rope_tables(model: nn.Module, length: int) -> tuple[Tensor, Tensor]:
 
 
 class Sampler:
-    """Samples from a policy with a KV cache that fits into `cache_bytes`. Reads the module's weights at every call."""
+    """Samples from a policy with a KV cache that fits into `cache_bytes`. Reads the module's weights at every call.
+
+    On a GPU the cache stays allocated between calls, with the recorded steps that point into it.
+    """
 
     def __init__(self, model: nn.Module, cache_bytes: float = 8e9):
         """`model`: a Qwen2, Qwen3 or Llama `ForCausalLM`. Raises ValueError, by name, for an architecture or rope it
@@ -134,17 +160,25 @@ class Sampler:
             raise ValueError("the sampler does not know sliding-window attention (use_sliding_window is set)")
         self.model = model
         self.cache_bytes = cache_bytes
+        self._kept: _Batch | None = None
 
-    def cache_rows(self, length: int) -> int:
-        """How many rows of `length` tokens the cache budget holds. Raises ValueError if not even one."""
+    def capacity(self, prompt_length: int, max_new_tokens: int, samples: int = 1) -> tuple[int, int]:
+        """How many rows and how many prompts the cache budget holds. Raises ValueError if not one of each.
+
+        Of large groups some rows end early and others late, so about four times as many prompts are under way as full
+        groups would need: `samples` / 4 rows share a prompt.
+        """
         config, weight = self.model.config, self.model.model.embed_tokens.weight
-        head_dim = self.model.model.layers[0].self_attn.head_dim
-        row = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * length * weight.element_size()
-        if row > self.cache_bytes:
+        token = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim(self.model) * weight.element_size()
+        row, prompt = token * max_new_tokens, token * prompt_length
+        if row + prompt > self.cache_bytes:
             raise ValueError(
-                f"one row of {length} tokens needs {row:.3g} bytes of cache; the budget is {self.cache_bytes:.3g}"
+                f"one row of {prompt_length + max_new_tokens} tokens needs {row + prompt:.3g} bytes of cache; the "
+                f"budget is {self.cache_bytes:.3g}"
             )
-        return int(self.cache_bytes // row)
+        sharing = max(1, min(samples // 4, int((self.cache_bytes - prompt) // row)))
+        prompts = int(self.cache_bytes // (sharing * row + prompt))
+        return prompts * sharing, prompts
 
     @torch.no_grad()
     def generate(
@@ -178,28 +212,45 @@ class Sampler:
         """
         self._check(prompts, samples, max_new_tokens, stop_ids)
         seeds = range(len(prompts)) if seeds is None else seeds
-        length = max(map(len, prompts)) + max_new_tokens
         total = len(prompts) * samples  # rows to be sampled: row r is sample r % samples of prompt r // samples
-        batch = _Batch(self.model, min(total, self.cache_rows(length)), length, max_new_tokens, stop_ids)
+        batch = self._batch(prompts, samples, max_new_tokens, stop_ids)
 
         results: list[Sample | None] = [None] * total
         waiting = 0  # the next row to be admitted
         while waiting < total or batch.active:
-            free = batch.rows - batch.active
+            room = min(batch.room(waiting), total - waiting)
             # Wait until some places are free: one larger prefill is cheaper than many small ones.
-            if waiting < total and (free >= max(1, batch.rows // 8) or free >= total - waiting):
-                admitted = range(waiting, min(waiting + free, total))
+            if room and (room >= batch.rows // 8 or room == total - waiting or not batch.active):
+                admitted = range(waiting, waiting + room)
                 row_seeds = [(seeds[row // samples] * 1_000_003 + row % samples) & 0xFFFFFFFF for row in admitted]
-                logits = batch.prefill(admitted, [prompts[row // samples] for row in admitted], row_seeds)
-                waiting += len(admitted)
+                status = batch.admit(admitted, prompts, row_seeds, temperature, top_p)
+                waiting += room
             else:
-                logits = batch.decode()
-            finished = batch.append(*sample_top_p(logits, *batch.randomness(logits), temperature, top_p))
+                status = batch.step(temperature, top_p)
+            finished = batch.release(status)
             for row, sample in finished:
                 results[row] = sample
             if finished and on_finish:
                 on_finish(len(finished))
+        self._kept = batch if pads(self.model) else None
         return [results[start : start + samples] for start in range(0, total, samples)]
+
+    def _batch(
+        self, prompts: Sequence[list[int]], samples: int, max_new_tokens: int, stop_ids: Sequence[int]
+    ) -> _Batch:
+        """An empty batch for these prompts: the last call's, with its recorded steps, if its sizes are the same."""
+        kept, self._kept = self._kept, None  # a call that fails leaves nothing behind
+        longest = max(map(len, prompts))
+        if pads(self.model):
+            longest = -(-longest // 256) * 256  # so that the next call's sizes are the same
+        rows, slots = self.capacity(longest, max_new_tokens, samples)
+        sizes = (min(rows, len(prompts) * samples), min(slots, len(prompts)), samples, longest, max_new_tokens)
+        if kept and kept.sizes == sizes and kept.stops == set(stop_ids):
+            if kept.recordings:
+                kept.recordings.forget_if_moved()
+            return kept
+        del kept  # before the next cache is allocated
+        return _Batch(self.model, sizes, stop_ids)
 
     def _check(self, prompts: Sequence[list[int]], samples: int, max_new_tokens: int, stop_ids: Sequence[int]) -> None:
         config = self.model.config
@@ -218,126 +269,303 @@ class Sampler:
                 raise ValueError(f"stop id {stop_id} is outside the vocabulary of {config.vocab_size}")
 
 
-class _Batch:
-    """The rows being sampled: active ones in places 0 .. active-1 of the cache; state per place, on the device."""
+def pads(model: nn.Module) -> bool:
+    """Whether decoding steps are padded to few shapes: on a GPU, where each shape is recorded."""
+    return model.model.embed_tokens.weight.is_cuda
 
-    def __init__(self, model: nn.Module, rows: int, length: int, max_new_tokens: int, stop_ids: Sequence[int]):
-        config, weight = model.config, model.model.embed_tokens.weight
-        self.model, self.rows, self.active, self.max_new_tokens = model, rows, 0, max_new_tokens
-        self.rope = rope_tables(model, length)
-        head_dim = model.model.layers[0].self_attn.head_dim
-        shape = (config.num_hidden_layers, rows, config.num_key_value_heads, length, head_dim)
-        self.cache = KVCache(weight.new_zeros(shape), weight.new_zeros(shape))  # masked places must be finite
+
+def bucket(number: int, limit: int) -> int:
+    """The smallest of 8, 12, 16, 24, 32, 48, ... that holds `number`, at most `limit`: few sizes, a third of waste."""
+    size = 8
+    while size < number:
+        size = size * 3 // 2 if size & (size - 1) == 0 else size // 3 * 4
+    return min(size, limit)
+
+
+class _Batch:
+    """The rows being sampled, in places 0 .. active-1, and their prompts, in slots of a cache of their own.
+
+    What the device needs at a step are tensors that never move; what the host needs to plan are lists. A place at or
+    behind `active` is idle: a padded step computes something finite there, which is never read.
+    """
+
+    def __init__(self, model: nn.Module, sizes: tuple[int, int, int, int, int], stop_ids: Sequence[int]):
+        self.model, self.sizes, self.stops = model, sizes, set(stop_ids)
+        self.rows, self.slots, self.samples, self.prompt_length, self.max_new_tokens = sizes
+        weight = model.model.embed_tokens.weight
+        self.recordings = new_recordings(model)
+        self.rope = rope_tables(model, self.prompt_length + self.max_new_tokens)
+        self.prompts = KVCache.empty(model, self.slots, self.prompt_length)
+        self.responses = KVCache.empty(model, self.rows, self.max_new_tokens)
+        self.last_hidden = weight.new_zeros(self.slots, weight.shape[1])  # of each prompt: gives its first logits
+
         integers = {"dtype": torch.int64, "device": weight.device}
         self.stop_ids = torch.tensor(list(stop_ids), **integers)
-        self.row_ids = torch.zeros(rows, **integers)  # which row stands here
-        self.seeds = torch.zeros(rows, **integers)
-        self.lengths = torch.zeros(rows, **integers)  # tokens in the cache
-        self.counts = torch.zeros(rows, **integers)  # tokens sampled so far
-        self.tokens = torch.zeros(rows, max_new_tokens, **integers)
-        self.logprobs = torch.zeros(rows, max_new_tokens, device=weight.device)
-        self.cached: list[int] = []  # `lengths` of the active places once more, known without asking the device
-        self.fresh = slice(0, 0)  # the places whose logits are at hand
+        self.seeds = torch.zeros(self.rows, **integers)
+        self.lengths = torch.ones(self.rows, **integers)  # of the row's prompt
+        self.counts = torch.ones(self.rows, **integers)  # tokens sampled so far
+        self.live = torch.zeros(self.rows, **integers)  # 1 for places below `active`
+        self.tokens = torch.zeros(self.rows, self.max_new_tokens, **integers)
+        self.logprobs = torch.zeros(self.rows, self.max_new_tokens, device=weight.device)
+        # A prompt's queries stand together: place of sample j of slot s, and where in that table a place stands.
+        self.places = torch.zeros(self.slots, self.samples, **integers)
+        self.lanes = torch.zeros(self.rows, **integers)
 
-    def prefill(self, row_ids: Sequence[int], prompts: list[list[int]], seeds: list[int]) -> Tensor:
-        """Admit rows behind the active ones: run every distinct prompt once, share its cache. Logits (rows, V)."""
-        device = self.lengths.device
-        distinct = {id(prompt): prompt for prompt in prompts}
-        index = {key: number for number, key in enumerate(distinct)}
-        lengths = torch.tensor([len(prompt) for prompt in distinct.values()], device=device)
-        longest = int(lengths.max())
-        padded = torch.tensor([p + [0] * (longest - len(p)) for p in distinct.values()], device=device)  # (P, T)
-        source = torch.tensor([index[id(prompt)] for prompt in prompts], device=device)  # (rows,)
-        places = slice(self.active, self.active + len(prompts))
+        self.row_ids: list[int] = []  # by place
+        self.slot_of: list[int] = []  # by place
+        self.sampled: list[int] = []  # by place: `counts`, known without asking the device
+        self.slot_prompts: list[int] = []  # by slot: which prompt
+        self.slot_lengths: list[int] = []  # by slot: its tokens
+        self.slot_left: list[int] = []  # by slot: its rows that have not ended, admitted or not
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            # Padding stands on the right, where the causal mask hides it from every real token.
-            self.cache.keys[layer, places, :, :longest] = k[source]
-            self.cache.values[layer, places, :, :longest] = v[source]
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    @property
+    def active(self) -> int:
+        return len(self.row_ids)
 
-        positions = torch.arange(longest, device=device).expand_as(padded)
-        hidden = decoder(self.model, padded, positions, self.rope, attend)
-        last = hidden[torch.arange(len(lengths), device=device), lengths - 1]  # (P, D)
-        self.row_ids[places] = torch.tensor(list(row_ids), device=device)
+    def room(self, waiting: int) -> int:
+        """How many rows can be admitted, `waiting` being the next: places and slots limit it."""
+        started = -waiting % self.samples  # rows whose prompt has its slot already
+        return min(self.rows - self.active, started + (self.slots - len(self.slot_prompts)) * self.samples)
+
+    # ------------------------------------------------------------------------------------------- prefill and admission
+
+    def admit(
+        self, row_ids: range, prompts: Sequence[list[int]], seeds: list[int], temperature: float, top_p: float
+    ) -> Tensor:
+        """Rows take the places behind the active ones and sample their first token. Returns the status, (active,)."""
+        needed = range(row_ids[0] // self.samples, row_ids[-1] // self.samples + 1)
+        fresh = [number for number in needed if number not in self.slot_prompts]
+        self._prefill([prompts[number] for number in fresh])
+        self.slot_prompts += fresh
+        self.slot_lengths += [len(prompts[number]) for number in fresh]
+        self.slot_left += [self.samples] * len(fresh)
+
+        device, start = self.counts.device, self.active
+        slot_of = [self.slot_prompts.index(row // self.samples) for row in row_ids]
+        self.row_ids += row_ids
+        self.slot_of += slot_of
+        self.sampled += [1] * len(row_ids)
+        places = slice(start, self.active)
         self.seeds[places] = torch.tensor(seeds, device=device)
-        self.lengths[places] = lengths[source]
+        self.lengths[places] = torch.tensor([self.slot_lengths[slot] for slot in slot_of], device=device)
         self.counts[places] = 0
-        self.cached += [len(prompt) for prompt in prompts]
-        self.active += len(prompts)
-        self.fresh = places
-        return linear(last, self.model.lm_head)[source]
+        self._arrange()
+        used = sorted(set(slot_of))
+        logits = linear(self.last_hidden[torch.tensor(used, device=device)], self.model.lm_head)  # (prompts, V)
+        logits = logits[torch.tensor([used.index(slot) for slot in slot_of], device=device)]
+        status = self._sample(torch.arange(start, self.active, device=device), logits, temperature, top_p)
+        return F.pad(status, (start, 0))  # the others did nothing
 
-    def decode(self) -> Tensor:
-        """One step for the active rows: their last token goes into the cache. Logits (active, V)."""
-        active, layers = slice(0, self.active), torch.arange(self.active, device=self.lengths.device)
-        positions = self.lengths[active]  # (B,)
-        tokens = self.tokens[layers, self.counts[active] - 1]
-        self.cached = [length + 1 for length in self.cached]
-        longest = max(self.cached)
-        window = slice(0, longest)
-        mask = (torch.arange(longest, device=positions.device) <= positions[:, None])[:, None, None]  # (B, 1, 1, S)
+    def _prefill(self, prompts: list[list[int]]) -> None:
+        """Run prompts into the next slots, some at a time."""
+        device, first = self.counts.device, len(self.slot_prompts)
+        for part in micro_batches([len(prompt) for prompt in prompts], PREFILL_TOKENS):
+            lengths = torch.tensor([len(prompts[index]) for index in part], device=device)
+            longest = len(prompts[part[-1]])
+            padded = [prompts[index] + [0] * (longest - len(prompts[index])) for index in part]
+            tokens = torch.tensor(padded, device=device)  # (P, T)
+            slots = torch.tensor(part, device=device) + first
+
+            def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, slots=slots, longest=longest) -> Tensor:
+                # Padding stands on the right, where the causal mask hides it from every real token.
+                self.prompts.keys[layer, slots, :, :longest] = k
+                self.prompts.values[layer, slots, :, :longest] = v
+                return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+            positions = torch.arange(longest, device=device).expand_as(tokens)
+            hidden = decoder(self.model, tokens, positions, self.rope, attend)
+            self.last_hidden[slots] = hidden[torch.arange(len(part), device=device), lengths - 1]
+
+    def _arrange(self) -> None:
+        """Tell the device which places are live and which prompts they belong to."""
+        slots, rows = torch.tensor([self.slot_of, self.row_ids], dtype=torch.int64)
+        lanes = slots * self.samples + rows % self.samples
+        places = torch.zeros(self.slots * self.samples, dtype=torch.int64)  # a lane without a row points to place 0
+        places[lanes] = torch.arange(self.active)
+        self.places.copy_(places.view_as(self.places))
+        self.lanes.copy_(F.pad(lanes, (0, self.rows - self.active)))
+        self.live.copy_(torch.arange(self.rows) < self.active)
+
+    # ---------------------------------------------------------------------------------------------------------- decode
+
+    def step(self, temperature: float, top_p: float) -> Tensor:
+        """One token for every active row. Returns the status of the active places and perhaps of idle ones."""
+        shape = (self.active, len(self.slot_prompts), max(self.slot_lengths), max(self.sampled))
+        if pads(self.model):
+            limits = (self.rows, self.slots, self.prompt_length, self.max_new_tokens)
+            shape = tuple(bucket(number, limit) for number, limit in zip(shape, limits))
+        self.sampled = [count + 1 for count in self.sampled]
+        if self.recordings is None:
+            return self._decode(*shape, temperature, top_p)
+        return self.recordings.run(self._decode, (*shape, temperature, top_p))
+
+    def _decode(
+        self, rows: int, slots: int, prompt_window: int, window: int, temperature: float, top_p: float
+    ) -> Tensor:
+        """The last tokens of the first `rows` places go into the cache; sample the next ones. Returns the status.
+
+        No prompt in the first `slots` is longer than `prompt_window`, no row has sampled more than `window` tokens. The
+        host takes no part in it: nothing here depends on a value on the device.
+        """
+        device = self.counts.device
+        row = torch.arange(rows, device=device)
+        places, lanes, lengths, last = (
+            self.places[:slots],
+            self.lanes[:rows],
+            self.lengths[:rows],
+            self.counts[:rows] - 1,
+        )
+        beyond_prompt = torch.arange(prompt_window, device=device) >= lengths[:, None]
+        beyond_response = torch.arange(window, device=device) > last[:, None]
+        hidden_tokens = torch.cat((beyond_prompt, beyond_response), -1)[:, None, None]  # (B, 1, 1, prompt + response)
+
+        def by_prompt(x: Tensor) -> Tensor:
+            """(B, kv_heads, group, N), by row -> (slots, kv_heads, samples * group, N), by prompt."""
+            return x[places].transpose(1, 2).flatten(2, 3)
+
+        def by_row(x: Tensor) -> Tensor:
+            """The inverse of `by_prompt`."""
+            return x.unflatten(2, (self.samples, -1)).transpose(1, 2).flatten(0, 1)[lanes]
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys, values = self.cache.keys[layer], self.cache.values[layer]
-            keys[layers, :, positions] = k[:, :, 0]
-            values[layers, :, positions] = v[:, :, 0]
-            # The query heads that share a key head stand in for the query length: (B, kv_heads, heads / kv_heads,
-            # head_dim).
-            grouped = q.reshape(len(layers), k.shape[1], -1, q.shape[-1])
-            out = F.scaled_dot_product_attention(
-                grouped, keys[active, :, window], values[active, :, window], attn_mask=mask
+            # A prompt's keys are read once for all of its rows, a row's own keys for itself; one softmax over both.
+            # The query heads that share a key head stand in for the query length.
+            self.responses.keys[layer, row, :, last] = k[:, :, 0]
+            self.responses.values[layer, row, :, last] = v[:, :, 0]
+            keys, values = (
+                self.responses.keys[layer, :rows, :, :window],
+                self.responses.values[layer, :rows, :, :window],
             )
+            prompt_keys = self.prompts.keys[layer, :slots, :, :prompt_window]
+            prompt_values = self.prompts.values[layer, :slots, :, :prompt_window]
+            grouped = q.reshape(rows, k.shape[1], -1, q.shape[-1]) * q.shape[-1] ** -0.5
+            scores = torch.cat((by_row(dot(by_prompt(grouped), prompt_keys)), dot(grouped, keys)), -1)
+            weights = scores.masked_fill_(hidden_tokens, -torch.inf).softmax(-1).to(v.dtype)
+            of_prompt, of_response = weights.split((prompt_window, window), -1)
+            out = by_row(by_prompt(of_prompt) @ prompt_values) + of_response @ values
             return out.reshape(q.shape)
 
-        hidden = decoder(self.model, tokens[:, None], positions[:, None], self.rope, attend)
-        self.lengths[active] += 1
-        self.fresh = active
-        return linear(hidden[:, 0], self.model.lm_head)
+        tokens = self.tokens[row, last]
+        hidden = decoder(self.model, tokens[:, None], (lengths + last)[:, None], self.rope, attend)
+        return self._sample(row, linear(hidden[:, 0], self.model.lm_head), temperature, top_p)
 
-    def randomness(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Seeds and steps of the rows whose logits are at hand, (B,) each."""
-        return self.seeds[self.fresh], self.counts[self.fresh]
+    def _sample(self, places: Tensor, logits: Tensor, temperature: float, top_p: float) -> Tensor:
+        """Sample a token of each place (B,) from its logits (B, V). Returns the status (B,).
 
-    def append(self, tokens: Tensor, logprobs: Tensor) -> list[tuple[int, Sample]]:
-        """Take the fresh rows' sampled tokens (B,); release the finished rows and return them with their ids."""
-        fresh = self.fresh
-        places = torch.arange(fresh.start, fresh.stop, device=tokens.device)
-        self.tokens[places, self.counts[fresh]] = tokens
-        self.logprobs[places, self.counts[fresh]] = logprobs
-        self.counts[fresh] += 1
-        stopped = torch.isin(tokens, self.stop_ids)
-        done = stopped | (self.counts[fresh] == self.max_new_tokens)
-        # The one transfer of a step: what each row did, as one small vector (2: no proper distribution).
-        status = torch.where(tokens < 0, 2, done.long()).tolist()
-        if 2 in status:
+        0: the row goes on; 1: it ended; 2: its logits are no distribution.
+        """
+        counts = self.counts[places]
+        tokens, logprobs = sampling.sample_top_p(logits, self.seeds[places], counts, temperature, top_p)
+        self.tokens[places, counts] = tokens
+        self.logprobs[places, counts] = logprobs
+        counts = counts + self.live[places]
+        self.counts[places] = counts
+        done = (tokens[:, None] == self.stop_ids).any(-1) | (counts == self.max_new_tokens)
+        return torch.where(tokens < 0, 2, done.long())
+
+    # --------------------------------------------------------------------------------------------------------- release
+
+    def release(self, status: Tensor) -> list[tuple[int, Sample]]:
+        """Rows that ended by the status of a step leave the batch; returns them with their ids."""
+        states = status.tolist()[: self.active]  # the one transfer of a step
+        if 2 in states:
             raise ValueError("the policy's logits are not finite: there is no distribution to sample from")
-        finished = [fresh.start + place for place, state in enumerate(status) if state]
-        return self._release(finished) if finished else []
+        ended = [place for place, state in enumerate(states) if state]
+        if not ended:
+            return []
+        index = torch.tensor(ended, device=self.counts.device)
+        finished = []
+        for place, tokens, logprobs in zip(ended, self.tokens[index].tolist(), self.logprobs[index].tolist()):
+            count = self.sampled[place]
+            last = tokens[count - 1]
+            sample = Sample(tokens[:count], logprobs[:count], last if last in self.stops else None)
+            finished.append((self.row_ids[place], sample))
+            self.slot_left[self.slot_of[place]] -= 1
+        self._close_places(ended)
+        self._close_slots([slot for slot, left in enumerate(self.slot_left) if left == 0])
+        self._arrange()
+        return finished
 
-    def _release(self, places: list[int]) -> list[tuple[int, Sample]]:
-        """Read out the finished rows and close the gaps: rows from the end move into the freed places."""
-        index = torch.tensor(places, device=self.lengths.device)
-        counts = self.counts[index].tolist()
-        tokens, logprobs = self.tokens[index].tolist(), self.logprobs[index].tolist()
-        stops = torch.isin(self.tokens[index, self.counts[index] - 1], self.stop_ids).tolist()
-        samples = [
-            (row, Sample(t[:n], lp[:n], t[n - 1] if stop else None))
-            for row, t, lp, n, stop in zip(self.row_ids[index].tolist(), tokens, logprobs, counts, stops)
-        ]
-        remaining = self.active - len(places)
-        gone = set(places)
-        targets = [place for place in places if place < remaining]
-        sources = [place for place in range(remaining, self.active) if place not in gone]
-        longest = max(self.cached)
-        for target, source in zip(targets, sources):
-            self.cached[target] = self.cached[source]
-        self.cached = self.cached[:remaining]
-        if sources:
-            to, of = torch.tensor(targets, device=index.device), torch.tensor(sources, device=index.device)
-            for state in (self.row_ids, self.seeds, self.lengths, self.counts, self.tokens, self.logprobs):
-                state[to] = state[of]
-            for state in (self.cache.keys, self.cache.values):
-                state[:, to, :, :longest] = state[:, of, :, :longest]
-        self.active = remaining
-        return samples
+    def _close_places(self, ended: list[int]) -> None:
+        """Rows from the end move into the places of those that ended."""
+        longest = max(self.sampled)
+        to, source = close_gaps(ended, self.row_ids, self.slot_of, self.sampled)
+        if to:
+            to, source = (torch.tensor(indices, device=self.counts.device) for indices in (to, source))
+            for state in (self.seeds, self.lengths, self.counts, self.tokens, self.logprobs):
+                state[to] = state[source]
+            self.responses.move(to, source, longest)
+        self.counts[self.active :] = 1  # idle
+
+    def _close_slots(self, empty: list[int]) -> None:
+        """Prompts from the end move into the slots whose rows have all ended."""
+        to, source = close_gaps(empty, self.slot_prompts, self.slot_lengths, self.slot_left)
+        if to:
+            moved = dict(zip(source, to))
+            self.slot_of = [moved.get(slot, slot) for slot in self.slot_of]
+            to, source = (torch.tensor(indices, device=self.counts.device) for indices in (to, source))
+            self.last_hidden[to] = self.last_hidden[source]
+            self.prompts.move(to, source, max(self.slot_lengths))
+
+
+def close_gaps(gone: list[int], *columns: list[int]) -> tuple[list[int], list[int]]:
+    """Remove the rows `gone` from a table of columns; rows from its end fill the gaps. Returns where to and from."""
+    number = len(columns[0])
+    remaining = number - len(gone)
+    to = [row for row in gone if row < remaining]
+    source = sorted(set(range(remaining, number)) - set(gone))
+    for column in columns:
+        for target, origin in zip(to, source):
+            column[target] = column[origin]
+        del column[remaining:]
+    return to, source
+
+
+class Recordings:
+    """Decoding steps recorded as CUDA graphs, by shape and sampling parameters.
+
+    An optimiser step changes weights in place, so recordings stay valid. FSDP may gather weights to other addresses
+    than last time; then they are recorded anew.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.graphs: dict[tuple, tuple[torch.cuda.CUDAGraph, Tensor] | None] = {}
+        self.pool = torch.cuda.graph_pool_handle()  # one pool of memory for all of them: they never run together
+        self.addresses = self._weights()
+
+    def _weights(self) -> list[int]:
+        return [parameter.data_ptr() for parameter in self.model.parameters()]
+
+    def forget_if_moved(self) -> None:
+        """To be called before the first step after anything may have touched the weights."""
+        if self.addresses != self._weights():
+            self.graphs.clear()
+            self.addresses = self._weights()
+
+    def run(self, step: Callable[..., Tensor], key: tuple) -> Tensor:
+        """`step(*key)`: as it stands the first time, which compiles its kernels; then recorded; then replayed."""
+        if key not in self.graphs:
+            self.graphs[key] = None
+            return step(*key)
+        if self.graphs[key] is None:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self.pool):  # records without running
+                status = step(*key)
+            self.graphs[key] = graph, status
+        graph, status = self.graphs[key]
+        graph.replay()
+        return status
+
+
+def new_recordings(model: nn.Module) -> Recordings | None:
+    """None where steps cannot be recorded: on the CPU, or without Triton, since the torch path asks the device."""
+    return Recordings(model) if pads(model) and sampling.triton is not None else None
+
+
+def dot(queries: Tensor, keys: Tensor) -> Tensor:
+    """Scores (.., T, S) of queries (.., T, head_dim) and keys (.., S, head_dim), float32 whatever the inputs."""
+    if queries.is_cuda and queries.dtype != torch.float32:  # matmul would round its result to the inputs' dtype
+        flat = torch.bmm(queries.flatten(0, 1), keys.flatten(0, 1).mT, out_dtype=torch.float32)
+        return flat.unflatten(0, queries.shape[:2])
+    return (queries @ keys.mT).float()

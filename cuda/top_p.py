@@ -38,6 +38,7 @@ except ImportError:  # a CPU build of torch brings no Triton: the torch path ser
 
 TILE = 64  # torch path: tokens per tile of the two-level inverse CDF
 BLOCK = 4096  # kernel: tokens per tile; with 8 warps this fits in registers, 16384 spills
+SPLIT_BELOW = 64  # kernel: with fewer rows than this, each is split over several programs
 
 # The constants of the 32-bit hash; the Triton kernel has to see them as constexpr.
 GOLDEN, MIX_A, MIX_B, DRAW_MIX = 0x9E3779B9, 0x7FEB352D, 0x846CA68B, 0x85EBCA6B
@@ -149,6 +150,20 @@ def _inverse_cdf(weights: Tensor, tile_cdf: Tensor, u: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------------------------------------------- the Triton kernel
 
+# Triton in six sentences. A kernel is launched as a grid of *programs*, each known by its `program_id`; the GPU runs
+# many of them at once, in no order. Inside a program a value is a scalar or a whole block (its size a power of two),
+# and an operation on a block is spread over the program's threads. `tl.load(pointer + tl.arange(0, N))` reads N
+# neighbours; `mask` says which of them exist. `tl.sum(x, 0)` and `tl.cumsum(x, 0)` work across a block. Arguments
+# marked `tl.constexpr` are compiled in. A block must fit into registers, so a row of 151,936 logits is worked off in
+# tiles.
+#
+# What is known of a row is kept by tile: the tile's maximum, and the weight of what counts in it (relative to that
+# maximum, so that nothing overflows). Drawing a token then reads one tile of the row, not all: the tiles' weights say
+# which. Passes over the row: one for the first weights, one for the mass above each candidate.
+#
+# With many rows, one program a row keeps the GPU busy (`_row_kernel` alone). With few rows it would stand idle, so the
+# two passes that every row needs are split: one program a tile (`_tile_kernel`), which leaves its result in memory.
+
 if triton is not None:
 
     @triton.jit
@@ -162,105 +177,160 @@ if triton is not None:
     def _load_tile(row_ptr, tile, inv_temperature, vocabulary, BLOCK: tl.constexpr):
         """One tile of a row's scaled logits, in float32; places beyond the vocabulary hold -inf."""
         columns = tile * BLOCK + tl.arange(0, BLOCK)
-        return (
-            tl.load(row_ptr + columns, mask=columns < vocabulary, other=float("-inf")).to(tl.float32) * inv_temperature
-        )
+        x = tl.load(row_ptr + columns, mask=columns < vocabulary, other=float("-inf"))
+        return x.to(tl.float32) * inv_temperature
 
     @triton.jit
-    def _top_p_kernel(
+    def _weigh(x, floor, peak):
+        """exp(x - peak) of what is above the floor, 0 for the rest. Written so that a NaN is not "the rest"."""
+        return tl.where(x <= floor, 0.0, tl.exp(x - tl.where(peak == float("-inf"), 0.0, peak)))
+
+    @triton.jit
+    def _all_tiles(row_ptr, floor, inv_temperature, vocabulary, TILES: tl.constexpr, BLOCK: tl.constexpr):
+        """One pass over a row: every tile's maximum, and its weight above the floor relative to that. Blocks of TILES,
+        rounded up to a power of two."""
+        index = tl.arange(0, triton.next_power_of_2(TILES))
+        peaks = tl.full(index.shape, float("-inf"), tl.float32)
+        weights = tl.full(index.shape, 0.0, tl.float32)
+        for tile in range(TILES):
+            x = _load_tile(row_ptr, tile, inv_temperature, vocabulary, BLOCK)
+            peak = tl.max(x, 0)
+            peaks = tl.where(index == tile, peak, peaks)
+            weights = tl.where(index == tile, tl.sum(_weigh(x, floor, peak), 0), weights)
+        return peaks, weights
+
+    @triton.jit
+    def _draw(row_ptr, u, floor, peaks, weights, scales, inv_temperature, vocabulary, BLOCK: tl.constexpr):
+        """The token above the floor at quantile u, and its scaled logit: first the tile, then inside the tile.
+
+        `scales` turn weights relative to a tile's maximum into weights relative to the row's. Rounding must not pick a
+        token without weight, so both steps look for the last one *of positive weight* that begins at or before u.
+        """
+        tile_weights = weights * scales
+        begins = tl.cumsum(tile_weights, 0) - tile_weights
+        target = u * tl.sum(tile_weights, 0)
+        index = tl.arange(0, peaks.shape[0])
+        tile = tl.max(tl.where((tile_weights > 0) & (begins <= target), index, 0), 0)
+        chosen = index == tile
+        peak = tl.max(tl.where(chosen, peaks, float("-inf")), 0)
+        target = (target - tl.sum(tl.where(chosen, begins, 0.0), 0)) / tl.sum(tl.where(chosen, scales, 0.0), 0)
+
+        x = _load_tile(row_ptr, tile, inv_temperature, vocabulary, BLOCK)
+        w = _weigh(x, floor, peak)
+        columns = tl.arange(0, BLOCK)
+        hit = tl.max(tl.where((w > 0) & (tl.cumsum(w, 0) - w <= target), columns, -1), 0)
+        hit = tl.where(hit >= 0, hit, tl.min(tl.where(w > 0, columns, BLOCK - 1), 0))
+        return tile * BLOCK + hit, tl.max(tl.where(columns == hit, x, float("-inf")), 0)
+
+    @triton.jit
+    def _tile_kernel(
+        logits_ptr,  # (B, V)
+        floors_ptr,  # (B,) float32: only what is above counts; ignored if FIRST
+        peaks_ptr,  # (B, TILES) float32, out
+        weights_ptr,  # (B, TILES) float32, out
+        row_stride,
+        vocabulary,
+        inv_temperature,
+        FIRST: tl.constexpr,
+        TILES: tl.constexpr,
+        BLOCK: tl.constexpr,
+    ):
+        """One program is one tile of one row, grid (B, TILES): the body of `_all_tiles`' loop."""
+        row, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
+        x = _load_tile(logits_ptr + row * row_stride, tile, inv_temperature, vocabulary, BLOCK)
+        peak = tl.max(x, 0)
+        floor = float("-inf") if FIRST else tl.load(floors_ptr + row)
+        tl.store(peaks_ptr + row * TILES + tile, peak)
+        tl.store(weights_ptr + row * TILES + tile, tl.sum(_weigh(x, floor, peak), 0))
+
+    @triton.jit
+    def _row_kernel(
         logits_ptr,  # (B, V)
         seeds_ptr,  # (B,) int64
         steps_ptr,  # (B,) int64
         tokens_ptr,  # (B,) int64, out
         logprobs_ptr,  # (B,) float32, out
+        values_ptr,  # (B,) float32, out: the first candidate's scaled logit, for `_tile_kernel`
+        peaks_ptr,  # (B, TILES) float32 \
+        weights_ptr,  # (B, TILES) float32 } what `_tile_kernel` found, in a split row
+        aboves_ptr,  # (B, TILES) float32 /
         row_stride,
         vocabulary,
         inv_temperature,
         top_p,
+        TRUNCATED: tl.constexpr,  # top_p < 1
+        SPLIT: tl.constexpr,  # 0: this program does everything; 1: it draws the first candidate; 2: it judges it
         TILES: tl.constexpr,
         BLOCK: tl.constexpr,
     ):
-        """One program samples one row: it walks over the row's tiles, which it never holds all at once."""
+        """One program samples one row, grid (B,). It walks over the row's tiles, which it never holds all at once."""
         row = tl.program_id(0).to(tl.int64)
         row_ptr = logits_ptr + row * row_stride
-
-        # Pass 1, maximum and normaliser together: when a tile raises the maximum, the sum so far is rescaled to it.
-        peak = float("-inf")
-        total = 0.0
-        for tile in range(TILES):
-            x = _load_tile(row_ptr, tile, inv_temperature, vocabulary, BLOCK)
-            new_peak = tl.maximum(peak, tl.max(x, 0))  # a NaN shows in the sum, whatever the maximum makes of it
-            shift = tl.where(new_peak == float("-inf"), 0.0, new_peak)  # a tile of -inf only: exp(-inf - 0) = 0
-            total = total * tl.exp(peak - shift) + tl.sum(tl.exp(x - shift), 0)
-            peak = new_peak
-
-        token = tl.full((), -1, tl.int64)
-        logprob = float("nan")
+        index = tl.arange(0, triton.next_power_of_2(TILES))
+        mine = row * TILES + index
+        if SPLIT > 0:
+            peaks = tl.load(peaks_ptr + mine, mask=index < TILES, other=float("-inf"))
+            weights = tl.load(weights_ptr + mine, mask=index < TILES, other=0.0)
+        else:
+            peaks, weights = _all_tiles(row_ptr, float("-inf"), inv_temperature, vocabulary, TILES, BLOCK)
+        peak = tl.max(peaks, 0)
+        scales = tl.exp(peaks - peak)
+        total = tl.sum(weights * scales, 0)
         proper = (total > 0) & (total < float("inf"))  # false for NaN
+
         bits = _mix_kernel(tl.load(seeds_ptr + row).to(tl.uint32) + 0x9E3779B9)
         bits = _mix_kernel(bits + tl.load(steps_ptr + row).to(tl.uint32) * 0x9E3779B9)
-
-        floor = float("-inf")  # only values above the floor are drawn from
-        mass = total  # their weight
-        draw = tl.full((), 0, tl.uint32)
-        while proper:
-            u = (_mix_kernel(bits + draw * 0x85EBCA6B) >> 8).to(tl.float32) * 5.9604644775390625e-08  # 2 ** -24
-            target = u * mass
-
-            # The candidate: the last token of positive weight whose cumulative weight begins at or before the target.
-            begin = 0.0  # cumulative weight before this tile
-            value = float("-inf")
-            for tile in range(TILES):
-                x = _load_tile(row_ptr, tile, inv_temperature, vocabulary, BLOCK)
-                w = tl.where(x > floor, tl.exp(x - peak), 0.0)
-                weight = tl.sum(w, 0)
-                if (weight > 0) & (begin <= target):
-                    columns = tl.arange(0, BLOCK)
-                    before = begin + tl.cumsum(w, 0) - w
-                    hit = tl.max(tl.where((w > 0) & (before <= target), columns, -1), 0)
-                    hit = tl.where(hit >= 0, hit, tl.min(tl.where(w > 0, columns, BLOCK), 0))
-                    token = tile * BLOCK + hit.to(tl.int64)
-                    value = tl.max(tl.where(columns == hit, x, float("-inf")), 0)
-                begin += weight
-
-            # The mass strictly above the candidate decides: inside the nucleus or not.
-            above = 0.0
-            if top_p < 1:
-                for tile in range(TILES):
-                    x = _load_tile(row_ptr, tile, inv_temperature, vocabulary, BLOCK)
-                    above += tl.sum(tl.where(x > value, tl.exp(x - peak), 0.0), 0)
-            logprob = value - peak - tl.log(total)
-            proper = (above > 0) & (above >= top_p * total)  # rejected: go round again, above the candidate
-            floor = value
-            mass = above
-            draw += 1
-
-        tl.store(tokens_ptr + row, token)
-        tl.store(logprobs_ptr + row, logprob)
+        u = (_mix_kernel(bits) >> 8).to(tl.float32) * 5.9604644775390625e-08  # 2 ** -24
+        token, value = _draw(row_ptr, u, float("-inf"), peaks, weights, scales, inv_temperature, vocabulary, BLOCK)
+        if SPLIT == 1 and TRUNCATED:
+            tl.store(values_ptr + row, value)
+        else:
+            if TRUNCATED:
+                if SPLIT == 2:
+                    weights = tl.load(aboves_ptr + mine, mask=index < TILES, other=0.0)
+                else:
+                    _, weights = _all_tiles(row_ptr, value, inv_temperature, vocabulary, TILES, BLOCK)
+                above = tl.sum(weights * scales, 0)  # the mass strictly above the candidate
+                draw = tl.full((), 1, tl.uint32)
+                while proper & (above > 0) & (above >= top_p * total):  # outside the nucleus: draw again above it
+                    u = (_mix_kernel(bits + draw * 0x85EBCA6B) >> 8).to(tl.float32) * 5.9604644775390625e-08
+                    token, value = _draw(row_ptr, u, value, peaks, weights, scales, inv_temperature, vocabulary, BLOCK)
+                    _, weights = _all_tiles(row_ptr, value, inv_temperature, vocabulary, TILES, BLOCK)
+                    above = tl.sum(weights * scales, 0)
+                    draw += 1
+            tl.store(tokens_ptr + row, tl.where(proper, token, -1).to(tl.int64))
+            tl.store(logprobs_ptr + row, tl.where(proper, value - peak - tl.log(total), float("nan")))
 
 
 def sample_triton(
     logits: Tensor, seeds: Tensor, steps: Tensor, temperature: float, top_p: float
 ) -> tuple[Tensor, Tensor]:
-    """`sample_top_p` by the Triton kernel (on the CPU with TRITON_INTERPRET=1). Shapes and meaning as there."""
+    """`sample_top_p` by the Triton kernels (on the CPU with TRITON_INTERPRET=1). Shapes and meaning as there."""
     rows, vocabulary = logits.shape
     if logits.stride(1) != 1:
         logits = logits.contiguous()
-    tokens = torch.empty(rows, dtype=torch.int64, device=logits.device)
-    logprobs = torch.empty(rows, dtype=torch.float32, device=logits.device)
     block = min(BLOCK, triton.next_power_of_2(vocabulary))
-    _top_p_kernel[(rows,)](
-        logits,
-        seeds,
-        steps,
-        tokens,
-        logprobs,
-        logits.stride(0),
-        vocabulary,
-        1.0 / temperature,
-        top_p,
-        TILES=triton.cdiv(vocabulary, block),
-        BLOCK=block,
-        num_warps=8,
-    )
+    tiles = triton.cdiv(vocabulary, block)
+    split, truncated = rows < SPLIT_BELOW, top_p < 1
+    tokens = torch.empty(rows, dtype=torch.int64, device=logits.device)
+    logprobs, values = torch.empty(2, rows, dtype=torch.float32, device=logits.device)
+    peaks, weights, aboves = torch.empty(3, rows, tiles if split else 0, dtype=torch.float32, device=logits.device)
+    shape = (logits.stride(0), vocabulary, 1.0 / temperature)
+    sizes = {"TILES": tiles, "BLOCK": block, "num_warps": 8}
+
+    def tile_pass(weights: Tensor, first: bool) -> None:
+        _tile_kernel[(rows, tiles)](logits, values, peaks, weights, *shape, FIRST=first, **sizes)
+
+    def row_pass(split: int) -> None:
+        arguments = (logits, seeds, steps, tokens, logprobs, values, peaks, weights, aboves, *shape, top_p)
+        _row_kernel[(rows,)](*arguments, TRUNCATED=truncated, SPLIT=split, **sizes)
+
+    if split:
+        tile_pass(weights, first=True)
+        row_pass(split=1)
+        if truncated:
+            tile_pass(aboves, first=False)
+            row_pass(split=2)
+    else:
+        row_pass(split=0)
     return tokens, logprobs

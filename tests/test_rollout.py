@@ -2,9 +2,14 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rollout import Sampler
+import rollout
+from cuda.top_p import uniform
+from rollout import Sampler, bucket
 
 VOCABULARY = 96
 COMMON = {
@@ -167,10 +172,37 @@ def test_the_cache_budget_changes_nothing(model, reference, rows):
     row = 2 * 2 * 2 * 8 * 60 * 4  # keys and values, layers, kv heads, head_dim, longest prompt + 30, bytes
     finished = []
     sampler = Sampler(model, row * rows + row // 2)
-    assert sampler.cache_rows(60) == rows
+    assert sampler.capacity(30, 30, 5) == (rows, rows)
     options = {"samples": 5, "max_new_tokens": 30, "stop_ids": [1, 2, 3, 4], "seeds": range(6)}
     same(sampler.generate(PROMPTS, **options, on_finish=finished.append), reference)
     assert sum(finished) == 30 and all(number > 0 for number in finished)
+
+
+def test_large_groups_share_places(model, monkeypatch):
+    """Sixteen samples a prompt and room for a few: a prompt runs once, though its samples are admitted in parts."""
+    token = 2 * 2 * 2 * 8 * 4
+    options = {"samples": 16, "max_new_tokens": 30, "stop_ids": list(range(12))}
+    reference = Sampler(model).generate(PROMPTS, **options)
+    prefilled, prefill = [], rollout._Batch._prefill
+    monkeypatch.setattr(
+        rollout._Batch, "_prefill", lambda self, prompts: (prefilled.extend(prompts), prefill(self, prompts))
+    )
+    sampler = Sampler(model, token * 2 * (4 * 30 + 30))
+    assert sampler.capacity(30, 30, 16) == (8, 2)
+    same(sampler.generate(PROMPTS, **options), reference)
+    assert prefilled == PROMPTS
+
+
+@given(*(st.integers(1, limit) for limit in (300, 300, 40)), st.integers(0, 3_000_000))
+def test_the_cache_fits_the_budget(model, prompt_length, max_new_tokens, samples, budget):
+    token = 2 * 2 * 2 * 8 * 4
+    if budget < token * (prompt_length + max_new_tokens):
+        with pytest.raises(ValueError, match="the budget is"):
+            Sampler(model, budget).capacity(prompt_length, max_new_tokens, samples)
+        return
+    rows, prompts = Sampler(model, budget).capacity(prompt_length, max_new_tokens, samples)
+    assert rows >= prompts >= 1 and token * (rows * max_new_tokens + prompts * prompt_length) <= budget
+    assert token * ((rows + samples) * max_new_tokens + (prompts + 1) * prompt_length) > budget
 
 
 def test_company_and_order_change_nothing(model, reference):
@@ -196,6 +228,82 @@ def test_the_default_seeds_draw_from_the_distribution(model):
     deviation = (logs.exp() * (logs - (logs.exp() * logs).sum()) ** 2).sum().sqrt() / len(sampled) ** 0.5
     assert abs(sampled.mean() - (logs.exp() * logs).sum()) < 4 * deviation
     assert len({tuple(sample.tokens) for (sample,) in results[:4]}) > 1
+
+
+# ------------------------------------------------------------------------------------------------- steps to be recorded
+
+
+class Replayed:
+    """Stands in for `rollout.Recordings` without a GPU: the first step of a shape is traced, the others replay the
+    trace. As in a CUDA graph, a trace holds operations on the very tensors that it saw, and nothing of the host's."""
+
+    def __init__(self, model):
+        self.traces, self.replays = {}, 0
+
+    def forget_if_moved(self):
+        pass
+
+    def run(self, step, key):
+        if key in self.traces:
+            self.replays += 1
+            return self.traces[key]()
+        status = []
+
+        def traced():
+            status.append(step(*key))
+            return status[0]
+
+        self.traces[key] = make_fx(traced)()
+        asking = {"_local_scalar_dense", "nonzero", "masked_select", "lift_fresh_copy"}
+        names = {str(node.target).split(".")[1] for node in self.traces[key].graph.nodes if "aten" in str(node.target)}
+        assert not names & asking
+        return status[0]
+
+
+def static_sample(logits, seeds, steps, temperature, top_p):
+    """Inverse CDF at full length: what a recording needs of a sampler, and the kernel has, but not its torch path."""
+    logs = (logits / temperature).log_softmax(-1)
+    tokens = (logs.exp().cumsum(-1) < uniform(seeds, steps, 0)[:, None]).sum(-1).clamp(max=logits.shape[1] - 1)
+    return tokens, logs.gather(1, tokens[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("rows", [3, 30])
+def test_padded_and_recorded_steps_change_nothing(model, rows, monkeypatch):
+    """As on a GPU: few shapes, tensors that stay for the next call, and weights that change in place between calls."""
+    monkeypatch.setattr(rollout.sampling, "sample_top_p", static_sample)
+    options = {"samples": 5, "max_new_tokens": 30, "stop_ids": [1, 2, 3, 4]}
+    other = [prompt[::-1] for prompt in PROMPTS]
+    before = [Sampler(model).generate(prompts, **options) for prompts in (PROMPTS, other)]
+    changed = make("qwen2")
+    for parameter in changed.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    after = Sampler(changed).generate(PROMPTS, **options)
+    assert after != before[0]
+
+    monkeypatch.setattr(rollout, "pads", lambda model: True)
+    monkeypatch.setattr(rollout, "new_recordings", Replayed)
+    copy = make("qwen2")
+    sampler = Sampler(copy, 2 * 2 * 2 * 8 * 4 * (256 + 30) * rows)
+    same(sampler.generate(PROMPTS, **options), before[0])
+    recordings = sampler._kept.recordings
+    assert len(recordings.traces) < 20
+    same(sampler.generate(other, **options), before[1])
+    copy.load_state_dict(changed.state_dict())
+    replays = recordings.replays
+    same(sampler.generate(PROMPTS, **options), after)
+    assert sampler._kept.recordings is recordings and recordings.replays > replays + 20
+
+    monkeypatch.setattr(rollout.sampling, "sample_top_p", lambda logits, *_: (logits.argmax(-1) * 0 - 1, logits[:, 0]))
+    with pytest.raises(ValueError, match="not finite"):
+        sampler.generate(PROMPTS, **options)
+    assert sampler._kept is None  # what a failed call leaves in the cache is not used again
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000))
+def test_buckets_are_few_and_near(number, limit):
+    size = bucket(number, limit)
+    assert size == limit if number > limit else number <= size <= max(8, 1.5 * number)
+    assert len({bucket(n, 5000) for n in range(1, 5001)}) < 25
 
 
 # ----------------------------------------------------------------------------------------------------------- bad inputs

@@ -1,0 +1,176 @@
+"""The sampler against transformers' `generate`, on random Qwen2 models.
+
+    python -m bench.sampler                  on one CPU thread
+    python -m bench.sampler --device cuda    every GPU row, with those of bench/top_p.py; --output FILE keeps the table
+
+Both sides sample with top-p 0.95 from the same prompts; sides are interleaved and the fastest of several runs counts.
+Samples differ, so the measure is seconds per 1,000 sampled tokens. Prompts are equally long: nothing is padded.
+Random weights give nearly uniform tokens, so V / n of V ids as stop ids give lengths that are exponential with mean n.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+
+from bench import top_p
+from bench.top_p import HEADER, TOP_P, fastest, machine, table_row
+from rollout import Sampler
+
+VOCABULARY = 4096
+
+
+def make_model(hidden: int, **changes: int) -> PreTrainedModel:
+    """Four layers, heads of 32 dimensions, two query heads to a key head."""
+    sizes = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": hidden,
+        "intermediate_size": 4 * hidden,
+        "num_hidden_layers": 4,
+        "num_attention_heads": hidden // 32,
+        "num_key_value_heads": hidden // 64,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen2", **sizes | changes)).eval()
+
+
+def cache_bytes(model: PreTrainedModel, rows: int, tokens: int) -> int:
+    config, weight = model.config, model.model.embed_tokens.weight
+    head_dim = config.hidden_size // config.num_attention_heads
+    token = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * weight.element_size()
+    return rows * tokens * token
+
+
+class Case:
+    """Prompts, sampled by either side, `batch` rows at a time; each side counts the tokens that it samples."""
+
+    def __init__(
+        self, model: PreTrainedModel, prompts: int, length: int, new: int, batch: int, samples: int = 1, mean: int = 0
+    ):
+        vocabulary = model.config.vocab_size
+        self.model, self.batch, self.samples, self.new = model, batch, samples, new
+        self.prompts = torch.randint(vocabulary, (prompts, length), generator=torch.Generator().manual_seed(1)).tolist()
+        self.stops = list(range(vocabulary // mean)) if mean else []
+        self.tokens: dict[str, int] = {}
+        if model.device.type == "cuda":
+            length = -(-length // 256) * 256  # as the sampler rounds it
+        self.sampler = Sampler(model, cache_bytes(model, batch, length + new))  # made once: it keeps its recordings
+
+    def ours(self) -> None:
+        groups = self.sampler.generate(
+            self.prompts, samples=self.samples, max_new_tokens=self.new, stop_ids=self.stops, top_p=TOP_P
+        )
+        self.tokens["ours"] = sum(len(sample.tokens) for group in groups for sample in group)
+
+    def generate(self) -> None:
+        number = self.batch // self.samples  # prompts at a time
+        count, stops = 0, set(self.stops)
+        for start in range(0, len(self.prompts), number):
+            tokens = torch.tensor(self.prompts[start : start + number], device=self.model.device)
+            out = self.model.generate(
+                tokens,
+                attention_mask=torch.ones_like(tokens),
+                do_sample=True,
+                top_p=TOP_P,
+                top_k=0,
+                max_new_tokens=self.new,
+                num_return_sequences=self.samples,
+                eos_token_id=self.stops or None,
+                pad_token_id=0,
+            )
+            for row in out[:, tokens.shape[1] :].tolist():
+                count += next((index + 1 for index, token in enumerate(row) if token in stops), len(row))
+        self.tokens["generate"] = count
+
+    def generate_batch(self) -> None:
+        """transformers' own continuous batching."""
+        config = GenerationConfig(
+            do_sample=True, top_p=TOP_P, top_k=0, max_new_tokens=self.new, eos_token_id=self.stops or -1, pad_token_id=0
+        )
+        outputs = self.model.generate_batch(self.prompts, generation_config=config)
+        self.tokens["generate_batch"] = sum(len(output.generated_tokens) for output in outputs.values())
+
+    def per_thousand(self, names: list[str], rounds: int) -> dict[str, float]:
+        """Seconds per 1,000 tokens of each side."""
+        sides: dict[str, Callable[[], object]] = {name: getattr(self, name) for name in names}
+        best = fastest(sides, rounds, self.model.device.type)
+        return {name: 1000 * best[name] / self.tokens[name] for name in names}
+
+
+def cpu_rows(rounds: int) -> list[str]:
+    rows = []
+    for hidden, least, stretch in ((256, "2.5x", "4x"), (128, "4x", "6x")):
+        case = Case(make_model(hidden), prompts=64, length=64, new=64, batch=64)
+        rows.append(compare(case, f"hidden {hidden}, batch 64", least, stretch, rounds))
+    for hidden in (256, 128):
+        case = Case(make_model(hidden), prompts=256, length=64, new=256, batch=64, mean=48)
+        rows.append(compare(case, f"hidden {hidden}, exponential lengths", "4x", "7x", rounds))
+    for hidden in (256, 128):
+        case = Case(make_model(hidden), prompts=4, length=512, new=64, batch=64, samples=16)
+        rows.append(compare(case, f"hidden {hidden}, 16 samples per 512 tokens", "5x", "10x", rounds))
+    return rows
+
+
+def compare(case: Case, what: str, least: str, stretch: str, rounds: int) -> str:
+    best = case.per_thousand(["ours", "generate"], rounds)
+    return table_row(what, best["ours"], "generate", best["generate"], least, stretch)
+
+
+def gpu_rows(rounds: int) -> list[str]:
+    """Qwen2.5-0.5B's sizes in bfloat16, batch 256, 128 tokens in and 512 out; and how near decoding is to its floor."""
+    model = make_model(
+        896,
+        vocab_size=151_936,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+    )
+    model = model.to("cuda", torch.bfloat16)
+    case = Case(model, prompts=256, length=128, new=512, batch=256)
+    best = case.per_thousand(["ours", "generate"], rounds)
+    best |= case.per_thousand(["generate_batch"], rounds)  # last: it changes the model's attention function
+    floor = decode_floor(case)
+    what = "0.5 B parameters, batch 256"
+    share = f"{100 * floor / best['ours']:.0f}% of the floor"
+    return [
+        table_row(what, best["ours"], "generate", best["generate"], "4x", "8x"),
+        table_row("the same", best["ours"], "generate_batch", best["generate_batch"], "2x", "4x"),
+        f"| the same | {best['ours']:.3g} | decode bandwidth floor | {floor:.3g} | {share} | 40% | 70% |",
+    ]
+
+
+def decode_floor(case: Case) -> float:
+    """Seconds per 1,000 tokens if a step only read the weights and the cache once, at the bandwidth of this run."""
+    block = torch.zeros(2**30, dtype=torch.bfloat16, device="cuda")  # 2 GiB
+    seconds = fastest({"read": lambda: block.sum(dtype=torch.float32)}, 20, "cuda")["read"]
+    bandwidth = block.numel() * block.element_size() / seconds
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in case.model.parameters())
+    context = len(case.prompts[0]) + case.new / 2
+    return 1000 * (weights + cache_bytes(case.model, case.batch, context)) / bandwidth / case.batch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each side that count")
+    parser.add_argument("--output", type=Path, help="write the table here too")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = [*gpu_rows(args.rounds), *top_p.gpu_rows()] if args.device == "cuda" else cpu_rows(args.rounds)
+    table = "\n".join([machine(args.device), "", HEADER, *rows])
+    print(table)
+    if args.output:
+        args.output.write_text(table + "\n")
+
+
+if __name__ == "__main__":
+    main()
