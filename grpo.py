@@ -353,20 +353,20 @@ class Ledger:
     def restore(self, rows: list[dict[str, Any]]) -> None:
         self.entries = {row["id"]: Entry(**row) for row in rows}
 
-    def summary(self, mined: list[str], set_aside: int) -> str:
-        """What was mined and why, one line a tier."""
-        lines = []
+    def summary(self, mined: list[str], set_aside: int) -> dict[str, dict[str, float]]:
+        """What was mined and why, by tier; `passed` is the share of the last attempts that were right."""
         chosen = Counter(self.entries[question_id].tier for question_id in mined)
-        for tier in TIERS:
-            entries = [entry for entry in self.entries.values() if entry.tier == tier]
-            if entries:
-                passed = sum(entry.recent for entry in entries) / len(entries)
-                aside = sum(entry.passes == 0 and entry.attempts >= set_aside for entry in entries)
-                lines.append(
-                    f"  {tier:9}  {len(entries):6} questions, {passed:6.1%} of the last attempts right, "
-                    f"{chosen[tier]:5} mined, {aside:4} set aside (never right in {set_aside} attempts)"
-                )
-        return "\n".join(lines)
+        tiers = {tier: [entry for entry in self.entries.values() if entry.tier == tier] for tier in TIERS}
+        return {
+            tier: {
+                "questions": len(entries),
+                "passed": sum(entry.recent for entry in entries) / len(entries),
+                "mined": chosen[tier],
+                "set_aside": sum(entry.passes == 0 and entry.attempts >= set_aside for entry in entries),
+            }
+            for tier, entries in tiers.items()
+            if entries
+        }
 
 
 def outcomes_of(groups: list[Group]) -> list[tuple[str, int, int]]:
@@ -384,7 +384,7 @@ def train(setup: Setup, run: RunDir, questions: list[Question]) -> None:
         setup.policy.parameters(), lr=args.lr, betas=(0.9, args.beta2), weight_decay=0.0, fused=True
     )
     state = TrainingState(run.output(args.output + ".state"), setup.policy, optimizer)
-    metrics = Metrics(run, args.output)
+    metrics, minings = Metrics(run, args.output), Metrics(run, "mining")
     plateau = Plateau(args.plateau_window, args.plateau_sparsity, args.plateau_slope)
     ledger = Ledger(questions)
     by_id = {question.id: question for question in questions}
@@ -398,6 +398,7 @@ def train(setup: Setup, run: RunDir, questions: list[Question]) -> None:
     main_rank = fsdp_utils.rank() == 0
     if main_rank:
         metrics.rewind(start)
+        minings.rewind(start - 1)  # a checkpoint at this step was saved before its mining
 
     progress = tqdm(
         range(start, args.steps), initial=start, total=args.steps, desc=args.output, unit="step", disable=not main_rank
@@ -416,8 +417,9 @@ def train(setup: Setup, run: RunDir, questions: list[Question]) -> None:
             number, place = divmod(step, args.round_steps)
             group_size = min(args.group_size + number * args.group_growth, args.max_group_size)
             if place == 0:
-                mined = mine(setup, ledger, questions, number, step)
+                mined, summary = mine(setup, ledger, questions, number, step)
                 if main_rank:
+                    minings.log(step, round=number + 1, **summary)
                     write_jsonl(run.output("ledger.jsonl"), ledger.rows())
                 if not mined:
                     progress.write(
@@ -467,19 +469,25 @@ def learning_rate(args: argparse.Namespace, step: int) -> float:
     return args.lr * min(1.0, (step + 1) / max(1, args.warmup_steps)) * (1 - args.lr_decay * step / args.steps)
 
 
-def mine(setup: Setup, ledger: Ledger, questions: list[Question], number: int, step: int) -> list[str]:
-    """Let the policy answer the whole dataset several times; the ids of the questions to train on in this round."""
+def mine(
+    setup: Setup, ledger: Ledger, questions: list[Question], number: int, step: int
+) -> tuple[list[str], dict[str, dict[str, float]]]:
+    """Let the policy answer the whole dataset several times; the ids of this round's questions, and why these."""
     args = setup.args
     bar = f"mining, round {number + 1}" if fsdp_utils.rank() == 0 else None
     groups = rollout(setup, setup.my_share(questions), args.mine_samples, f"mining round {number}", bar)
     ledger.record(outcomes_of(groups), step)
     rng = random.Random(f"{args.seed}/mine/{number}")
     mined = ledger.mine(args.round_steps * args.questions, args.set_aside, rng)
+    summary = ledger.summary(mined, args.set_aside)
     if bar:
-        tqdm.write(
-            f"{bar}: {len(mined)} questions, drawn by failure rate and tier\n{ledger.summary(mined, args.set_aside)}"
-        )
-    return mined
+        tqdm.write(f"{bar}: {len(mined)} questions, drawn by failure rate and tier")
+        for tier, row in summary.items():
+            tqdm.write(
+                f"  {tier:9}  {row['questions']:6} questions, {row['passed']:6.1%} of the last attempts right, "
+                f"{row['mined']:5} mined, {row['set_aside']:4} set aside (never right in {args.set_aside} attempts)"
+            )
+    return mined, summary
 
 
 def peak_memory(device: torch.device) -> float:

@@ -36,7 +36,8 @@ def load_policy(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Weights and tokenizer of a model folder or hub id. Raises UserError if they cannot be used."""
     local = Path(path)
-    if not local.is_dir() and (local.is_absolute() or str(path).startswith(".") or str(path).count("/") != 1):
+    meant = local.is_absolute() or str(path).startswith(".") or str(path).count("/") != 1  # "org/name" is a hub id
+    if not local.is_dir() and (meant or local.parent.is_dir()):
         raise UserError(
             f"model folder {path} does not exist; give a Hugging Face folder (config.json, *.safetensors) or hub id"
         )

@@ -91,7 +91,7 @@ def test_metrics_have_no_gap_and_no_double(two_runs):
             logged = [row["step"] for row in read_jsonl(run / "metrics.jsonl") if row["stage"] == stage]
             assert logged == list(range(1, steps + 1)), (run, stage)
         stages = {row["stage"] for row in read_jsonl(run / "metrics.jsonl")}
-        assert stages == {"kg_build", "synth", "curate", "distill", "sft", "rl1", "rl2", "evaluate"}
+        assert stages == {"kg_build", "synth", "curate", "distill", "sft", "rl1", "rl2", "mining", "evaluate"}
 
 
 def test_no_heldout_path_occurs_in_training(two_runs):
