@@ -1,6 +1,6 @@
 """evaluate.py beside lm-evaluation-harness, beside the bare sampler, and on a million saved responses.
 
-    python -m venv /tmp/lm_eval && /tmp/lm_eval/bin/pip install -r requirements.txt lm_eval
+    python -m venv /tmp/lm_eval && /tmp/lm_eval/bin/pip install -r requirements.txt 'lm_eval[hf]'
     python bench/evaluate.py harness --lm-eval /tmp/lm_eval/bin/python --questions runs/tiny/heldout.jsonl
     python bench/evaluate.py sampler --model runs/tiny/sft --questions runs/tiny/heldout.jsonl
     python bench/evaluate.py million
@@ -76,7 +76,7 @@ def harness(model: str, file: Path, folder: Path, python: str) -> None:
     subprocess.run(
         [python, "-m", "lm_eval", "--model", "hf", "--model_args", arguments, "--tasks", "letters",
          "--include_path", ".", "--device", "cpu", "--batch_size", "16", "--log_samples", "--output_path", "out"],
-        cwd=folder, check=True, capture_output=True,
+        cwd=folder, check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     (log,) = folder.glob("out/**/samples_letters_*.jsonl")
     theirs = {sample["doc_id"]: sample for sample in read_jsonl(log)}
@@ -90,10 +90,13 @@ def harness(model: str, file: Path, folder: Path, python: str) -> None:
         right[0] += mine == row["truth"]
         right[1] += int(sample["acc"])
         agree += mine == choice and (mine == row["truth"]) == bool(sample["acc"])
-        largest = max(largest, *(abs(a - b) for a, b in zip(row["logprobs"].values(), logprobs)))
+        # lm_eval counts the prompt's last line break to the letter, which adds a constant of the item to all letters.
+        pairs = zip(row["logprobs"].values(), logprobs)
+        best = max(row["logprobs"].values()) - max(logprobs)
+        largest = max(largest, *(abs(a - b - best) for a, b in pairs))
     n = len(questions)
     print(f"{model}, {file.name}: n {n}, evaluate.py {right[0] / n:.4f}, lm_eval {right[1] / n:.4f}, "
-          f"same choice {agree}/{n}, largest difference of a log-likelihood {largest:.1e}")  # fmt: skip
+          f"same choice {agree}/{n}, largest difference of a log-likelihood ratio {largest:.1e}")  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------------------- speed
