@@ -406,6 +406,19 @@ def test_the_walk_goes_where_facts_are_and_stops_at_the_target(tmp_path):
     assert len(titles) == 4 and titles[0] == "Pneumonia"
 
 
+def test_the_frontier_prefers_facts_then_rare_then_near():
+    db = sqlite3.connect(":memory:")
+    db.executescript(kg_build.SCHEMA + kg_build.WORK_SCHEMA)
+    text = "{{{{Infobox medical condition}}}}\n== Treatment ==\n[[{0} fact]]\n== History ==\n[[{0} mention]]\n{1}"
+    for number, (title, distance, rare) in enumerate((("Near", 0, False), ("Far", 3, False), ("Rare", 0, True))):
+        wikitext = text.format(title, "[[Category:Rare diseases]]" * rare)
+        page = mediawiki.Page(title, number, number, wikitext)
+        kg_build.add_entity(db, page, kg_build.read_page(page), distance)
+    best = [title for (title,) in db.execute("SELECT title FROM frontier ORDER BY priority DESC, title")]
+    order = ["Rare fact", "Near fact", "Far fact", "Rare mention", "Near mention", "Far mention"]
+    assert [title for title in best if title in order] == order
+
+
 def test_hostile_pages_are_recorded_and_the_run_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(kg_build, "PAGE_SECONDS", 3)
     monkeypatch.setattr(kg_build, "MAX_PAGE_CHARS", 120_000)
