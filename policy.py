@@ -18,13 +18,13 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -38,7 +38,8 @@ from transformers import (
 from records import UserError
 
 CHUNK = 1024  # tokens whose logits are alive at once, at most
-CHUNK_LOGITS = 2**25  # logits alive at once, at most: 0.13 GB in float32, 220 tokens at V = 151,936
+CHUNK_LOGITS = 2**25  # logits of a chunk, at most: 0.13 GB in float32, 220 tokens at V = 151,936
+VOCABULARY_PART = 16384  # rows of the output layer whose gradient is computed at once
 
 
 def load_policy(
@@ -164,23 +165,51 @@ def packed_layout(sequence: Tensor, branch: Tensor) -> tuple[Tensor, Tensor, Ten
 def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Log-probabilities of `targets` (N,) and entropies (N,) from hidden states (N, D) and the output layer (V, D).
 
-    Peak memory is one chunk of logits and its gradient: autograd keeps the hidden states, `checkpoint` recomputes the
-    rest.
+    Peak memory is a few chunks of logits and the output layer's gradient. The entropies have no gradient.
     """
-    size = max(1, min(CHUNK, CHUNK_LOGITS // len(weight)))
+    return _TokenLogprobs.apply(hidden, weight, targets, temperature)
 
-    def chunk_logprobs(h: Tensor, w: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        logits = F.linear(h, w).float() / temperature  # (n, V)
-        logs = logits.log_softmax(-1)
-        with torch.no_grad():
-            entropy = -(logs.exp() * logs).sum(-1)
-        return logs.gather(1, target[:, None])[:, 0], entropy
 
-    parts = [
-        checkpoint(chunk_logprobs, h, weight, target, use_reentrant=False)
-        for h, target in zip(hidden.split(size), targets.split(size))
-    ]
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+class _TokenLogprobs(torch.autograd.Function):
+    """Chunk by chunk; nothing of the vocabulary's width outlives its chunk, and backward computes it once more."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(hidden, weight, targets)
+        ctx.temperature = temperature
+        logprobs, entropies = hidden.new_empty(2, len(targets), dtype=torch.float32)
+        for rows in _chunks(len(targets), len(weight)):
+            logs = _log_softmax(hidden[rows], weight, temperature)  # (n, V)
+            logprobs[rows] = logs.gather(1, targets[rows, None])[:, 0]
+            entropies[rows] = -logs.exp().mul_(logs).sum(-1)
+        ctx.mark_non_differentiable(entropies)
+        return logprobs, entropies
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        hidden, weight, targets = ctx.saved_tensors
+        hidden_grad, weight_grad = torch.empty_like(hidden), torch.zeros_like(weight)
+        for rows in reversed(_chunks(len(targets), len(weight))):
+            logs = _log_softmax(hidden[rows], weight, ctx.temperature)
+            into_logs = torch.zeros_like(logs).scatter_(1, targets[rows, None], grad[rows, None])
+            into_logits = torch.ops.aten._log_softmax_backward_data(into_logs, logs, -1, logs.dtype)
+            into_logits = into_logits.div_(ctx.temperature).to(weight.dtype)
+            del logs, into_logs
+            hidden_grad[rows] = into_logits @ weight
+            for part in range(0, len(weight), VOCABULARY_PART):  # or the product is as large as the gradient itself
+                columns = slice(part, part + VOCABULARY_PART)
+                weight_grad[columns] += into_logits[:, columns].T @ hidden[rows]
+        return hidden_grad, weight_grad, None, None
+
+
+def _chunks(tokens: int, vocabulary: int) -> list[slice]:
+    size = max(1, min(CHUNK, CHUNK_LOGITS // vocabulary))
+    return [slice(start, start + size) for start in range(0, tokens, size)]
+
+
+def _log_softmax(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    logits = F.linear(hidden, weight).float()
+    return (logits if temperature == 1 else logits.div_(temperature)).log_softmax(-1)
 
 
 # ------------------------------------------------------------------------------------------- gradients by micro-batches

@@ -599,7 +599,7 @@ def test_a_model_that_the_sampler_does_not_know_is_refused(run):
     config = json.loads((run / "sft" / "config.json").read_text())
     (run / "sft" / "config.json").write_text(json.dumps(config | {"use_sliding_window": True}))
     with pytest.raises(UserError, match="sft: the sampler does not know sliding-window attention"):
-        call_main(grpo, "--stage", 1, "--run", run)
+        call_main(grpo, "--stage", 1, "--run", run, *SMALL)
 
 
 def test_a_policy_that_broke_names_the_step(run):
