@@ -15,17 +15,18 @@ is over pi.
     stage 1   a balanced blend of Easy and Moderate questions, until rewards become sparse: most groups are all right
               or all wrong (zero advantage, nothing to learn from) and the reward no longer rises
     stage 2   in rounds: the policy answers the whole dataset several times, and what it repeatedly fails, Difficult
-              questions first, is trained on next. Questions that were never solved in many attempts are set aside,
-              and every round samples larger groups ("we increase the number of rollouts")
+              questions first, is trained on next: each tier gets a share by its failure rate times its weight.
+              Questions that were never solved in many attempts are set aside, and every round samples larger groups
+              ("we increase the number of rollouts")
 
-Deviations from the paper, which gives no numbers: all hyperparameters, the plateau test, the mining weights.
+Deviations from the paper, which gives no numbers: all hyperparameters, the plateau test, the weights of the mix.
 
 Reads train.jsonl and a model (stage 1: sft/, stage 2: rl1/). Writes rl1/ or rl2/ (Hugging Face folders), ledger.jsonl
 (stage 2: what each question's attempts came to), metrics.jsonl; while it runs, rl1.state/ or rl2.state/
-(checkpoints).
+(checkpoints, the mining's journal). Killed or asked to stop (SIGTERM), the same command goes on where it was.
 
     python grpo.py --stage 1 --run runs/x                       # one process
-    torchrun --nproc_per_node 8 grpo.py --stage 2               # the paper's 7B recipe
+    torchrun --nproc_per_node 8 grpo.py --stage 2               # the paper's 7B recipe; --nnodes for several nodes
     python grpo.py --stage 2 --model Qwen/Qwen3-32B --gpus 64 --cpu-offload --plan      # does it fit, how fast is it
     python grpo.py --stage 1 --with-std --output rl1-std        # an ablation beside it
 """

@@ -177,7 +177,8 @@ class _TokenLogprobs(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(hidden, weight, targets)
         ctx.temperature = temperature
-        logprobs, entropies = hidden.new_empty(2, len(targets), dtype=torch.float32)
+        logprobs = hidden.new_empty(len(targets), dtype=torch.float32)
+        entropies = torch.empty_like(logprobs)
         for rows in _chunks(len(targets), len(weight)):
             logs = _log_softmax(hidden[rows], weight, temperature)  # (n, V)
             logprobs[rows] = logs.gather(1, targets[rows, None])[:, 0]
