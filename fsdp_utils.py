@@ -2,7 +2,12 @@
 
 One process on a CPU trains the plain module. On GPUs, or with several processes, every decoder block and then the
 root are sharded: float32 master weights, bfloat16 compute on GPUs, gradients reduced in float32. The same code runs
-under `torchrun --nproc_per_node 2` on two CPU processes (gloo) and under `torchrun --nnodes` on several nodes.
+under `torchrun --nproc_per_node 2` on two CPU processes (gloo) and under `torchrun --nnodes` on several nodes, which
+must see the same files.
+
+Memory per process: 16 bytes a parameter (weights, gradient, two moments of Adam) over the processes that share a
+shard, all of them by default. `shard_over` shards within groups of that many (HSDP: e.g. a node's GPUs, with the
+gradient alone travelling between nodes); `cpu_offload` keeps those 16 bytes in the host's memory.
 
 This is a tool: it imports no stage.
 """
@@ -11,29 +16,40 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import random
 import shutil
+import signal
+import sys
+import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from huggingface_hub import snapshot_download
 from torch import Tensor, nn
+from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_state_dict,
     set_state_dict,
 )
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import PreTrainedTokenizerBase
 
-from policy import Policy
+from policy import Policy, load_policy
+from records import UserError
+
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}  # with offloaded weights there is something to reduce on CPUs
 
 # -------------------------------------------------------------------------------------------------------- the processes
 
@@ -45,8 +61,54 @@ def setup() -> torch.device:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # Ranks wait for each other's rollouts, longer than the default of ten minutes allows.
+        dist.init_process_group(BACKENDS[device.type], timeout=timedelta(hours=1))
     return device
+
+
+@dataclass(slots=True)
+class Job:
+    """This process's part in a job: its device, and whether the job was asked to stop."""
+
+    device: torch.device
+    asked: bool = False  # by SIGTERM, as a scheduler's preemption does
+
+    def stopping(self) -> bool:
+        """Whether any rank was asked to stop. All ranks call it together and hear the same."""
+        return reduce_over_ranks([float(self.asked)], "max", self.device)[0] > 0
+
+    def leave(self, step: int) -> NoReturn:
+        """Exit, the work being saved, with the status of a process that SIGTERM ended."""
+        if rank() == 0:
+            print(f"asked to stop at step {step}: all is saved, the same command continues", file=sys.stderr)
+        teardown()
+        sys.exit(128 + signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def job() -> Iterator[Job]:
+    """Join the processes that `torchrun` started and leave them at the end; while inside, SIGTERM is noted.
+
+    Raises UserError in the other processes when one has died: the launcher then ends the job instead of a hang.
+    """
+    this = Job(setup())
+
+    def note(*_: Any) -> None:
+        this.asked = True
+
+    handler = signal.signal(signal.SIGTERM, note)
+    try:
+        yield this
+        teardown()
+    except RuntimeError as error:
+        if world_size() == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        raise UserError(
+            f"rank {rank()} lost contact with another process, which died or left ({str(error).splitlines()[0]}); "
+            "the same command goes on from the last checkpoint"
+        ) from error
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def inference_dtype(device: torch.device) -> torch.dtype:
@@ -93,24 +155,86 @@ def gather_objects(item: Any) -> list[Any]:
 # -------------------------------------------------------------------------------------------------- sharding, precision
 
 
-def shard(policy: Policy, device: torch.device, gradient_checkpointing: bool = False) -> Policy:
-    """Move the policy to its device and shard it over all processes: each decoder block, then the root.
+def load_sharded(
+    path: str | Path,
+    device: torch.device,
+    gradient_checkpointing: bool = False,
+    shard_over: int = 0,
+    cpu_offload: bool = False,
+) -> tuple[Policy, PreTrainedTokenizerBase]:
+    """A model folder or hub id as a sharded policy (see `shard`), and its tokenizer.
+
+    No process ever holds the whole model: each makes an empty one, shards it, and reads its own parts of the weights'
+    files. Raises UserError for a model that cannot be used.
+    """
+    options = (gradient_checkpointing, shard_over, cpu_offload)
+    if device.type == "cpu" and world_size() == 1:
+        model, tokenizer = load_policy(path)
+        return shard(Policy(model), device, *options), tokenizer
+    model, tokenizer = load_policy(path, empty=True)
+    policy = shard(Policy(model), device, *options)
+    policy.to_empty(device="cpu" if cpu_offload else device)
+    model.tie_weights()
+    # What is in no file: the rotary frequencies.
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config).to(device)
+    state = {name.removeprefix("model."): value for name, value in get_model_state_dict(policy).items()}
+    if model.config.tie_word_embeddings:
+        state.pop("lm_head.weight")
+    folder = path if Path(path).is_dir() else snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors"])
+    try:
+        with _one_process_is_enough():
+            dcp.load(state, storage_reader=HuggingFaceStorageReader(str(folder)))
+    except (CheckpointException, RuntimeError, OSError) as error:
+        raise UserError(f"cannot load the model {path}: {str(error).strip().splitlines()[-1]}") from error
+    return policy, tokenizer
+
+
+def shard(
+    policy: Policy,
+    device: torch.device,
+    gradient_checkpointing: bool = False,
+    shard_over: int = 0,
+    cpu_offload: bool = False,
+) -> Policy:
+    """Move the policy to its device and shard it: each decoder block, then the root.
 
     The root holds embeddings, final norm and output layer. A single CPU process stays unsharded: plain PyTorch.
+    `shard_over`: processes that share one copy of the weights (0: all; fewer: every group of them holds a copy).
+    `cpu_offload` keeps weights, gradients and optimiser in the host's memory; a block is on the GPU while it computes.
     """
-    if gradient_checkpointing:
-        policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    policy.to(device)
+    model = policy.model
+    if gradient_checkpointing:  # transformers has renamed it
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     if device.type == "cpu" and world_size() == 1:
-        return policy
+        return policy.to(device)
     if not dist.is_initialized():  # FSDP2 wants a group, also for a single GPU
-        dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
-    mesh = init_device_mesh(device.type, (world_size(),), mesh_dim_names=("shard",))
-    precision = MixedPrecisionPolicy(param_dtype=inference_dtype(device), reduce_dtype=torch.float32)
-    for block in policy.model.model.layers:
-        fully_shard(block, mesh=mesh, mp_policy=precision)
-    fully_shard(policy, mesh=mesh, mp_policy=precision)
-    return policy
+        dist.init_process_group(BACKENDS[device.type], store=dist.HashStore(), rank=0, world_size=1)
+    if not model.lm_head.weight.is_meta:
+        policy.to("cpu" if cpu_offload else device)
+        model.model.rotary_emb.to(device)
+    options: dict[str, Any] = {
+        "mesh": process_mesh(device, shard_over),
+        "mp_policy": MixedPrecisionPolicy(param_dtype=inference_dtype(device), reduce_dtype=torch.float32),
+    }
+    if cpu_offload:
+        options["offload_policy"] = CPUOffloadPolicy(pin_memory=device.type == "cuda")
+    for block in model.model.layers:
+        fully_shard(block, **options)
+    return fully_shard(policy, **options)
+
+
+def process_mesh(device: torch.device, shard_over: int = 0) -> DeviceMesh:
+    """All processes in one line, or in rows of `shard_over` that hold a copy each (HSDP). Neighbours share a node.
+
+    Raises UserError if the rows do not come out even.
+    """
+    world = world_size()
+    if shard_over in (0, world):
+        return init_device_mesh(device.type, (world,), mesh_dim_names=("shard",))
+    if shard_over < 0 or world % shard_over:
+        raise UserError(f"--shard-over {shard_over} does not divide the {world} processes")
+    return init_device_mesh(device.type, (world // shard_over, shard_over), mesh_dim_names=("replicate", "shard"))
 
 
 @contextlib.contextmanager
@@ -133,6 +257,21 @@ def clip_grad_norm(policy: nn.Module, max_norm: float) -> float:
     """Scale the gradient down to `max_norm` if it is longer; its norm before that (global, over all shards)."""
     norm = nn.utils.clip_grad_norm_(policy.parameters(), max_norm)
     return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+
+def require_finite(step: int, loss: float, norm: float, suspects: list[str], trained: list[str]) -> None:
+    """Raise UserError, on all ranks alike, if the loss or the gradient's norm of a step is not finite.
+
+    It names this step's `suspects` (what has a loss that is not finite), or for want of those all that it `trained` on.
+    """
+    if math.isfinite(loss) and math.isfinite(norm):
+        return
+    names = sum(gather_objects(suspects), []) or sum(gather_objects(trained), [])
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    raise UserError(
+        f"step {step}: the loss ({loss}) or gradient norm ({norm}) is not finite, with {', '.join(names[:4])}{more}; "
+        "the last checkpoint is good, lower --lr"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- checkpoints
@@ -174,11 +313,8 @@ class TrainingState:
             partial.mkdir(parents=True)
         barrier()
         model_state, optimizer_state = get_state_dict(self.policy, self.optimizer)
-        dcp.save(
-            {"model": model_state, "optimizer": optimizer_state},
-            checkpoint_id=partial,
-            no_dist=not dist.is_initialized(),
-        )
+        with _one_process_is_enough():
+            dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=partial)
         torch.save(_random_states(), partial / f"random-{rank()}.pt")
         barrier()
         if rank() == 0:
@@ -199,7 +335,8 @@ class TrainingState:
         folder = steps[-1]
         model_state, optimizer_state = get_state_dict(self.policy, self.optimizer)
         state = {"model": model_state, "optimizer": optimizer_state}
-        dcp.load(state, checkpoint_id=folder, no_dist=not dist.is_initialized())
+        with _one_process_is_enough():
+            dcp.load(state, checkpoint_id=folder)
         set_state_dict(
             self.policy, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
         )
@@ -216,6 +353,14 @@ class TrainingState:
 
     def _steps(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
+
+
+@contextlib.contextmanager
+def _one_process_is_enough() -> Iterator[None]:
+    """torch.distributed.checkpoint warns where there is no process group; a single process is meant to have none."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        yield
 
 
 def _random_states() -> dict[str, Tensor]:

@@ -15,17 +15,19 @@ is over pi.
     stage 1   a balanced blend of Easy and Moderate questions, until rewards become sparse: most groups are all right
               or all wrong (zero advantage, nothing to learn from) and the reward no longer rises
     stage 2   in rounds: the policy answers the whole dataset several times, and what it repeatedly fails, Difficult
-              questions first, is trained on next. Questions that were never solved in many attempts are set aside,
-              and every round samples larger groups ("we increase the number of rollouts")
+              questions first, is trained on next: each tier gets a share by its failure rate times its weight.
+              Questions that were never solved in many attempts are set aside, and every round samples larger groups
+              ("we increase the number of rollouts")
 
-Deviations from the paper, which gives no numbers: all hyperparameters, the plateau test, the mining weights.
+Deviations from the paper, which gives no numbers: all hyperparameters, the plateau test, the weights of the mix.
 
 Reads train.jsonl and a model (stage 1: sft/, stage 2: rl1/). Writes rl1/ or rl2/ (Hugging Face folders), ledger.jsonl
 (stage 2: what each question's attempts came to), metrics.jsonl; while it runs, rl1.state/ or rl2.state/
-(checkpoints).
+(checkpoints, the mining's journal). Killed or asked to stop (SIGTERM), the same command goes on where it was.
 
     python grpo.py --stage 1 --run runs/x                       # one process
-    torchrun --nproc_per_node 8 grpo.py --stage 2               # the paper's 7B recipe
+    torchrun --nproc_per_node 8 grpo.py --stage 2               # the paper's 7B recipe; --nnodes for several nodes
+    python grpo.py --stage 2 --model Qwen/Qwen3-32B --gpus 64 --cpu-offload --plan      # does it fit, how fast is it
     python grpo.py --stage 1 --with-std --output rl1-std        # an ablation beside it
 """
 
@@ -33,11 +35,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import random
 import resource
+import shutil
 import time
 from collections import Counter, deque
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,10 +51,25 @@ from tqdm import tqdm
 
 import fsdp_utils
 from fsdp_utils import TrainingState
-from policy import Example, Policy, accumulate_gradient, load_policy, stop_tokens
-from records import TIERS, Metrics, Question, RunDir, UserError, load_questions, run_stage, stage_parser, write_jsonl
+from plan import Machine, Work, plan
+from policy import Example, Policy, accumulate_gradient, load_config, score, stop_tokens
+from records import (
+    TIERS,
+    Metrics,
+    Question,
+    RunDir,
+    UserError,
+    append_jsonl,
+    load_questions,
+    read_jsonl,
+    run_stage,
+    stage_parser,
+    write_jsonl,
+)
 from reward import Reward, prompt_messages, prompt_tokens, reward
 from rollout import Sample, Sampler
+
+MINING_PORTION = 2048  # questions between two entries in the mining's journal
 
 # ------------------------------------------------------------------------------------------------------------- Eqs. 1-3
 
@@ -99,6 +119,7 @@ class Setup:
     stops: list[int]
     device: torch.device
     prompts: dict[str, list[int]] = field(default_factory=dict)  # question id -> prompt tokens
+    reference: Policy | None = None  # the policy before training, for --kl
 
     def my_share(self, items: list[Any]) -> list[Any]:
         return items[fsdp_utils.rank() :: fsdp_utils.world_size()]
@@ -115,15 +136,18 @@ def rollout(
     seeds = [random.Random(f"{args.seed}/{occasion}/{question.id}").getrandbits(32) for question in questions]
     progress = tqdm(total=len(questions) * group_size, desc=bar, unit="sample", leave=False, disable=bar is None)
     with fsdp_utils.gathered(setup.policy), progress:
-        samples = setup.sampler.generate(
-            [setup.prompts[question.id] for question in questions],
-            samples=group_size,
-            max_new_tokens=args.max_new_tokens,
-            stop_ids=setup.stops,
-            temperature=args.temperature,
-            seeds=seeds,
-            on_finish=progress.update,
-        ) if questions else []  # fmt: skip
+        try:
+            samples = setup.sampler.generate(
+                [setup.prompts[question.id] for question in questions],
+                samples=group_size,
+                max_new_tokens=args.max_new_tokens,
+                stop_ids=setup.stops,
+                temperature=args.temperature,
+                seeds=seeds,
+                on_finish=progress.update,
+            ) if questions else []  # fmt: skip
+        except ValueError as error:  # the cache is too small, the policy is broken
+            raise UserError(f"{occasion}: {error} (--cache-gb {args.cache_gb}, --lr {args.lr})") from error
     groups = []
     for question, group in zip(questions, samples):
         texts = setup.tokenizer.batch_decode([response_tokens(sample) for sample in group])
@@ -138,7 +162,7 @@ def response_tokens(sample: Sample) -> list[int]:
 
 
 def update_policy(
-    setup: Setup, groups: list[Group], questions: int, optimizer: torch.optim.Optimizer
+    setup: Setup, groups: list[Group], questions: int, optimizer: torch.optim.Optimizer, step: int
 ) -> dict[str, float]:
     """One optimiser step on Eq. 1 over all ranks' groups (`questions` in all); what it measured.
 
@@ -147,32 +171,42 @@ def update_policy(
     """
     args = setup.args
     rewards = torch.tensor([[item.total for item in group.rewards] for group in groups], dtype=torch.float64)
-    advantages = normalize_rewards_per_group(rewards, args.with_std) if groups else rewards
-    examples, token_advantages, sampler_logprobs = [], [], []
-    for group, row in zip(groups, advantages.tolist()):
-        trained = [(sample, advantage) for sample, advantage in zip(group.samples, row) if advantage != 0]
+    group_advantages = normalize_rewards_per_group(rewards, args.with_std) if groups else rewards
+    examples, token_advantages, sampler_logprobs, scales = [], [], [], []  # the lists hold a value per response token
+    for group, row in zip(groups, group_advantages.tolist()):
+        trained = [(sample, advantage) for sample, advantage in zip(group.samples, row) if advantage != 0 or args.kl]
         for part in [trained] if args.share_prompts else [[item] for item in trained]:
             if part:
-                examples.append(example_of(group.prompt, [sample for sample, _ in part]))
+                examples.append(example_of(group, [sample for sample, _ in part]))
                 scale = [1 / len(sample.tokens) if args.token_mean else 1.0 for sample, _ in part]
                 token_advantages.append([a * c for (s, a), c in zip(part, scale) for _ in s.tokens])
                 sampler_logprobs.append([logprob for sample, _ in part for logprob in sample.logprobs])
+                scales.append([c for (s, _), c in zip(part, scale) for _ in s.tokens])
 
     responses = questions * len(groups[0].samples) if groups else 1
+    passes = (args.micro_tokens, setup.device, args.temperature, args.pack)
+    references = score(setup.reference, examples, *passes) if setup.reference else []
     gaps, entropy_sum, loss_sum = [], 0.0, 0.0
 
     def loss_of(indices: list[int], logprobs: Tensor, entropies: Tensor) -> Tensor:
         nonlocal entropy_sum, loss_sum
-        sampled = logprobs.new_tensor([value for index in indices for value in sampler_logprobs[index]])
+        advantages, sampled, scale = (
+            logprobs.new_tensor([value for index in indices for value in values[index]])
+            for values in (token_advantages, sampler_logprobs, scales)
+        )
         gaps.append((logprobs.detach() - sampled).cpu())
         entropy_sum += entropies.sum().item()
-        loss = grpo_loss(
-            logprobs, logprobs.new_tensor([value for index in indices for value in token_advantages[index]]), responses
-        )
+        if args.clip:
+            loss = clipped_loss(logprobs, sampled, advantages, responses, args.clip)
+        else:
+            loss = grpo_loss(logprobs, advantages, responses)
+        if args.kl:
+            reference = torch.cat([references[index] for index in indices])
+            loss = loss + args.kl * kl_penalty(logprobs, reference, scale, responses)
         loss_sum += loss.item()
         return loss
 
-    accumulate_gradient(setup.policy, examples, loss_of, args.micro_tokens, setup.device, args.temperature)
+    suspects = accumulate_gradient(setup.policy, examples, loss_of, *passes)
     gap = torch.cat(gaps) if gaps else torch.zeros(0)  # log pi of the trainer minus that of the sampler, token by token
     outside = ((gap.exp() > 1.1) | (gap.exp() < 0.9)).sum().item()
     sums = [float(len(gap)), entropy_sum, loss_sum, gap.abs().sum().item(), float(outside)]
@@ -180,10 +214,7 @@ def update_policy(
     if not tokens:  # every group of every rank has zero advantage: there is no gradient
         return {"grad_norm": 0.0, "loss": 0.0}
     norm = fsdp_utils.clip_grad_norm(setup.policy, args.max_grad_norm)
-    if not math.isfinite(norm + loss):
-        raise UserError(
-            f"the loss ({loss}) or gradient norm ({norm}) is not finite; the last checkpoint is good, lower --lr"
-        )
+    fsdp_utils.require_finite(step + 1, loss, norm, suspects, [example.name for example in examples])
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return {
@@ -191,25 +222,25 @@ def update_policy(
         "grad_norm": norm,
         "entropy": entropy / tokens,
         "logprob_gap": gap_sum / tokens,
-        "logprob_gap_p95": p95(gap.abs()),
+        "logprob_gap_p95": p95(torch.cat(fsdp_utils.gather_objects(gap.abs()))),
         "ratio_outside": outside / tokens,
         "trained_tokens": tokens,
     }
 
 
-def example_of(prompt: list[int], samples: list[Sample]) -> Example:
-    """One row: the prompt and one response behind it, or several that share it."""
-    tokens, segments = list(prompt), [0] * len(prompt)
+def example_of(group: Group, samples: list[Sample]) -> Example:
+    """The prompt and one response behind it, or several that share it."""
+    tokens, branches = list(group.prompt), [0] * len(group.prompt)
     for number, sample in enumerate(samples, 1):
         tokens += sample.tokens
-        segments += [number] * len(sample.tokens)
-    scored = [segment > 0 for segment in segments]
-    return Example(tokens, scored, segments if len(samples) > 1 else None)
+        branches += [number] * len(sample.tokens)
+    scored = [branch > 0 for branch in branches]
+    return Example(tokens, scored, branches if len(samples) > 1 else None, group.question.id)
 
 
 def p95(values: Tensor) -> float:
-    """The 95th percentile of this rank's values (N,); 0 for none."""
-    return values.kthvalue(max(1, round(0.95 * len(values)))).values.item() if len(values) else 0.0
+    """The 95th percentile of values (N,), N > 0."""
+    return values.kthvalue(max(1, round(0.95 * len(values)))).values.item()
 
 
 def rollout_statistics(setup: Setup, groups: list[Group]) -> dict[str, float]:
@@ -238,6 +269,28 @@ def rollout_statistics(setup: Setup, groups: list[Group]) -> dict[str, float]:
         "zero_advantage": zero / all_groups,
         "sampled_tokens": tokens,
     }
+
+
+# ---------------------------------------------------------------------- ablations: what the paper leaves out of Eq. 1
+
+
+def clipped_loss(logprobs: Tensor, sampled: Tensor, advantages: Tensor, responses: int, clip: float) -> Tensor:
+    """PPO's surrogate, - 1/(questions k) sum_t min(r_t A, clip(r_t, 1 - clip, 1 + clip) A), r_t = pi / pi_sampled.
+
+    Shapes as in `grpo_loss`. While r_t = 1, in the first of the `--updates` on a batch, its gradient is Eq. 1's.
+    """
+    ratio = (logprobs - sampled).exp()
+    clipped = ratio.clamp(1 - clip, 1 + clip)
+    return -torch.minimum(ratio * advantages, clipped * advantages).sum() / responses
+
+
+def kl_penalty(logprobs: Tensor, reference: Tensor, scale: Tensor, responses: int) -> Tensor:
+    """DeepSeekMath's estimate (its Eq. 4) of the divergence from a reference policy, a response's tokens summed.
+
+    All (N,); `scale` is each token's weight, 1 unless the loss takes a response's mean.
+    """
+    difference = reference - logprobs
+    return ((difference.exp() - difference - 1) * scale).sum() / responses
 
 
 # ---------------------------------------------------------------------------------------------- stage 1: the curriculum
@@ -330,39 +383,67 @@ class Ledger:
             entry.recent = passes / attempts
             entry.last_seen = step
 
-    def priority(self, entry: Entry, set_aside: int) -> float:
-        """Failure rate times tier weight; 0 for a question that is solved, or never was in many attempts."""
-        if entry.passes == 0 and entry.attempts >= set_aside:
-            return 0.0
-        return (1 - entry.recent) * self.TIER_WEIGHTS[entry.tier]
+    def open_entries(self, tier: str, set_aside: int) -> list[Entry]:
+        """A tier's questions, without those that were never solved in `set_aside` attempts or more."""
+        entries = [entry for entry in self.entries.values() if entry.tier == tier]
+        return [entry for entry in entries if entry.passes > 0 or entry.attempts < set_aside]
+
+    def tier_mix(self, set_aside: int) -> dict[str, float]:
+        """Each tier's share of the next round: its measured failure rate times its weight."""
+        weakness = {}
+        for tier in TIERS:
+            entries = self.open_entries(tier, set_aside)
+            failed = sum(1 - entry.recent for entry in entries) / max(1, len(entries))
+            weakness[tier] = failed * self.TIER_WEIGHTS[tier]
+        total = sum(weakness.values())
+        return {tier: value / total if total else 0.0 for tier, value in weakness.items()}
 
     def mine(self, count: int, set_aside: int, rng: random.Random) -> list[str]:
-        """Ids of `count` questions drawn by priority without replacement (fewer if fewer have any)."""
-        # Weighted sampling without replacement: the largest u ** (1 / weight) win (Efraimidis and Spirakis).
-        keys = []
-        for entry in self.entries.values():
-            weight = self.priority(entry, set_aside)
-            u = rng.random()
-            if weight > 0:
-                keys.append((math.log(u) / weight, entry.id))
-        return [question_id for _, question_id in sorted(keys, reverse=True)[:count]]
+        """Ids of `count` questions in random order, fewer if fewer failed.
+
+        Each tier gets its share of the mix, and what it cannot fill goes to the others; within a tier questions are
+        drawn by failure rate, without replacement.
+        """
+        failed = {tier: [e for e in self.open_entries(tier, set_aside) if e.recent < 1] for tier in TIERS}
+        mix = {tier: share for tier, share in self.tier_mix(set_aside).items() if share > 0}
+        mined: list[str] = []
+        left = sum(mix.values())
+        for tier in sorted(mix, key=lambda tier: len(failed[tier]) / mix[tier]):  # the scarcest first
+            quota = round((count - len(mined)) * mix[tier] / left)
+            left -= mix[tier]
+            # Weighted sampling without replacement: the largest u ** (1 / weight) win (Efraimidis and Spirakis).
+            keys = [(math.log(1 - rng.random()) / (1 - entry.recent), entry.id) for entry in failed[tier]]
+            mined += [question_id for _, question_id in sorted(keys, reverse=True)[:quota]]
+        rng.shuffle(mined)
+        return mined
 
     def rows(self) -> list[dict[str, Any]]:
         return [asdict(entry) for entry in self.entries.values()]
 
     def restore(self, rows: list[dict[str, Any]]) -> None:
-        self.entries = {row["id"]: Entry(**row) for row in rows}
+        """Go on from `rows()`. Raises UserError if they are not about the same questions."""
+        restored = {row["id"]: Entry(**row) for row in rows}
+        tiers, found = ({e.id: e.tier for e in entries.values()} for entries in (self.entries, restored))
+        if tiers != found:
+            changed = len(set(tiers.items()) ^ set(found.items()))
+            raise UserError(
+                f"train.jsonl has changed since the checkpoint ({changed} questions came, went or have another tier); "
+                "put it back, or delete the .state folder to start over"
+            )
+        self.entries = restored
 
     def summary(self, mined: list[str], set_aside: int) -> dict[str, dict[str, float]]:
         """What was mined and why, by tier; `passed` is the share of the last attempts that were right."""
         chosen = Counter(self.entries[question_id].tier for question_id in mined)
+        mix = self.tier_mix(set_aside)
         tiers = {tier: [entry for entry in self.entries.values() if entry.tier == tier] for tier in TIERS}
         return {
             tier: {
                 "questions": len(entries),
                 "passed": sum(entry.recent for entry in entries) / len(entries),
+                "mix": mix[tier],
                 "mined": chosen[tier],
-                "set_aside": sum(entry.passes == 0 and entry.attempts >= set_aside for entry in entries),
+                "set_aside": len(entries) - len(self.open_entries(tier, set_aside)),
             }
             for tier, entries in tiers.items()
             if entries
@@ -378,7 +459,7 @@ def outcomes_of(groups: list[Group]) -> list[tuple[str, int, int]]:
 # ------------------------------------------------------------------------------------------------------------- training
 
 
-def train(setup: Setup, run: RunDir, questions: list[Question]) -> None:
+def train(setup: Setup, run: RunDir, questions: list[Question], job: fsdp_utils.Job) -> None:
     args = setup.args
     optimizer = torch.optim.AdamW(
         setup.policy.parameters(), lr=args.lr, betas=(0.9, args.beta2), weight_decay=0.0, fused=True
@@ -405,19 +486,17 @@ def train(setup: Setup, run: RunDir, questions: list[Question]) -> None:
     )
     for step in progress:
         began = time.time()
-        group_size = args.group_size
-        if args.stage == 1 or args.no_mining:
-            pool = questions if args.no_mining else None
-            batch = (
-                nth_batch(pool, step, args.questions, f"{args.seed}/all")
-                if pool
-                else blended_batch(questions, step, args.questions, args.seed)
-            )
+        group_size, timing = args.group_size, {}
+        if args.no_mining:
+            batch = nth_batch(questions, step, args.questions, f"{args.seed}/all")
+        elif args.stage == 1:
+            batch = blended_batch(questions, step, args.questions, args.seed)
         else:
             number, place = divmod(step, args.round_steps)
             group_size = min(args.group_size + number * args.group_growth, args.max_group_size)
             if place == 0:
-                mined, summary = mine(setup, ledger, questions, number, step)
+                mined, summary = mine(setup, ledger, questions, number, step, state.folder / "mining.jsonl", job)
+                timing["seconds_mine"] = time.time() - began
                 if main_rank:
                     minings.log(step, round=number + 1, **summary)
                     write_jsonl(run.output("ledger.jsonl"), ledger.rows())
@@ -430,12 +509,14 @@ def train(setup: Setup, run: RunDir, questions: list[Question]) -> None:
 
         # A question that comes up twice in a step (few are mined, an epoch ends) would get the very same samples twice.
         batch = list({question.id: question for question in batch}.values())
+        sampling = time.time()
         groups = rollout(setup, setup.my_share(batch), group_size, f"stage {args.stage} step {step}")
         ledger.record(outcomes_of(groups), step)
         statistics = rollout_statistics(setup, groups)
         sampled = time.time()
         optimizer.param_groups[0]["lr"] = learning_rate(args, step)
-        update = update_policy(setup, groups, len(batch), optimizer)
+        for _ in range(args.updates):
+            update = update_policy(setup, groups, len(batch), optimizer, step)
         ended = time.time()
 
         done = step + 1
@@ -445,9 +526,10 @@ def train(setup: Setup, run: RunDir, questions: list[Question]) -> None:
                 **statistics,
                 **update,
                 group_size=group_size,
-                seconds_rollout=sampled - began,
+                **timing,
+                seconds_rollout=sampled - sampling,
                 seconds_update=ended - sampled,
-                tokens_per_s=statistics["sampled_tokens"] / (sampled - began),
+                tokens_per_s=statistics["sampled_tokens"] / (sampled - sampling),
                 peak_memory_gb=peak_memory(setup.device),
             )
             shown = {"acc": "accuracy", "fmt": "format", "zero": "zero_advantage", "len": "length"}
@@ -456,8 +538,11 @@ def train(setup: Setup, run: RunDir, questions: list[Question]) -> None:
         if reason:
             progress.write(f"{args.output}: stage 1 ends after step {done}: {reason}")
             break
-        if done % args.save_every == 0 and done < args.steps:
+        stopping = job.stopping() and done < args.steps
+        if stopping or done % args.save_every == 0 and done < args.steps:
             state.save(done, {"mined": mined, "ledger": ledger.rows(), "history": list(plateau.history)})
+        if stopping:
+            job.leave(done)
     if main_rank and args.stage == 2:
         write_jsonl(run.output("ledger.jsonl"), ledger.rows())
     fsdp_utils.save_hf(setup.policy, setup.tokenizer, run.output(args.output))
@@ -470,22 +555,39 @@ def learning_rate(args: argparse.Namespace, step: int) -> float:
 
 
 def mine(
-    setup: Setup, ledger: Ledger, questions: list[Question], number: int, step: int
+    setup: Setup, ledger: Ledger, questions: list[Question], number: int, step: int, journal: Path, job: fsdp_utils.Job
 ) -> tuple[list[str], dict[str, dict[str, float]]]:
-    """Let the policy answer the whole dataset several times; the ids of this round's questions, and why these."""
+    """Let the policy answer the whole dataset several times; the ids of this round's questions, and why these.
+
+    It takes long, so `journal` keeps what each question came to: a run that was stopped goes on behind its last line.
+    """
     args = setup.args
-    bar = f"mining, round {number + 1}" if fsdp_utils.rank() == 0 else None
-    groups = rollout(setup, setup.my_share(questions), args.mine_samples, f"mining round {number}", bar)
-    ledger.record(outcomes_of(groups), step)
-    rng = random.Random(f"{args.seed}/mine/{number}")
-    mined = ledger.mine(args.round_steps * args.questions, args.set_aside, rng)
+    main_rank = fsdp_utils.rank() == 0
+    rows = [row for row in read_jsonl(journal) if row["round"] == number] if journal.exists() else []
+    outcomes = [(row["id"], row["attempts"], row["passes"]) for row in rows]
+    answered = {row["id"] for row in rows}
+    todo = [question for question in questions if question.id not in answered]
+    fsdp_utils.barrier()  # all have read the journal before it grows
+    for begin in range(0, len(todo), MINING_PORTION):
+        bar = f"mining, round {number + 1}, question {len(outcomes)} of {len(questions)}" if main_rank else None
+        portion = setup.my_share(todo[begin : begin + MINING_PORTION])
+        new = outcomes_of(rollout(setup, portion, args.mine_samples, f"mining round {number}", bar))
+        outcomes += new
+        if main_rank:
+            journal.parent.mkdir(exist_ok=True)
+            append_jsonl(journal, [{"round": number, "id": i, "attempts": a, "passes": p} for i, a, p in new])
+        if job.stopping():
+            job.leave(step)
+    ledger.record(outcomes, step)
+    mined = ledger.mine(args.round_steps * args.questions, args.set_aside, random.Random(f"{args.seed}/mine/{number}"))
     summary = ledger.summary(mined, args.set_aside)
-    if bar:
-        tqdm.write(f"{bar}: {len(mined)} questions, drawn by failure rate and tier")
+    if main_rank:
+        tqdm.write(f"mining, round {number + 1}: {len(mined)} questions, drawn by tier and failure rate")
         for tier, row in summary.items():
             tqdm.write(
                 f"  {tier:9}  {row['questions']:6} questions, {row['passed']:6.1%} of the last attempts right, "
-                f"{row['mined']:5} mined, {row['set_aside']:4} set aside (never right in {args.set_aside} attempts)"
+                f"{row['mix']:4.0%} of the mix: {row['mined']:5} mined, {row['set_aside']:4} set aside (never right in "
+                f"{args.set_aside} attempts)"
             )
     return mined, summary
 
@@ -495,6 +597,24 @@ def peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def print_plan(args: argparse.Namespace) -> None:
+    """What a run with these flags will need, by the model's config alone. Raises UserError if it cannot fit."""
+    path = args.model or Path(args.run) / ("sft" if args.stage == 1 else "rl1")
+    machine = Machine(args.gpus, args.gpu_gb, args.shard_over, args.cpu_offload)
+    work = Work(
+        args.questions,
+        args.group_size if args.stage == 1 else args.max_group_size,
+        args.max_new_tokens,
+        args.micro_tokens,
+        args.cache_gb,
+        args.gradient_checkpointing,
+    )
+    text, problem = plan(load_config(path), str(path), machine, work)
+    print(text)
+    if problem:
+        raise UserError(problem)
 
 
 def parse_args() -> argparse.Namespace:
@@ -548,26 +668,53 @@ def parse_args() -> argparse.Namespace:
         "--set-aside", type=int, default=48, help="attempts without a success that set a question aside"
     )
 
-    ablations = parser.add_argument_group("ablations (the paper has none of these)")
+    ablations = parser.add_argument_group(
+        "ablations (the paper has none of these; --group-growth 0 keeps the group size fixed)"
+    )
     ablations.add_argument(
         "--with-std", action="store_true", help="divide advantages by the group's standard deviation"
     )
     ablations.add_argument(
         "--token-mean", action="store_true", help="mean instead of sum of a response's log-probabilities"
     )
+    ablations.add_argument("--clip", type=float, default=0.0, help="PPO's clipping of the ratio to 1 +- this; 0: none")
+    ablations.add_argument("--updates", type=int, default=1, help="updates on every batch of samples; more need --clip")
+    ablations.add_argument("--kl", type=float, default=0.0, help="weight of the divergence from the first policy")
     ablations.add_argument(
         "--no-mining", action="store_true", help="all questions in random order instead of the curriculum"
     )
 
     machine = parser.add_argument_group("machine")
-    machine.add_argument("--micro-tokens", type=int, default=16384, help="tokens per forward pass; fits 80 GB at 7B")
+    machine.add_argument("--micro-tokens", type=int, default=5120, help="tokens per forward pass; fits 80 GB at 7B")
     machine.add_argument(
         "--share-prompts", action="store_true", help="one row per group in training; for short responses"
     )
+    machine.add_argument(
+        "--pack", action="store_true", help="several sequences in a row; for responses of many lengths"
+    )
+    machine.add_argument(
+        "--shard-over", type=int, default=0, help="processes that share one copy of the weights; 0: all, else HSDP"
+    )
+    machine.add_argument("--cpu-offload", action="store_true", help="weights, optimiser in host memory: slow, but fits")
     machine.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations: less memory")
     machine.add_argument("--save-every", type=int, default=10, help="steps between checkpoints of the training state")
     machine.add_argument("--seed", type=int, default=0, help="of the data order and the sampling")
+    planning = parser.add_argument_group("planning")
+    planning.add_argument(
+        "--plan", action="store_true", help="print memory per GPU and steps a day, and do nothing else"
+    )
+    gpus = int(os.environ.get("WORLD_SIZE", 8))
+    planning.add_argument("--gpus", type=int, default=gpus, help="GPUs to plan for, of all nodes")
+    planning.add_argument("--gpu-gb", type=float, default=80.0, help="GB of each of them to plan for")
     args = parser.parse_args()
+    least = {"questions": 1, "max_new_tokens": 1, "steps": 1, "plateau_window": 2, "round_steps": 1, "mine_samples": 1}
+    for name, value in (least | {"set_aside": 1, "micro_tokens": 1, "save_every": 1, "updates": 1}).items():
+        if getattr(args, name) < value:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least {value}")
+    if not 0 < args.temperature < math.inf:
+        raise UserError(f"--temperature {args.temperature}: must be above 0; 1 samples from the policy itself")
+    if args.updates > 1 and not args.clip:
+        raise UserError(f"--updates {args.updates}: after the first the samples are off policy; add --clip 0.2")
     if args.group_size < 2:
         raise UserError(f"--group-size {args.group_size}: a group of one has no advantage (Eq. 2); take 2 or more")
     args.output = args.output or f"rl{args.stage}"
@@ -576,17 +723,30 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    if args.plan:
+        print_plan(args)
+        return
     run = RunDir(args.run)
     if run.finished(args.output):
+        shutil.rmtree(run.output(args.output + ".state"), ignore_errors=True)  # if a crash came in between
         return
     questions = load_questions(run.input("train.jsonl"), run.made_by("train.jsonl"))
     untiered = [question.id for question in questions if question.tier is None]
     if untiered:
         raise UserError(f"{len(untiered)} questions of train.jsonl have no tier ({untiered[0]}); run curate.py again")
     model_path = args.model or run.input("sft" if args.stage == 1 else "rl1")
-    device = fsdp_utils.setup()
-    fsdp_utils.seed_everything(args.seed)
-    model, tokenizer = load_policy(model_path)
+    with fsdp_utils.job() as job:
+        fsdp_utils.seed_everything(args.seed)
+        train(make_setup(args, model_path, questions, job.device), run, questions, job)
+
+
+def make_setup(
+    args: argparse.Namespace, model_path: str | Path, questions: list[Question], device: torch.device
+) -> Setup:
+    """Load what training needs. Raises UserError where model, tokenizer, prompts and flags do not fit together."""
+    how = (device, args.gradient_checkpointing, args.shard_over, args.cpu_offload)
+    policy, tokenizer = fsdp_utils.load_sharded(model_path, *how)
+    model = policy.model
     prompts = {question.id: prompt_tokens(tokenizer, prompt_messages(question)) for question in questions}
     longest = max(questions, key=lambda question: len(prompts[question.id]))
     context = model.config.max_position_embeddings
@@ -595,11 +755,12 @@ def main() -> None:
             f"question {longest.id} has {len(prompts[longest.id])} prompt tokens; with "
             f"--max-new-tokens {args.max_new_tokens} that exceeds the model's context of {context}"
         )
-    policy = fsdp_utils.shard(Policy(model), device, args.gradient_checkpointing)
-    sampler = Sampler(model, args.cache_gb * 1e9)
-    setup = Setup(args, policy, tokenizer, sampler, stop_tokens(model, tokenizer), device, prompts)
-    train(setup, run, questions)
-    fsdp_utils.teardown()
+    try:
+        sampler = Sampler(model, args.cache_gb * 1e9)
+    except ValueError as error:  # an architecture that it does not know
+        raise UserError(f"{model_path}: {error}") from error
+    reference = fsdp_utils.load_sharded(model_path, *how)[0] if args.kl else None
+    return Setup(args, policy, tokenizer, sampler, stop_tokens(model, tokenizer), device, prompts, reference)
 
 
 if __name__ == "__main__":

@@ -14,27 +14,61 @@ This is a tool: it imports no stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from records import UserError
 
-CHUNK = 1024  # tokens whose logits are alive at once: 0.6 GB in float32 at V = 151,936
+CHUNK = 1024  # tokens whose logits are alive at once, at most
+CHUNK_LOGITS = 2**25  # logits of a chunk, at most: 0.13 GB in float32, 220 tokens at V = 151,936
+VOCABULARY_PART = 16384  # rows of the output layer whose gradient is computed at once
 
 
 def load_policy(
-    path: str | Path, dtype: torch.dtype = torch.float32
+    path: str | Path, dtype: torch.dtype = torch.float32, empty: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Weights and tokenizer of a model folder or hub id. Raises UserError if they cannot be used."""
+    """Weights and tokenizer of a model folder or hub id. Raises UserError if they cannot be used.
+
+    `empty` leaves the weights out: all parameters are on the meta device.
+    """
+    config = load_config(path)
+    try:
+        if empty:
+            model = empty_model(config, dtype)
+            with contextlib.suppress(OSError):  # a folder need not have one
+                model.generation_config = GenerationConfig.from_pretrained(path)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(
+                path, dtype=dtype, use_safetensors=True, attn_implementation="sdpa"
+            )
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise unusable(path, error) from error
+    if len(tokenizer) > model.config.vocab_size:
+        raise UserError(f"{path}: the tokenizer has {len(tokenizer)} tokens, the model only {model.config.vocab_size}")
+    return model, tokenizer
+
+
+def load_config(path: str | Path) -> PretrainedConfig:
+    """The config of a model folder or hub id. Raises UserError if there is none."""
     local = Path(path)
     meant = local.is_absolute() or str(path).startswith(".") or str(path).count("/") != 1  # "org/name" is a hub id
     if not local.is_dir() and (meant or local.parent.is_dir()):
@@ -42,15 +76,19 @@ def load_policy(
             f"model folder {path} does not exist; give a Hugging Face folder (config.json, *.safetensors) or hub id"
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, attn_implementation="sdpa"
-        )
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"cannot load the model {path}: {str(error).strip().splitlines()[0]}") from error
-    if len(tokenizer) > model.config.vocab_size:
-        raise UserError(f"{path}: the tokenizer has {len(tokenizer)} tokens, the model only {model.config.vocab_size}")
-    return model, tokenizer
+        return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise unusable(path, error) from error
+
+
+def unusable(path: str | Path, error: Exception) -> UserError:
+    return UserError(f"cannot load the model {path}: {str(error).strip().splitlines()[0]}")
+
+
+def empty_model(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A model on the meta device: shapes and no memory."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
 
 
 def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -77,10 +115,12 @@ class Policy(nn.Module):
         """log pi of the scored tokens, in row-major order.
 
         Args:
-            tokens: (B, T) int64, padded on the right: causal attention hides padding from every real token.
-            scored: (B, T) bool, the tokens to score (the response with its stop token); never a row's first.
+            tokens: (B, T) int64. Without `segments`, padded on the right: causal attention hides padding from every
+                real token.
+            scored: (B, T) bool, the tokens to score (the response with its stop token); never a sequence's first.
             temperature: of the distribution, as in sampling.
-            segments: (B, T), for rows that hold one prompt (0) and several responses to it (1, 2, ...), see `Example`.
+            segments: (B, T, 2), which sequence and which of its branches each token belongs to, see `Example`; padding,
+                on any side, is sequence -1.
 
         Returns:
             logprobs (N,) float32 of the N scored tokens, and their distributions' entropies (N,) in nats, without
@@ -91,7 +131,7 @@ class Policy(nn.Module):
         )  # whose state predicts a token
         positions = mask = None
         if segments is not None:
-            before, positions, mask = shared_prompt_layout(segments)
+            before, positions, mask = packed_layout(*segments.unbind(-1))
         hidden = self.model.model(
             tokens, position_ids=positions, attention_mask=mask, use_cache=False
         ).last_hidden_state
@@ -101,22 +141,24 @@ class Policy(nn.Module):
         )
 
 
-def shared_prompt_layout(segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """How rows of a prompt (segment 0) and its responses (1, 2, ...) behave as if each response stood behind the
-    prompt alone.
+def packed_layout(sequence: Tensor, branch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How rows of several sequences behave as if each stood alone, and each branch behind its trunk alone.
 
-    Returns, for segments (B, T): which position's state predicts each token (B, T), the tokens' positions (B, T), and
-    the attention mask by layer type, (B, 1, T, T): a token sees the prompt and what stands before it in its own
-    segment.
+    `sequence`, `branch` (B, T): contiguous numbers; branch 0 is a sequence's trunk (the prompt), which its branches 1,
+    2, ... (the responses) continue. Returns which position's state predicts each token (B, T), the tokens' positions
+    (B, T), and the attention mask (B, 1, T, T): a token sees its sequence's trunk and what stands before it in its own
+    branch.
     """
-    index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
-    prompt = (segments == 0).sum(1, keepdim=True)  # (B, 1) lengths; padding belongs to the last segment
-    begins = torch.ones_like(segments, dtype=torch.bool)
-    begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
-    begin = torch.where(begins, index, 0).cummax(1).values  # where the token's segment begins
-    positions = torch.where(segments == 0, index, prompt + index - begin)
-    before = torch.where(begins, prompt - 1, index - 1)
-    seen = (segments[:, None, :] == segments[:, :, None]) | (segments[:, None, :] == 0)  # (B, T, T)
+    index = torch.arange(sequence.shape[1], device=sequence.device).expand_as(sequence)
+    new_sequence, new_branch = (F.pad(x[:, 1:] != x[:, :-1], (1, 0), value=True) for x in (sequence, branch))
+    begins = new_sequence | new_branch
+    offset = index - torch.where(begins, index, 0).cummax(1).values  # within the branch
+    start = torch.where(new_sequence, index, 0).cummax(1).values  # of the sequence
+    same = sequence[:, :, None] == sequence[:, None, :]  # (B, T, T): query, key
+    trunk = (same & (branch == 0)[:, None, :]).sum(2)  # (B, T), length
+    positions = offset + trunk * (branch > 0)
+    before = torch.where(begins, start + trunk - 1, index - 1)
+    seen = same & ((branch[:, :, None] == branch[:, None, :]) | (branch == 0)[:, None, :])
     causal = index[:, None, :] <= index[:, :, None]
     return before, positions, (seen & causal)[:, None]
 
@@ -124,21 +166,52 @@ def shared_prompt_layout(segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Log-probabilities of `targets` (N,) and entropies (N,) from hidden states (N, D) and the output layer (V, D).
 
-    Peak memory is one chunk of logits, (CHUNK, V): autograd keeps the hidden states, `checkpoint` recomputes the rest.
+    Peak memory is a few chunks of logits and the output layer's gradient. The entropies have no gradient.
     """
+    return _TokenLogprobs.apply(hidden, weight, targets, temperature)
 
-    def chunk_logprobs(h: Tensor, w: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        logits = F.linear(h, w).float() / temperature  # (n, V)
-        logs = logits.log_softmax(-1)
-        with torch.no_grad():
-            entropy = -(logs.exp() * logs).sum(-1)
-        return logs.gather(1, target[:, None])[:, 0], entropy
 
-    parts = [
-        checkpoint(chunk_logprobs, h, weight, target, use_reentrant=False)
-        for h, target in zip(hidden.split(CHUNK), targets.split(CHUNK))
-    ]
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+class _TokenLogprobs(torch.autograd.Function):
+    """Chunk by chunk; nothing of the vocabulary's width outlives its chunk, and backward computes it once more."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(hidden, weight, targets)
+        ctx.temperature = temperature
+        logprobs = hidden.new_empty(len(targets), dtype=torch.float32)
+        entropies = torch.empty_like(logprobs)
+        for rows in _chunks(len(targets), len(weight)):
+            logs = _log_softmax(hidden[rows], weight, temperature)  # (n, V)
+            logprobs[rows] = logs.gather(1, targets[rows, None])[:, 0]
+            entropies[rows] = -logs.exp().mul_(logs).sum(-1)
+        ctx.mark_non_differentiable(entropies)
+        return logprobs, entropies
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        hidden, weight, targets = ctx.saved_tensors
+        hidden_grad, weight_grad = torch.empty_like(hidden), torch.zeros_like(weight)
+        for rows in reversed(_chunks(len(targets), len(weight))):
+            logs = _log_softmax(hidden[rows], weight, ctx.temperature)
+            into_logs = torch.zeros_like(logs).scatter_(1, targets[rows, None], grad[rows, None])
+            into_logits = torch.ops.aten._log_softmax_backward_data(into_logs, logs, -1, logs.dtype)
+            into_logits = into_logits.div_(ctx.temperature).to(weight.dtype)
+            del logs, into_logs
+            hidden_grad[rows] = into_logits @ weight
+            for part in range(0, len(weight), VOCABULARY_PART):  # or the product is as large as the gradient itself
+                columns = slice(part, part + VOCABULARY_PART)
+                weight_grad[columns] += into_logits[:, columns].T @ hidden[rows]
+        return hidden_grad, weight_grad, None, None
+
+
+def _chunks(tokens: int, vocabulary: int) -> list[slice]:
+    size = max(1, min(CHUNK, CHUNK_LOGITS // vocabulary))
+    return [slice(start, start + size) for start in range(0, tokens, size)]
+
+
+def _log_softmax(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    logits = F.linear(hidden, weight).float()
+    return (logits if temperature == 1 else logits.div_(temperature)).log_softmax(-1)
 
 
 # ------------------------------------------------------------------------------------------- gradients by micro-batches
@@ -146,15 +219,16 @@ def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature:
 
 @dataclass(slots=True)
 class Example:
-    """One row to train on: token ids and which of them are scored.
+    """One sequence to train on: token ids, which of them are scored, and what messages call it.
 
-    A row may hold a prompt and several responses to it, so that the prompt is computed once: `segments` is then 0 for
-    the prompt's tokens and 1, 2, ... for each response's. The result is the same as with a row per response.
+    It may hold a prompt and several responses to it, so that the prompt is computed once: `branches` is then 0 for the
+    prompt's tokens and 1, 2, ... for each response's. The result is the same as with a sequence per response.
     """
 
     tokens: list[int]
     scored: list[bool]
-    segments: list[int] | None = None
+    branches: list[int] | None = None
+    name: str = ""
 
 
 def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
@@ -167,19 +241,62 @@ def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     return batches
 
 
-def collate(examples: Sequence[Example], device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Examples as tokens, scored, segments (B, T) for `Policy.forward`, padded on the right; segments may be None."""
-    longest = max(len(example.tokens) for example in examples)
-    pads = [[0] * (longest - len(example.tokens)) for example in examples]
-    tokens = torch.tensor([example.tokens + pad for example, pad in zip(examples, pads)], device=device)
-    scored = torch.tensor(
-        [example.scored + pad for example, pad in zip(examples, pads)], dtype=torch.bool, device=device
-    )
-    if all(example.segments is None for example in examples):
-        return tokens, scored, None
-    segments = [example.segments or [0] * len(example.tokens) for example in examples]
-    padded = [row + [row[-1]] * len(pad) for row, pad in zip(segments, pads)]
-    return tokens, scored, torch.tensor(padded, device=device)
+def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Indices in rows of at most `capacity` tokens: the longest first, each into the first row with room for it."""
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        row = next((row for row, left in enumerate(room) if left >= lengths[index]), None)
+        if row is None:
+            row = len(rows)
+            rows.append([])
+            room.append(capacity)
+        rows[row].append(index)
+        room[row] -= lengths[index]
+    return rows
+
+
+def collate(rows: Sequence[Sequence[Example]], device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Rows of one or more sequences as tokens, scored (B, T), segments (B, T, 2) for `Policy.forward`, right-padded.
+
+    Segments are None where every row is one plain sequence: causal attention is then all that is needed.
+    """
+    longest = max(sum(len(example.tokens) for example in row) for row in rows)
+    tokens = torch.zeros(len(rows), longest, dtype=torch.int64)
+    scored = torch.zeros(len(rows), longest, dtype=torch.bool)
+    segments = torch.tensor([-1, 0]).repeat(len(rows), longest, 1)
+    for number, row in enumerate(rows):
+        start = 0
+        for sequence, example in enumerate(row):
+            place = slice(start, start + len(example.tokens))
+            tokens[number, place] = torch.tensor(example.tokens)
+            scored[number, place] = torch.tensor(example.scored)
+            segments[number, place, 0] = sequence
+            if example.branches is not None:
+                segments[number, place, 1] = torch.tensor(example.branches)
+            start = place.stop
+    plain = all(len(row) == 1 and row[0].branches is None for row in rows)
+    return tokens.to(device), scored.to(device), None if plain else segments.to(device)
+
+
+def batches_on_all_ranks(
+    examples: Sequence[Example], token_budget: int, device: torch.device, packed: bool
+) -> Iterator[tuple[list[int], tuple[Tensor, Tensor, Tensor | None]]]:
+    """Micro-batches of this rank's examples: which they are, in order, and what `collate` makes of them.
+
+    Every rank gets the same number of batches, or FSDP's collectives would hang: one that has run out gets a dummy that
+    holds no example. `packed` puts short sequences behind each other into rows as long as the longest sequence.
+    """
+    lengths = [len(example.tokens) for example in examples]
+    rows = pack(lengths, max(lengths, default=0)) if packed else [[index] for index in range(len(examples))]
+    batches = micro_batches([sum(lengths[index] for index in row) for row in rows], token_budget)
+    rounds = torch.tensor(len(batches), device=device)
+    if dist.is_initialized():
+        dist.all_reduce(rounds, dist.ReduceOp.MAX)
+    for number in range(int(rounds)):
+        batch = [rows[row] for row in batches[number]] if number < len(batches) else []
+        chunk = [[examples[index] for index in row] for row in batch] or [[Example([0, 0], [False, True])]]
+        yield [index for row in batch for index in row], collate(chunk, device)
 
 
 def accumulate_gradient(
@@ -189,23 +306,41 @@ def accumulate_gradient(
     token_budget: int,
     device: torch.device,
     temperature: float = 1.0,
-) -> None:
+    packed: bool = False,
+) -> list[str]:
     """Add the gradient of a loss, summed over all examples of all ranks, to the parameters, micro-batch by micro-batch.
 
     `loss_of(indices, logprobs, entropies)` is one micro-batch's part of the loss: which examples it holds, and their
     scored tokens' log-probabilities and entropies (N,), example after example. Whatever normalises the loss is a
-    constant of the whole batch, so the gradient does not depend on `token_budget` (tokens per micro-batch) or on the
-    number of ranks.
+    constant of the whole batch, so the gradient does not depend on `token_budget` (tokens per micro-batch), on packing
+    or on the number of ranks. Returns the names of the examples whose loss is not finite.
     """
-    batches = micro_batches([len(example.tokens) for example in examples], token_budget)
+    suspects: list[str] = []
     ranks = dist.get_world_size() if dist.is_initialized() else 1
-    rounds = torch.tensor(len(batches), device=device)
-    if ranks > 1:  # every rank takes part in every forward and backward pass, or FSDP's collectives would hang
-        dist.all_reduce(rounds, dist.ReduceOp.MAX)
-    for number in range(int(rounds)):
-        indices = batches[number] if number < len(batches) else []
-        chunk = [examples[index] for index in indices] or [Example([0, 0], [False, True])]
-        tokens, scored, segments = collate(chunk, device)
+    for indices, (tokens, scored, segments) in batches_on_all_ranks(examples, token_budget, device, packed):
         logprobs, entropies = policy(tokens, scored, temperature, segments)
         loss = loss_of(indices, logprobs, entropies) if indices else logprobs.sum() * 0
+        if not torch.isfinite(loss):
+            suspects += [examples[index].name for index in indices]
         (loss * ranks).backward()  # FSDP averages gradients over the ranks; the loss is a sum over them
+    return suspects
+
+
+@torch.no_grad()
+def score(
+    policy: nn.Module,
+    examples: Sequence[Example],
+    token_budget: int,
+    device: torch.device,
+    temperature: float = 1.0,
+    packed: bool = False,
+) -> list[Tensor]:
+    """Every example's scored tokens' log-probabilities (N_i,), without gradient. All ranks call it together."""
+    scores: list[Tensor] = [torch.zeros(0)] * len(examples)
+    for indices, (tokens, scored, segments) in batches_on_all_ranks(examples, token_budget, device, packed):
+        logprobs, _ = policy(tokens, scored, temperature, segments)
+        if indices:
+            parts = logprobs.split([sum(examples[index].scored) for index in indices])
+            for index, part in zip(indices, parts):
+                scores[index] = part
+    return scores

@@ -6,7 +6,8 @@ log-likelihood of the trained tokens of the whole batch, so it does not depend o
 processes.
 
 Which tokens are the assistant's follows from the chat template itself: what the template adds to the conversation
-when the assistant's turn is appended to a generation prompt is that turn.
+when the assistant's turn is appended to a generation prompt is that turn. `--pack` puts short sequences behind each
+other into one row, where none sees another: the same gradient, with less padding.
 
 Deviations from the paper, which gives no hyperparameters: all of them.
 
@@ -19,8 +20,10 @@ Reads cot.jsonl. Writes sft/ (a Hugging Face folder), metrics.jsonl; while it ru
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import random
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -32,9 +35,10 @@ from transformers import PreTrainedTokenizerBase
 
 import fsdp_utils
 from fsdp_utils import TrainingState
-from policy import Example, Policy, accumulate_gradient, collate, load_policy, micro_batches, stop_tokens
+from policy import Example, Policy, accumulate_gradient, score, stop_tokens
 from records import Metrics, RunDir, UserError, read_jsonl, run_stage, stage_parser
 from reward import prompt_tokens
+from rollout import Sampler
 
 # ------------------------------------------------------------------------------------------------------------- the data
 
@@ -65,21 +69,39 @@ def text_examples(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int
     return [Example(piece, [False] + [True] * (len(piece) - 1)) for piece in pieces if len(piece) > 1]
 
 
+def row_problem(row: dict[str, Any]) -> str | None:
+    """Why a row of the data cannot be trained on, in a few words; None if it can."""
+    if "messages" not in row:
+        if "text" not in row:
+            return 'neither "messages" nor "text"'
+        return None if isinstance(row["text"], str) else '"text" is not a string'
+    messages = row["messages"]
+    if not isinstance(messages, list) or len(messages) < 2:
+        return '"messages" is not a list of two messages or more'
+    for message in messages:
+        if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
+            return 'a message is not {"role": "...", "content": "..."}'
+    return None if messages[-1]["role"] == "assistant" else "the last message is not the assistant's"
+
+
 def load_examples(path: Path, made_by: str, tokenizer: Any, stops: list[int], max_length: int) -> list[Example]:
-    """All rows of the data as examples. A chat of more than `max_length` tokens is left out, and counted."""
+    """All rows of the data as examples, by name. Chats of more than `max_length` tokens are left out, and counted."""
     examples, too_long = [], 0
     rows = tqdm(read_jsonl(path, made_by), desc="tokenize", unit="row", disable=fsdp_utils.rank() > 0)
     for number, row in enumerate(rows, 1):
+        problem = row_problem(row)
+        if problem:
+            raise UserError(f"{path}, row {number}: {problem}")
         if "messages" in row:
-            example = chat_example(row["messages"], tokenizer, stops)
-            if len(example.tokens) <= max_length:
-                examples.append(example)
-            else:
+            made = [chat_example(row["messages"], tokenizer, stops)]
+            if len(made[0].tokens) > max_length:
                 too_long += 1
-        elif "text" in row:
-            examples += text_examples(row["text"], tokenizer, max_length)
+                continue
         else:
-            raise UserError(f'{path}, row {number}: neither "messages" nor "text"')
+            made = text_examples(row["text"], tokenizer, max_length)
+        for example in made:
+            example.name = f"{path.name} row {number}"
+        examples += made
     if too_long:
         print(f"{too_long} chats of more than {max_length} tokens are left out (--max-length)")
     if not examples:
@@ -106,8 +128,14 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def train_step(policy: Policy, batch: list[Example], token_budget: int, device: torch.device) -> tuple[float, int]:
-    """Accumulate the gradient of the batch's mean negative log-likelihood; that loss (nats a token), its tokens."""
+def train_step(
+    policy: Policy, batch: list[Example], token_budget: int, device: torch.device, packed: bool = False
+) -> tuple[float, int, list[str]]:
+    """Accumulate the gradient of the batch's mean negative log-likelihood.
+
+    Returns that loss (nats a token), the tokens it is the mean of, and the names of those of this rank's sequences
+    whose loss is not finite.
+    """
     tokens = sum(sum(example.scored) for example in batch)
     mine = batch[fsdp_utils.rank() :: fsdp_utils.world_size()]
     total = 0.0
@@ -118,22 +146,42 @@ def train_step(policy: Policy, batch: list[Example], token_budget: int, device: 
         total += loss.item()
         return loss
 
-    accumulate_gradient(policy, mine, negative_log_likelihood, token_budget, device)
-    return fsdp_utils.reduce_over_ranks([total], "sum", device)[0], tokens
+    suspects = accumulate_gradient(policy, mine, negative_log_likelihood, token_budget, device, packed=packed)
+    return fsdp_utils.reduce_over_ranks([total], "sum", device)[0], tokens, suspects
 
 
-@torch.no_grad()
-def validation_loss(policy: Policy, examples: list[Example], token_budget: int, device: torch.device) -> float:
+def validation_loss(
+    policy: Policy, examples: list[Example], token_budget: int, device: torch.device, packed: bool = False
+) -> float:
     """Mean negative log-likelihood (nats a token) of examples that are not trained on."""
-    total = 0.0
-    for indices in micro_batches([len(example.tokens) for example in examples], token_budget):
-        tokens, scored, _ = collate([examples[index] for index in indices], device)
-        total -= policy(tokens, scored)[0].sum().item()
-    return total / sum(sum(example.scored) for example in examples)
+    mine = examples[fsdp_utils.rank() :: fsdp_utils.world_size()]
+    scores = score(policy, mine, token_budget, device, packed=packed)
+    total = -sum(values.double().sum().item() for values in scores)
+    return fsdp_utils.reduce_over_ranks([total], "sum", device)[0] / sum(sum(example.scored) for example in examples)
 
 
-def train(args: argparse.Namespace, run: RunDir, data: Path, made_by: str, device: torch.device) -> None:
-    model, tokenizer = load_policy(args.model)
+def sample_answers(
+    policy: Policy, examples: list[Example], tokenizer: PreTrainedTokenizerBase, stops: list[int]
+) -> list[str]:
+    """What the policy now makes of the examples' prompts, greedily, in at most 256 tokens."""
+    prompts = [example.tokens[: example.scored.index(True)] for example in examples]
+    room = policy.model.config.max_position_embeddings - max(map(len, prompts))
+    with fsdp_utils.gathered(policy):
+        try:
+            groups = Sampler(policy.model).generate(
+                prompts, max_new_tokens=min(256, room), stop_ids=stops, temperature=0.0
+            )
+        except ValueError as error:
+            raise UserError(f"cannot sample answers: {error}; --samples 0 goes without") from error
+    return tokenizer.batch_decode([group[0].tokens for group in groups])
+
+
+def train(args: argparse.Namespace, run: RunDir, data: Path, made_by: str, job: fsdp_utils.Job) -> None:
+    device = job.device
+    policy, tokenizer = fsdp_utils.load_sharded(
+        args.model, device, args.gradient_checkpointing, args.shard_over, args.cpu_offload
+    )
+    model = policy.model
     stops = stop_tokens(model, tokenizer)
     max_length = min(args.max_length, model.config.max_position_embeddings)
     examples = load_examples(data, made_by, tokenizer, stops, max_length)
@@ -141,13 +189,17 @@ def train(args: argparse.Namespace, run: RunDir, data: Path, made_by: str, devic
     held = min(int(len(examples) * args.validation), 512)
     validation, examples = examples[:held], examples[held:]
 
-    policy = fsdp_utils.shard(Policy(model), device, args.gradient_checkpointing)
     optimizer = torch.optim.AdamW(
         policy.parameters(), lr=args.lr, betas=(0.9, args.beta2), weight_decay=args.weight_decay, fused=True
     )
     state = TrainingState(run.output(args.output + ".state"), policy, optimizer)
     resumed = state.load()
     start = resumed["step"] if resumed else 0
+    if resumed and resumed["sequences"] != len(examples):
+        raise UserError(
+            f"{data} or the flags have changed since the checkpoint ({resumed['sequences']} sequences then, "
+            f"{len(examples)} now); put them back, or delete {state.folder} to start over"
+        )
 
     per_epoch = math.ceil(len(examples) / args.batch_size)
     steps = args.steps or math.ceil(args.epochs * per_epoch)
@@ -168,23 +220,29 @@ def train(args: argparse.Namespace, run: RunDir, data: Path, made_by: str, devic
             batches = batches_of_epoch(len(examples), args.batch_size, args.seed, epoch)
         batch = [examples[index] for index in batches[step % per_epoch]]
         optimizer.param_groups[0]["lr"] = learning_rate(step, steps, args.lr, args.warmup)
-        loss, tokens = train_step(policy, batch, args.micro_tokens, device)
+        loss, tokens, suspects = train_step(policy, batch, args.micro_tokens, device, args.pack)
         norm = fsdp_utils.clip_grad_norm(policy, args.max_grad_norm)
-        if not math.isfinite(loss + norm):
-            raise UserError(
-                f"step {step}: the loss ({loss}) or gradient norm ({norm}) is not finite; lower --lr ({args.lr})"
-            )
+        fsdp_utils.require_finite(step + 1, loss, norm, suspects, [example.name for example in batch])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         done = step + 1
         checked = validation and (done % args.validate_every == 0 or done == steps)
-        values = {"val_loss": validation_loss(policy, validation, args.micro_tokens, device)} if checked else {}
+        values = {}
+        if checked:
+            values["val_loss"] = validation_loss(policy, validation, args.micro_tokens, device, args.pack)
+            if args.samples:
+                for answer in sample_answers(policy, validation[: args.samples], tokenizer, stops):
+                    if main_rank:  # as JSON: control characters of the model's must not reach the terminal
+                        progress.write(f"step {done}: {json.dumps(answer, ensure_ascii=False)}")
         if main_rank:
             rate = sum(len(example.tokens) for example in batch) / (time.time() - began)
             metrics.log(done, loss=loss, grad_norm=norm, trained_tokens=tokens, tokens_per_s=rate, **values)
             progress.set_postfix(loss=f"{loss:.3f}", **{name: f"{value:.3f}" for name, value in values.items()})
-        if done % args.save_every == 0 and done < steps:
-            state.save(done, {})
+        stopping = job.stopping() and done < steps
+        if stopping or done % args.save_every == 0 and done < steps:
+            state.save(done, {"sequences": len(examples)})
+        if stopping:
+            job.leave(done)
     fsdp_utils.save_hf(policy, tokenizer, run.output(args.output))
     state.remove()
 
@@ -213,28 +271,44 @@ def parse_args() -> argparse.Namespace:
     optimiser.add_argument("--max-grad-norm", type=float, default=1.0, help="longer gradients are scaled down to it")
 
     machine = parser.add_argument_group("machine")
-    machine.add_argument("--micro-tokens", type=int, default=16384, help="tokens per forward pass; fits 80 GB at 7B")
+    machine.add_argument("--micro-tokens", type=int, default=5120, help="tokens per forward pass; fits 80 GB at 7B")
+    machine.add_argument(
+        "--pack", action="store_true", help="several sequences in a row; for sequences of many lengths"
+    )
+    machine.add_argument(
+        "--shard-over", type=int, default=0, help="processes that share one copy of the weights; 0: all, else HSDP"
+    )
+    machine.add_argument("--cpu-offload", action="store_true", help="weights, optimiser in host memory: slow, but fits")
     machine.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations: less memory")
     machine.add_argument("--save-every", type=int, default=100, help="steps between checkpoints of the training state")
     machine.add_argument("--validation", type=float, default=0.02, help="share of the sequences held out, at most 512")
     machine.add_argument("--validate-every", type=int, default=50, help="steps between validation losses")
+    machine.add_argument("--samples", type=int, default=2, help="held-out prompts answered at each validation")
     machine.add_argument("--seed", type=int, default=0, help="of the shuffles")
-    return parser.parse_args()
+    args = parser.parse_args()
+    for name in ("batch_size", "micro_tokens", "save_every", "validate_every"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 1")
+    if not 0 <= args.validation < 1:
+        raise UserError(f"--validation {args.validation}: a share of the sequences, 0 or more and less than 1")
+    if args.max_length < 2 or args.steps < 0 or args.epochs <= 0:
+        raise UserError("--max-length must be at least 2, --steps 0 or more, --epochs above 0")
+    return args
 
 
 def main() -> None:
     args = parse_args()
     run = RunDir(args.run)
     if run.finished(args.output):
+        shutil.rmtree(run.output(args.output + ".state"), ignore_errors=True)  # if a crash came in between
         return
     data = run.output(args.data)
     made_by = run.made_by(args.data)
     if not data.exists():
         raise UserError(f"{data} does not exist; make it with: {made_by}")
-    device = fsdp_utils.setup()
-    fsdp_utils.seed_everything(args.seed)
-    train(args, run, data, made_by, device)
-    fsdp_utils.teardown()
+    with fsdp_utils.job() as job:
+        fsdp_utils.seed_everything(args.seed)
+        train(args, run, data, made_by, job)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
 """The update is Eqs. 1 to 3 by plain autograd; curriculum and mining keep their books; a killed run goes on."""
 
+import json
+import os
 import random
+import re
 import shutil
+import signal
 from argparse import Namespace
 from collections import Counter
 
@@ -12,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_rollout import make
 from test_sft import compare_runs
+from transformers import Qwen2Config, Qwen3Config
 
 import grpo
 from grpo import Group, Ledger, Plateau, Setup, blended_batch, normalize_rewards_per_group, nth_batch, update_policy
 from policy import Policy
-from records import LETTERS, TIERS, Question, UserError, read_jsonl, write_jsonl
+from records import LETTERS, Question, UserError, read_jsonl, write_jsonl
 from reward import Reward
 from rollout import Sample, Sampler
 
@@ -58,13 +63,14 @@ REWARDS = [[1.1, 1.1], [1.0, 0.1], [0.0, 1.1], [0.0, 0.0]]
 
 def make_setup(model, **changes):
     args = {"with_std": False, "token_mean": False, "share_prompts": False, "micro_tokens": 1000, "max_grad_norm": 1e9}
-    return Setup(Namespace(**args | {"temperature": 1.0} | changes), Policy(model), None, None, [], CPU)
+    args |= {"temperature": 1.0, "clip": 0.0, "kl": 0.0, "pack": False}
+    return Setup(Namespace(**args | changes), Policy(model), None, None, [], CPU)
 
 
 def make_groups(model, chosen=range(4), temperature=1.0):
-    question = Question("q", "s", "en", "?", {"A": "a", "B": "b"}, "A")
     groups = []
     for index in chosen:
+        question = Question(f"q{index}", "s", "en", "?", {"A": "a", "B": "b"}, "A")
         samples = []
         for response in RESPONSES[index]:
             with torch.no_grad():
@@ -93,10 +99,10 @@ def plain_loss(model, with_std=False, token_mean=False, temperature=1.0):
     return loss / len(PROMPTS)
 
 
-@pytest.mark.parametrize("share_prompts", [False, True])
+@pytest.mark.parametrize("rows", [{}, {"share_prompts": True}, {"pack": True}, {"share_prompts": True, "pack": True}])
 @pytest.mark.parametrize("micro_tokens", [1, 20, 1000])
 @pytest.mark.parametrize("ablation", [{}, {"with_std": True}, {"token_mean": True}, {"temperature": 0.7}])
-def test_the_update_is_the_gradient_of_eq_1(ablation, micro_tokens, share_prompts):
+def test_the_update_is_the_gradient_of_eq_1(ablation, micro_tokens, rows):
     """In float64; plain gradient descent with rate 1 shows the gradient. Only groups with an advantage are computed."""
     model = make("qwen2").double()
     expected = plain_loss(model, **ablation)
@@ -106,9 +112,9 @@ def test_the_update_is_the_gradient_of_eq_1(ablation, micro_tokens, share_prompt
     model.zero_grad(set_to_none=True)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
-    setup = make_setup(model, micro_tokens=micro_tokens, share_prompts=share_prompts, **ablation)
+    setup = make_setup(model, micro_tokens=micro_tokens, **rows, **ablation)
     groups = make_groups(model, temperature=ablation.get("temperature", 1.0))
-    measured = update_policy(setup, groups, 4, torch.optim.SGD(model.parameters(), lr=1.0))
+    measured = update_policy(setup, groups, 4, torch.optim.SGD(model.parameters(), lr=1.0), 0)
 
     scale = max(value.abs().max() for value in gradient.values()).item()
     for name, parameter in model.named_parameters():
@@ -120,18 +126,73 @@ def test_the_update_is_the_gradient_of_eq_1(ablation, micro_tokens, share_prompt
     assert measured["logprob_gap"] < 1e-5 and measured["logprob_gap_p95"] < 1e-5 and measured["ratio_outside"] == 0
 
 
+def plain_ablation(model, other, clip, kl, token_mean):
+    """PPO's clipped surrogate against samples of `other`, and a divergence from `other`, one response at a time."""
+    loss = 0.0
+    for prompt, responses, values in zip(PROMPTS, RESPONSES, REWARDS):
+        for response, value in zip(responses, values):
+            advantage = value - sum(values) / len(values)
+            weight = 1 / len(response) if token_mean else 1.0
+            new, old = (response_logprobs(which, prompt, response) for which in (model, other))
+            for one, before in zip(new, old.detach().tolist()):
+                ratio = torch.exp(one - before)
+                surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+                divergence = torch.exp(before - one) - (before - one) - 1
+                loss = loss - weight * (surrogate if clip else advantage * one) / len(values)
+                loss = loss + weight * kl * divergence / len(values)
+    return loss / len(PROMPTS)
+
+
+@pytest.mark.parametrize("share_prompts", [False, True])
+@pytest.mark.parametrize(
+    "ablation",
+    [{"clip": 0.2}, {"clip": 0.02, "token_mean": True}, {"kl": 0.3}, {"clip": 0.1, "kl": 0.3, "token_mean": True}],
+)
+def test_clipping_and_divergence_are_what_they_say(ablation, share_prompts):
+    """Samples from a policy one step away; with a divergence, groups without advantage have a gradient too."""
+    old, new = make("qwen2").double(), make("qwen2").double()
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(1)
+        for parameter in new.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    expected = plain_ablation(new, old, **{"clip": 0.0, "kl": 0.0, "token_mean": False} | ablation)
+    expected.backward()
+    gradient = {name: parameter.grad.clone() for name, parameter in new.named_parameters()}
+    new.zero_grad(set_to_none=True)
+    before = {name: parameter.detach().clone() for name, parameter in new.named_parameters()}
+    setup = make_setup(new, share_prompts=share_prompts, **ablation)
+    setup.reference = Policy(old) if ablation.get("kl") else None
+    measured = update_policy(setup, make_groups(old), 4, torch.optim.SGD(new.parameters(), lr=1.0), 0)
+    assert measured["loss"] == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
+    scale = max(value.abs().max() for value in gradient.values()).item()
+    for name, parameter in new.named_parameters():
+        torch.testing.assert_close(before[name] - parameter, gradient[name], atol=1e-5 * scale, rtol=0)
+    assert measured["trained_tokens"] == (17 if ablation.get("kl") else 11)
+
+
+def test_on_policy_clipping_is_eq_1():
+    """The first update on a batch: every ratio is one."""
+    steps = []
+    for clip in (0.0, 0.2):
+        model = make("qwen2").double()
+        update_policy(make_setup(model, clip=clip), make_groups(model), 4, torch.optim.SGD(model.parameters(), 1.0), 0)
+        steps.append(model.state_dict())
+    for name in steps[0]:
+        torch.testing.assert_close(steps[0][name], steps[1][name], atol=1e-7, rtol=0)
+
+
 def test_groups_without_advantage_change_nothing():
     """Left out or not, as long as they are counted: the same weights, bit for bit."""
     results = []
     for chosen in (range(4), [1, 2]):
         model = make("qwen2").double()
-        update_policy(make_setup(model), make_groups(model, chosen), 4, torch.optim.SGD(model.parameters(), lr=1.0))
+        update_policy(make_setup(model), make_groups(model, chosen), 4, torch.optim.SGD(model.parameters(), lr=1.0), 0)
         results.append(model.state_dict())
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
     model = make("qwen2")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0)
-    measured = update_policy(make_setup(model), make_groups(model, [0, 3]), 2, optimizer)
+    measured = update_policy(make_setup(model), make_groups(model, [0, 3]), 2, optimizer, 0)
     assert measured == {"grad_norm": 0.0, "loss": 0.0}
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
@@ -144,18 +205,28 @@ def test_the_gap_to_the_sampler_is_measured():
     groups[1].samples[0].logprobs[0] -= 0.2  # ratio 1.22
     groups[1].samples[0].logprobs[1] -= 0.09  # ratio 1.094
     groups[1].samples[0].logprobs[2] += 0.11  # ratio 0.896
-    measured = update_policy(make_setup(model), groups, 2, torch.optim.SGD(model.parameters(), lr=0.0))
+    measured = update_policy(make_setup(model), groups, 2, torch.optim.SGD(model.parameters(), lr=0.0), 0)
     assert measured["logprob_gap"] == pytest.approx(0.6 / 11, abs=1e-5)
     assert measured["ratio_outside"] == pytest.approx(3 / 11)
     assert measured["logprob_gap_p95"] == pytest.approx(0.2, abs=1e-5)
+
+
+def test_the_gaps_percentile_is_over_all_ranks(monkeypatch):
+    """As if another rank had 189 tokens of gap 3: 95% of all 200 lie at or below 3."""
+    monkeypatch.setattr(grpo.fsdp_utils, "gather_objects", lambda gap: [gap, torch.full((189,), 3.0)])
+    model = make("qwen2")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    measured = update_policy(make_setup(model), make_groups(model, [1, 2]), 2, optimizer, 0)
+    assert measured["logprob_gap_p95"] == 3.0
 
 
 def test_a_loss_that_is_not_finite_stops_the_run():
     model = make("qwen2")
     groups = make_groups(model, [1])
     model.model.norm.weight.data.fill_(float("nan"))
-    with pytest.raises(UserError, match="not finite; the last checkpoint is good, lower --lr"):
-        update_policy(make_setup(model), groups, 1, torch.optim.SGD(model.parameters(), lr=1.0))
+    message = r"^step 7: the loss \(nan\) .* is not finite, with q1(, q1)?; the last checkpoint is good, lower --lr$"
+    with pytest.raises(UserError, match=message):
+        update_policy(make_setup(model), groups, 1, torch.optim.SGD(model.parameters(), lr=1.0), 6)
 
 
 def test_updates_raise_the_reward():
@@ -174,7 +245,7 @@ def test_updates_raise_the_reward():
             values = [sum(token % 2 == 0 for token in sample.tokens) / 4 for sample in samples]
             groups.append(Group(question, prompt, samples, [Reward(value, False, False) for value in values]))
             means.append(sum(values) / 16)
-        update_policy(setup, groups, 4, optimizer)
+        update_policy(setup, groups, 4, optimizer, step)
     assert 0.3 < sum(means[:4]) / 4 < 0.7 and sum(means[-4:]) / 4 > 0.9
 
 
@@ -249,7 +320,7 @@ def test_the_ledger_adds_up_and_survives_its_rows(questions, recorded):
         assert entry.tier == question.tier and entry.last_seen == (mine[-1][0] if mine else -1)
         if mine:
             assert entry.recent == mine[-1][2] / mine[-1][1]
-    other = Ledger(questions[:1])
+    other = Ledger(questions)
     other.restore(ledger.rows())
     assert other.rows() == ledger.rows()
     assert other.mine(7, 9, random.Random(1)) == ledger.mine(7, 9, random.Random(1))
@@ -269,21 +340,55 @@ def test_mining_takes_what_was_failed_and_can_be_solved(questions, recorded, cou
     assert len(set(mined)) == len(mined) == min(count, len(eligible)) and set(mined) <= eligible
 
 
-def test_priority_is_failure_rate_times_tier(questions):
-    """Drawn one at a time: a Difficult question twice as often as an Easy one, a half failed one half as often."""
-    easy, moderate, difficult = (next(q for q in questions if q.tier == tier) for tier in TIERS)
-    half = next(q for q in questions if q.tier == "difficult" and q is not difficult)
-    ledger = Ledger([easy, moderate, difficult, half])
-    ledger.record([(easy.id, 4, 0), (moderate.id, 4, 0), (difficult.id, 4, 0), (half.id, 4, 2)], 0)
-    assert [ledger.priority(ledger.entries[q.id], 9) for q in (easy, moderate, difficult, half)] == [1.0, 1.5, 2.0, 1.0]
-    drawn = Counter(ledger.mine(1, 9, random.Random(seed))[0] for seed in range(4000))
-    for question, weight in ((easy, 1.0), (moderate, 1.5), (difficult, 2.0), (half, 1.0)):
-        assert drawn[question.id] / 4000 == pytest.approx(weight / 5.5, abs=0.03)
-    ledger.record([(easy.id, 5, 0)], 1)  # 9 attempts, never right
-    assert ledger.priority(ledger.entries[easy.id], 9) == 0.0
-    summary = ledger.summary([difficult.id], 9)
-    assert summary["easy"] == {"questions": 1, "passed": 0.0, "mined": 0, "set_aside": 1}
-    assert summary["difficult"] == {"questions": 2, "passed": 0.25, "mined": 1, "set_aside": 0}
+def make_pool(*tiers):
+    """A ledger of questions named by tier and number: (tier, how many, attempts at each, passes of each)."""
+    options = {"A": "a", "B": "b"}
+    questions = [
+        Question(f"{tier}/{number}", "s", "en", "?", options, "A", tier)
+        for tier, count, *_ in tiers
+        for number in range(count)
+    ]
+    ledger = Ledger(questions)
+    for tier, count, attempts, passes in tiers:
+        ledger.record([(f"{tier}/{number}", attempts, passes) for number in range(count)], 0)
+    return ledger
+
+
+def tiers_of(mined):
+    return Counter(question_id.split("/")[0] for question_id in mined)
+
+
+def test_the_tier_mix_follows_the_measured_weaknesses():
+    """Failure rates .1, .5, .9 times weights 1, 1.5, 2, however many questions a tier has; and as they change."""
+    ledger = make_pool(("easy", 1000, 10, 9), ("moderate", 300, 10, 5), ("difficult", 400, 10, 1))
+    mix = ledger.tier_mix(99)
+    assert mix == pytest.approx({"easy": 0.1 / 2.65, "moderate": 0.75 / 2.65, "difficult": 1.8 / 2.65})
+    mined = tiers_of(ledger.mine(265, 99, random.Random(0)))
+    assert mined == {"easy": 10, "moderate": 75, "difficult": 180}
+    ledger.record([(f"difficult/{number}", 10, 10) for number in range(400)], 1)  # these it has learnt
+    assert tiers_of(ledger.mine(85, 99, random.Random(0))) == {"easy": 10, "moderate": 75}
+    few = make_pool(("easy", 1000, 10, 9), ("moderate", 300, 10, 5), ("difficult", 40, 10, 1))
+    assert tiers_of(few.mine(125, 99, random.Random(0))) == {"easy": 10, "moderate": 75, "difficult": 40}
+
+
+def test_within_a_tier_questions_are_drawn_by_failure_rate():
+    ledger = make_pool(("difficult", 3, 4, 0))
+    ledger.record([("difficult/1", 4, 2), ("difficult/2", 4, 3)], 1)
+    drawn = Counter(ledger.mine(1, 99, random.Random(seed))[0] for seed in range(4000))
+    for number, share in ((0, 4 / 7), (1, 2 / 7), (2, 1 / 7)):
+        assert drawn[f"difficult/{number}"] / 4000 == pytest.approx(share, abs=0.03)
+
+
+def test_what_was_never_solved_is_set_aside_and_the_summary_says_so():
+    ledger = make_pool(("easy", 4, 4, 3), ("difficult", 5, 4, 1))
+    ledger.record([("difficult/0", 5, 0)], 1)  # solved once before
+    never = make_pool(("easy", 4, 4, 3), ("difficult", 5, 9, 0))
+    assert "difficult/0" in ledger.mine(9, 9, random.Random(0))
+    assert tiers_of(never.mine(9, 9, random.Random(0))) == {"easy": 4}
+    assert never.summary(never.mine(9, 9, random.Random(0)), 9) == {
+        "easy": {"questions": 4, "passed": 0.75, "mix": 1.0, "mined": 4, "set_aside": 0},
+        "difficult": {"questions": 5, "passed": 0.0, "mix": 0.0, "mined": 0, "set_aside": 5},
+    }
 
 
 # ----------------------------------------------------------------------------------------------------------- end to end
@@ -370,6 +475,78 @@ def test_stage_2_ends_when_nothing_is_left_to_mine(run, tiny, capsys):
     assert all(row["attempts"] == 2 and row["passes"] == 0 for row in read_jsonl(run / "ledger.jsonl"))
 
 
+def test_mining_that_was_stopped_goes_on_where_it_was(run, monkeypatch, capsys):
+    """In portions of five questions; SIGTERM comes in the second. What was answered is not asked again."""
+    monkeypatch.setattr(grpo, "MINING_PORTION", 5)
+    flags = ["--stage", 2, "--run", run, "--model", run / "sft", "--steps", 1, *SMALL]
+    asked = []
+
+    def counting(setup, questions, *rest):
+        asked.append(len(questions))
+        if len(asked) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return sample(setup, questions, *rest)
+
+    sample = grpo.rollout
+    monkeypatch.setattr(grpo, "rollout", counting)
+    with pytest.raises(SystemExit) as stopped:
+        call_main(grpo, *flags)
+    assert stopped.value.code == 143 and asked == [5, 5] and "asked to stop at step 0" in capsys.readouterr().err
+    with open(run / "rl2.state" / "mining.jsonl", "a") as journal:
+        journal.write('{"round": 0, "id": "test/1')  # a crash cut a line
+    call_main(grpo, *flags)
+    assert asked == [5, 5, 5, 5, 1, 6] and not (run / "rl2.state").exists()
+    attempts = [row["attempts"] for row in read_jsonl(run / "ledger.jsonl")]
+    assert sorted(attempts) == [4] * 15 + [8] * 6
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(run, tmp_path, cold_started, questions, monkeypatch, capsys):
+    """Asked to stop during step 2 of 3, long before a checkpoint is due: bit for bit as if it had not been."""
+    straight = make_run(tmp_path / "straight", cold_started, questions)
+    flags = ["--stage", 1, "--steps", 3, *SMALL]
+    call_main(grpo, "--run", straight, *flags)
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(grpo, "update_policy", stop_at(1, grpo.update_policy))
+        with pytest.raises(SystemExit) as stopped:
+            call_main(grpo, "--run", run, *flags)
+    assert stopped.value.code == 143 and "asked to stop at step 2: all is saved" in capsys.readouterr().err
+    assert [path.name for path in (run / "rl1.state").iterdir()] == ["step-000002"]
+    call_main(grpo, "--run", run, *flags)
+    compare_runs(straight, run, "rl1")
+    assert signal.getsignal(signal.SIGTERM) == handler
+
+
+def stop_at(step, update):
+    def update_and_stop(setup, groups, count, optimizer, number):
+        if number == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(setup, groups, count, optimizer, number)
+
+    return update_and_stop
+
+
+def test_a_dataset_that_changed_is_not_resumed(run, questions):
+    flags = ["--stage", 1, "--run", run, "--steps", 3, "--save-every", 1, *SMALL]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grpo, "update_policy", stop_at(0, grpo.update_policy))
+        with pytest.raises(SystemExit):
+            call_main(grpo, *flags)
+    rows = [question.to_json() for question in questions]
+    write_jsonl(run / "train.jsonl", [rows[0] | {"tier": "difficult"}, *rows[2:]])
+    with pytest.raises(UserError, match=r"train.jsonl has changed since the checkpoint \(3 questions came, went"):
+        call_main(grpo, *flags)
+
+
+def test_the_ablations_with_clipping_and_divergence(run):
+    """Two updates on every batch: the second is off policy, so its ratios leave one; both are in the weights."""
+    flags = ["--stage", 1, "--run", run, "--steps", 2, *SMALL, "--clip", 0.2, "--updates", 2, "--kl", 0.01, "--pack"]
+    call_main(grpo, *flags, "--output", "x")
+    rows = metrics_of(run, "x")
+    assert len(rows) == 2 and max(row["logprob_gap"] for row in rows) > 1e-4
+    assert all(row["entropy"] > 0 and row["seconds_update"] > 0 for row in rows)
+
+
 def test_the_ablation_without_mining(run):
     call_main(
         grpo, "--stage", 2, "--run", run, "--model", run / "sft", "--output", "x", "--steps", 1, "--no-mining", *SMALL
@@ -402,6 +579,94 @@ def test_bad_input_names_its_remedy(run, questions):
     write_jsonl(run / "train.jsonl", rows[:3])
     with pytest.raises(UserError, match="sft does not exist; make it with: python sft.py"):
         call_main(grpo, "--stage", 1, "--run", run)
+
+
+@pytest.mark.parametrize(
+    "flag, value, message",
+    [
+        ("--questions", 0, "--questions 0: must be at least 1"),
+        ("--plateau-window", 1, "--plateau-window 1: must be at least 2"),
+        ("--temperature", 0, "--temperature 0.0: must be above 0"),
+        ("--updates", 2, "--updates 2: after the first the samples are off policy; add --clip 0.2"),
+        ("--cache-gb", 1e-5, r"^stage 1 step 0: one row of \d+ tokens needs .* \(--cache-gb 1e-05, --lr 1e-06\)"),
+    ],
+)
+def test_impossible_flags_are_refused(run, flag, value, message):
+    with pytest.raises(UserError, match=message):
+        call_main(grpo, "--stage", 1, "--run", run, "--max-new-tokens", 8, flag, value)
+
+
+def test_a_model_that_the_sampler_does_not_know_is_refused(run):
+    config = json.loads((run / "sft" / "config.json").read_text())
+    (run / "sft" / "config.json").write_text(json.dumps(config | {"use_sliding_window": True}))
+    with pytest.raises(UserError, match="sft: the sampler does not know sliding-window attention"):
+        call_main(grpo, "--stage", 1, "--run", run, *SMALL)
+
+
+def test_a_policy_that_broke_names_the_step(run):
+    with pytest.raises(UserError, match=r"step \d: the (policy's logits are|loss .* is) not finite"):
+        call_main(grpo, "--stage", 1, "--run", run, "--steps", 4, *SMALL, "--lr", 1e30)
+
+
+# ------------------------------------------------------------------------------------------------------------- the plan
+
+
+QWEN_7B = Qwen2Config(
+    vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
+    num_key_value_heads=4,
+)  # fmt: skip
+QWEN_32B = Qwen3Config(
+    vocab_size=151936, hidden_size=5120, intermediate_size=25600, num_hidden_layers=64, num_attention_heads=64,
+    num_key_value_heads=8, head_dim=128, tie_word_embeddings=False,
+)  # fmt: skip
+QWEN_7B.tie_word_embeddings = False
+
+
+@pytest.fixture(scope="module")
+def plan_of(tmp_path_factory):
+    """The output of `--plan` for a model of which only the config is there, and the error, if any."""
+    folders = {}
+    for name, config in (("7b", QWEN_7B), ("32b", QWEN_32B)):
+        folders[name] = tmp_path_factory.mktemp(name)
+        config.save_pretrained(folders[name])
+
+    def run_plan(name, capsys, *flags):
+        error = None
+        try:
+            call_main(grpo, "--stage", 1, "--model", folders[name], "--plan", *flags)
+        except UserError as problem:
+            error = str(problem)
+        return capsys.readouterr().out, error
+
+    return run_plan
+
+
+def test_the_defaults_fit_7b_on_eight_gpus(plan_of, capsys):
+    text, error = plan_of("7b", capsys)
+    assert error is None and "7.62 B parameters on 8 GPUs of 80 GB" in text and "fits: " in text
+    assert "weights, gradient, Adam (float32, sharded)            15.2" in text  # 16 x 7.62 / 8
+    assert "all weights (bfloat16)                                15.2" in text
+    assert float(re.search(r"about (\d+) steps a day", text)[1]) > 10 and "assumed: 512 prompt tokens" in text
+    assert plan_of("7b", capsys, "--gpus", 1)[1].startswith("does not fit: updating needs ")
+    long = plan_of("7b", capsys, "--micro-tokens", 32768)[1]
+    assert "does not fit: updating" in long and "--gradient-checkpointing" in long
+    assert plan_of("7b", capsys, "--micro-tokens", 32768, "--gradient-checkpointing")[1] is None
+
+
+def test_what_32b_needs(plan_of, capsys):
+    """One node holds the training state or the weights to sample from, not both; with the state on the host it fits."""
+    flags = ["--gradient-checkpointing", "--micro-tokens", 8192, "--cache-gb", 5]
+    text, error = plan_of("32b", capsys, *flags)
+    assert (
+        "32.76 B parameters" in text and error.startswith("does not fit: sampling needs 1") and "--cpu-offload" in error
+    )
+    one, error = plan_of("32b", capsys, *flags, "--cpu-offload")
+    assert error is None and "host memory" in one
+    several, error = plan_of("32b", capsys, *flags, "--cpu-offload", "--gpus", 64)
+    rates = [float(re.search(r"about (\d+) steps a day", text)[1]) for text in (one, several)]
+    assert error is None and rates[1] > 4 * rates[0]
+    assert "--cache-gb 0.1: not one response" in plan_of("32b", capsys, "--cpu-offload", "--cache-gb", 0.1)[1]
+    assert plan_of("32b", capsys, "--gpus", 12, "--shard-over", 8)[1] == "--gpus 12 is not a multiple of --shard-over 8"
 
 
 def test_every_letter_can_be_an_answer():

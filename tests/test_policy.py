@@ -89,7 +89,7 @@ def test_autograd_keeps_no_logits(monkeypatch):
 @pytest.mark.parametrize("name", ["qwen2", "qwen3", "llama"])
 def test_the_policy_scores_padded_rows_like_single_ones(name):
     model = make(name)
-    tokens, scored, segments = module.collate(EXAMPLES, CPU)
+    tokens, scored, segments = module.collate([[example] for example in EXAMPLES], CPU)
     assert segments is None
     with torch.no_grad():
         logprobs, entropies = Policy(model)(tokens, scored, 0.7)
@@ -108,15 +108,56 @@ def test_responses_that_share_a_prompt_do_not_see_each_other(name):
     shared = Example(tokens, [segment > 0 for segment in segments], segments)
     alone = [Example(prompt + r, [False] * 4 + [True] * len(r)) for r in responses]
     pair = Example([1, 2, 3, 4], [False, False, True, True], [0, 0, 1, 2])
-    rows = [shared, EXAMPLES[0], pair]
+    tokens, scored, segments = module.collate([[shared], [EXAMPLES[0]], [pair]], CPU)
     with torch.no_grad():
-        found, _ = Policy(model)(*module.collate(rows, CPU)[:2], 1.0, module.collate(rows, CPU)[2])
+        found, _ = Policy(model)(tokens, scored, 1.0, segments)
         pairs = [Example([1, 2, token], [False, False, True]) for token in (3, 4)]
         expected = torch.cat([plain_logprobs(model, example) for example in [*alone, EXAMPLES[0], *pairs]])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
+SHARED = Example([5, 0, 7, 1, 2, 3, 0], [False, False, False, True, True, True, True], [0, 0, 0, 1, 1, 1, 2])
+APART = [Example([5, 0, 7, 1, 2, 3], [False] * 3 + [True] * 3), Example([5, 0, 7, 0], [False] * 3 + [True])]
+
+
+@pytest.mark.parametrize("side", ["left", "right", "both"])
+def test_the_gradient_does_not_depend_on_padding_or_packing(side):
+    """Rows of one, two and three sequences, one of them a prompt with two responses, padded on any side, in float64."""
+    model = make("qwen2").double()
+    rows = [EXAMPLES[2:3], EXAMPLES[:2], [EXAMPLES[3], SHARED, EXAMPLES[4]]]
+    alone = [*EXAMPLES[2:3], *EXAMPLES[:2], EXAMPLES[3], *APART, EXAMPLES[4]]
+    expected = torch.cat([plain_logprobs(model, example) for example in alone])
+    weights = torch.randn(len(expected), generator=torch.Generator().manual_seed(0)).double()
+    (expected * weights).sum().backward()
+    want = gradients(model)
+
+    tokens, scored, segments = module.collate(rows, CPU)
+    assert segments is not None and tokens.shape == (3, 30)
+    shifted = []
+    for tensor, padding in ((tokens, 7), (scored, False), (segments, -1)):  # a pad token that is a real one, too
+        wide = torch.full((3, 34, *tensor.shape[2:]), padding, dtype=tensor.dtype)
+        for row, filled in enumerate((segments[..., 0] >= 0).sum(1).tolist()):
+            start = {"left": 34 - filled, "right": 0, "both": (34 - filled) // 2}[side]
+            wide[row, start : start + filled] = tensor[row, :filled]
+        shifted.append(wide)
+    found, _ = Policy(model)(shifted[0], shifted[1], 1.0, shifted[2])
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=0)
+    (found * weights).sum().backward()
+    close(gradients(model), want)
+
+
 # -------------------------------------------------------------------------------------------------------- micro-batches
+
+
+@given(st.lists(st.integers(1, 50), max_size=40), st.integers(50, 120))
+def test_packing_takes_everything_once_in_few_rows(lengths, capacity):
+    rows = module.pack(lengths, capacity)
+    assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
+    filled = [sum(lengths[index] for index in row) for row in rows]
+    assert all(0 < tokens <= capacity for tokens in filled)
+    for earlier in range(len(rows)):  # nothing opened a row that had room in an earlier one
+        for row in rows[earlier + 1 :]:
+            assert filled[earlier] + lengths[row[0]] > capacity
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 200))
@@ -129,8 +170,9 @@ def test_micro_batches_cover_everything_once_within_the_budget(lengths, budget):
         assert (len(batch) + 1) * lengths[following[0]] > budget
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("budget", [1, 12, 40, 10_000])
-def test_the_gradient_does_not_depend_on_the_micro_batches(budget):
+def test_the_gradient_does_not_depend_on_the_micro_batches(budget, packed):
     """In float64 against plain autograd over single sequences, with a weight per example and the entropies at hand."""
     model = make("qwen2").double()
     weights = [0.5, -2.0, 1.0, 0.25, -1.0]
@@ -144,9 +186,39 @@ def test_the_gradient_does_not_depend_on_the_micro_batches(budget):
         assert len(per_token) == len(logprobs) == len(entropies)
         return (logprobs * torch.tensor(per_token)).sum()
 
-    accumulate_gradient(Policy(model), EXAMPLES, loss_of, budget, CPU, temperature=0.9)
+    assert accumulate_gradient(Policy(model), EXAMPLES, loss_of, budget, CPU, 0.9, packed) == []
     close(gradients(model), expected)
     assert sorted(seen) == list(range(5))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_scores_come_back_in_order(packed):
+    model = make("qwen2")
+    found = module.score(Policy(model), EXAMPLES, 40, CPU, 0.8, packed)
+    for example, values in zip(EXAMPLES, found, strict=True):
+        torch.testing.assert_close(values, plain_logprobs(model, example, 0.8).detach(), atol=1e-5, rtol=0)
+        assert not values.requires_grad
+
+
+def test_examples_whose_loss_is_not_finite_are_named():
+    examples = [Example(example.tokens, example.scored, name=f"row {n}") for n, example in enumerate(EXAMPLES)]
+
+    def loss_of(indices, logprobs, _):
+        return logprobs.sum() * (float("nan") if 2 in indices else 1.0)
+
+    assert accumulate_gradient(Policy(make("qwen2")), examples, loss_of, 1, CPU) == ["row 2"]
+
+
+def test_chunks_shrink_as_the_vocabulary_grows(monkeypatch):
+    """No more than a fixed number of logits is alive at once."""
+    sizes = []
+    linear = module.F.linear
+    monkeypatch.setattr(module.F, "linear", lambda h, w: sizes.append(h.shape[0] * w.shape[0]) or linear(h, w))
+    monkeypatch.setattr(module, "CHUNK_LOGITS", 5000)
+    for vocabulary in (10, 100, 900, 6000):
+        token_logprobs(torch.randn(3000, 4), torch.randn(vocabulary, 4), torch.zeros(3000, dtype=torch.int64))
+        assert max(sizes) <= max(5000, vocabulary) and max(sizes) <= module.CHUNK * vocabulary
+        sizes.clear()
 
 
 def test_gradients_add_up():
@@ -208,6 +280,14 @@ def test_half_a_weights_file_is_a_user_error(tiny, tmp_path):
     (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match=f"cannot load the model {folder}: "):
         load_policy(folder)
+
+
+def test_an_empty_model_has_shapes_and_no_weights(tiny):
+    model, _ = load_policy(tiny, empty=True)
+    whole, _ = load_policy(tiny)
+    assert {name: p.shape for name, p in model.named_parameters()} == {n: p.shape for n, p in whole.named_parameters()}
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert model.generation_config.eos_token_id == whole.generation_config.eos_token_id
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(tiny, tmp_path):

@@ -1,5 +1,6 @@
 """The cold start trains the assistant's tokens and nothing else, and a killed run goes on as if it had not been."""
 
+import json
 import math
 
 import pytest
@@ -96,6 +97,12 @@ def test_long_chats_are_left_out_and_counted(tmp_path, tokenizer, chats, capsys)
         ([], "holds nothing to train on; make it again with: make"),
         ([{"messages": CHAT}] * 2, "holds nothing to train on"),  # all longer than --max-length
         ([{"text": "Gout"}, {"texts": "Gout"}], 'row 2: neither "messages" nor "text"'),
+        ([{"text": 7}], 'row 1: "text" is not a string'),
+        ([{"messages": "Gout"}], 'row 1: "messages" is not a list'),
+        ([{"messages": CHAT[:1]}], 'row 1: "messages" is not a list of two messages or more'),
+        ([{"messages": ["Gout", "Gout"]}], "row 1: a message is not {"),
+        ([{"messages": [{"role": "user"}, CHAT[-1]]}], "row 1: a message is not {"),
+        ([{"messages": CHAT[:4]}], "row 1: the last message is not the assistant's"),
     ],
 )
 def test_bad_data_is_refused(tmp_path, tokenizer, rows, message):
@@ -128,10 +135,47 @@ def test_the_loss_is_the_mean_over_the_batchs_trained_tokens(tiny, tokenizer, ch
         labels = torch.where(torch.tensor([example.scored]), tokens, -100)
         count += sum(example.scored)
         total += model(tokens, labels=labels).loss.item() * sum(example.scored)
-    for budget in (1, 100, 10_000):
-        loss, tokens = sft.train_step(Policy(model), batch, budget, torch.device("cpu"))
-        assert tokens == count and loss == pytest.approx(total / count, rel=1e-5)
-        assert sft.validation_loss(Policy(model), batch, budget, torch.device("cpu")) == pytest.approx(loss, rel=1e-5)
+    cpu = torch.device("cpu")
+    for budget, packed in ((1, False), (100, False), (10_000, False), (1, True), (10_000, True)):
+        loss, tokens, suspects = sft.train_step(Policy(model), batch, budget, cpu, packed)
+        assert tokens == count and loss == pytest.approx(total / count, rel=1e-5) and not suspects
+        assert sft.validation_loss(Policy(model), batch, budget, cpu, packed) == pytest.approx(loss, rel=1e-5)
+
+
+def test_answers_are_sampled_at_every_validation(tmp_path, tiny, chats, capsys):
+    """Greedy answers to the first held-out prompts, one line each, whatever the model writes."""
+    write_jsonl(tmp_path / "cot.jsonl", chats)
+    flags = "--steps 2 --batch-size 4 --validation 0.15 --validate-every 1 --samples 2 --pack".split()
+    call_main(sft, "--run", tmp_path, "--model", tiny, *flags)
+    lines = [line for line in "".join(capsys.readouterr()).splitlines() if line.startswith("step ")]
+    assert [line.split(": ")[0] for line in lines] == ["step 1"] * 2 + ["step 2"] * 2
+    assert all(isinstance(json.loads(line.split(": ", 1)[1]), str) for line in lines)
+
+
+def test_a_dataset_that_changed_is_not_resumed(tmp_path, tiny, chats, monkeypatch):
+    write_jsonl(tmp_path / "cot.jsonl", chats)
+    flags = ["--run", tmp_path, "--model", tiny, *"--steps 3 --batch-size 4 --validation 0".split()]
+    with monkeypatch.context() as patch:
+        patch.setattr(sft.fsdp_utils.Job, "stopping", lambda _: True)
+        with pytest.raises(SystemExit):
+            call_main(sft, *flags)
+    write_jsonl(tmp_path / "cot.jsonl", chats[:-1])
+    with pytest.raises(UserError, match=r"changed since the checkpoint \(21 sequences then, 20 now\)"):
+        call_main(sft, *flags)
+
+
+@pytest.mark.parametrize(
+    "flag, value, message",
+    [
+        ("--validation", 1, r"--validation 1.0: a share of the sequences, 0 or more and less than 1"),
+        ("--batch-size", 0, "--batch-size 0: must be at least 1"),
+        ("--save-every", 0, "--save-every 0: must be at least 1"),
+        ("--max-length", 1, "--max-length must be at least 2"),
+    ],
+)
+def test_impossible_flags_are_refused(tmp_path, flag, value, message):
+    with pytest.raises(UserError, match=message):
+        call_main(sft, "--run", tmp_path, flag, value)
 
 
 def test_the_loss_falls(cold_started, tiny):
@@ -196,6 +240,6 @@ def test_a_missing_model_or_run_is_a_user_error(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, tiny, chats):
     write_jsonl(tmp_path / "cot.jsonl", chats)
-    with pytest.raises(UserError, match=r"not finite; lower --lr \(1e\+30\)"):
+    with pytest.raises(UserError, match=r"^step \d: the loss .* is not finite, with cot.jsonl row \d+, .* lower --lr"):
         call_main(sft, "--run", tmp_path, "--model", tiny, *"--steps 9 --lr 1e30 --warmup 0".split())
     assert not (tmp_path / "sft").exists()

@@ -4,6 +4,8 @@ torchrun --nproc_per_node 2 tests/two_processes.py CASE.json
 """
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from test_policy import EXAMPLES
 import fsdp_utils
 import grpo
 import sft
-from policy import Policy, accumulate_gradient, load_policy
+from policy import accumulate_gradient
+from records import UserError
 from rollout import Sampler
 
 PROMPTS = [[5, 0, 7], [3], [9, 9, 9, 9, 0, 0]]
@@ -29,6 +32,10 @@ def weighted_loss(examples, weights):
         return (logprobs * torch.tensor(per_token)).sum()
 
     return loss_of
+
+
+def local(tensor):
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def whole(tensor):
@@ -51,15 +58,15 @@ def samples_of(policy):
     return [[sample.tokens for sample in group] for group in groups]
 
 
-def training(model_path, folder, examples, weights, checkpointing=False):
+def training(model_path, folder, examples, weights, **how):
     """Gradient, sampling between steps, checkpoint, one more step, and back: all that a stage asks of `fsdp_utils`."""
     fsdp_utils.seed_everything(0)
-    model, tokenizer = load_policy(model_path)
-    policy = fsdp_utils.shard(Policy(model), CPU, checkpointing)
+    policy, tokenizer = fsdp_utils.load_sharded(model_path, CPU, **how)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3, fused=True)
     state = fsdp_utils.TrainingState(folder / "state", policy, optimizer)
     assert state.load() is None
-    results = {"samples_before": samples_of(policy)}
+    held = sum(local(parameter).numel() for parameter in policy.parameters())
+    results = {"samples_before": samples_of(policy), "held": held}
     gradient, results["norm"] = one_step(policy, optimizer, examples, weights)
     results["samples_after"] = samples_of(policy)
     state.save(1, {"note": [1, "x"]})
@@ -86,22 +93,63 @@ def main():
 
     # Uneven on purpose: one rank has more micro-batches, and in the third case the other has none at all.
     weights = [0.5, -2.0, 1.0, 0.25, -1.0]
-    for name, model, mine in (
-        ("tied", case["tied"], slice(rank, None, 2)),
-        ("untied", case["untied"], slice(rank, None, 2)),
-        ("one-idle", case["tied"], slice(0, None if rank == 0 else 0)),
+    every_other, all_or_none = slice(rank, None, 2), slice(0, None if rank == 0 else 0)
+    for name, mine, how in (
+        ("tied", every_other, {}),
+        ("untied", every_other, {"gradient_checkpointing": True}),
+        ("one-idle", all_or_none, {}),
+        ("replicas", every_other, {"shard_over": 1}),  # HSDP: a mesh of two rows
+        ("offloaded", every_other, {"cpu_offload": True}),
     ):
         out = folder / name
-        gradient, results = training(model, out, EXAMPLES[mine], weights[mine], checkpointing=name == "untied")
+        gradient, results = training(case[name], out, EXAMPLES[mine], weights[mine], **how)
         if rank == 0:
             torch.save(gradient, out / "gradient.pt")
             (out / "results.json").write_text(json.dumps(results))
         fsdp_utils.barrier()
     # The stages share one process group: a second one would find the first one's addresses in the launcher's store.
-    teardown, fsdp_utils.teardown = fsdp_utils.teardown, fsdp_utils.barrier
+    fsdp_utils.teardown = fsdp_utils.barrier
     for stage, flags in case["stages"]:
         call_main({"sft": sft, "grpo": grpo}[stage], *flags)
-    teardown()
+    stop_one(case["stopped"])
+    lose_one(case["lost"], folder)
+
+
+def stop_one(flags):
+    """SIGTERM to one rank alone, in the first of its steps: both save and leave. Then the same command again."""
+    train_step = sft.train_step
+
+    def stopped_step(*args):
+        if fsdp_utils.rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(*args)
+
+    sft.train_step = stopped_step
+    try:
+        call_main(sft, *flags)
+        raise AssertionError("it did not stop")
+    except SystemExit as stopped:
+        assert stopped.code == 143
+    sft.train_step = train_step
+    call_main(sft, *flags)
+
+
+def lose_one(flags, folder):
+    """One rank dies in the middle of a step; what the other has to say. Nothing can follow this."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher ends the survivor, which has something to write yet
+    rollout = grpo.rollout
+
+    def die(*args):
+        if fsdp_utils.rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rollout(*args)
+
+    grpo.rollout = die
+    try:
+        call_main(grpo, *flags)
+    except UserError as error:
+        (folder / "survivor.txt").write_text(str(error))
+        sys.exit(1)
 
 
 if __name__ == "__main__":
