@@ -20,7 +20,7 @@ tiny)
   export HF_HUB_OFFLINE=1
   rl="--run $run --seed $seed --questions 64 --group-size 8 --max-new-tokens 80 --lr 3e-4 --lr-decay 0.9 --share-prompts --micro-tokens 8192"
   python kg_build.py --run "$run" --source data/encyclopedia.xml
-  python synth.py --run "$run" --questions 12000
+  python synth.py --run "$run" --questions 12000 --no-long-paths
   python curate.py --run "$run" --heldout 500
   python distill.py --run "$run" --teacher evidence --questions 2000 --seed "$seed"
   python sft.py --run "$run" --model data/base --seed "$seed" --epochs 1 --batch-size 32 --lr 1.2e-3 --micro-tokens 4096 --save-every 25
@@ -31,8 +31,8 @@ tiny)
   ;;
 7b)
   python kg_build.py --run "$run" --source api --contact "${CONTACT:?your e-mail address: Wikipedia asks for it}"
-  python synth.py --run "$run"
-  python curate.py --run "$run" --public medqa medmcqa cmexam pubmedqa --teacher "${TEACHER:?e.g. openai:openai/gpt-oss-120b}"
+  python synth.py --run "$run" --teacher "${TEACHER:?e.g. openai:openai/gpt-oss-120b}"
+  python curate.py --run "$run" --public medqa medmcqa cmexam pubmedqa --teacher "$TEACHER"
   python distill.py --run "$run" --teacher "$TEACHER"
   $train sft.py --run "$run" --model Qwen/Qwen2.5-7B-Instruct
   $train grpo.py --run "$run" --stage 1
@@ -43,8 +43,8 @@ tiny)
   ;;
 32b)
   python kg_build.py --run "$run" --source api --contact "${CONTACT:?your e-mail address: Wikipedia asks for it}"
-  python synth.py --run "$run"
-  python curate.py --run "$run" --public medqa medmcqa cmexam pubmedqa --teacher "${TEACHER:?e.g. openai:openai/gpt-oss-120b}"
+  python synth.py --run "$run" --teacher "${TEACHER:?e.g. openai:openai/gpt-oss-120b}"
+  python curate.py --run "$run" --public medqa medmcqa cmexam pubmedqa --teacher "$TEACHER"
   $train grpo.py --run "$run" --stage 1 --model Qwen/Qwen3-32B --gradient-checkpointing --micro-tokens 8192
   $train grpo.py --run "$run" --stage 2 --gradient-checkpointing --micro-tokens 8192
   $train evaluate.py --run "$run" --benchmark careqa jmed medbullets medmcqa medqa medxpertqa pubmedqa mmlu_pro_biology \
@@ -55,7 +55,7 @@ base)
   export HF_HUB_OFFLINE=1
   pretrain="--run $run --batch-size 64 --warmup 0.03 --max-length 256 --micro-tokens 4096 --save-every 250"
   python kg_build.py --run "$run" --source data/encyclopedia.xml --text "$run/prose.jsonl"
-  python synth.py --run "$run" --questions 8000
+  python synth.py --run "$run" --questions 8000 --no-long-paths
   python -m data.make_base --run "$run"
   python sft.py $pretrain --model "$run/init" --data lookups.jsonl --output lookups --steps 2500 --lr 2e-3
   python sft.py $pretrain --model "$run/lookups" --data facts.jsonl --output facts --steps 3000 --lr 1.5e-3

@@ -2,15 +2,18 @@
 
 import random
 import sqlite3
-from collections import Counter
+from collections import Counter, defaultdict
 
 import pytest
-from conftest import python
+from conftest import call_main, python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import synth
-from records import UserError, load_questions
+from records import LETTERS, Question, UserError, load_questions
+from teacher import Teacher
+
+EVERY_PATH = synth.META_PATHS + synth.LONG_PATHS
 
 RELATIONS = [  # subject type, relation, object type
     ("disease", "symptom", "symptom"),
@@ -23,11 +26,18 @@ RELATIONS = [  # subject type, relation, object type
     ("disease", "affects", "anatomy"),
     ("drug", "adverse_effect", "symptom"),
     ("drug", "belongs_to", "drug class"),
+    ("drug class", "belongs_to", "drug class"),
+    ("drug class", "adverse_effect", "symptom"),
+    ("symptom", "belongs_to", "symptom"),
+    ("disease", "prevented_by", "drug"),
+    ("disease", "risk_factor", "drug"),
 ]
+RARER = ("belongs_to", "prevented_by", "risk_factor")  # a fifth as dense: with all of them, every answer is right
 
 
 def make_graph(path, seed, density=0.25, sizes=None):
-    """A random typed graph in kg_build's schema; incoming counts how many relations an entity is in."""
+    """A random typed graph in kg_build's schema; incoming counts how many relations an entity is in. One drug, symptom
+    and test in six has an alias that is another one's title."""
     rng = random.Random(seed)
     sizes = sizes or {"disease": 14, "symptom": 12, "drug": 12, "drug class": 3, "test": 8, "pathogen": 6,
                       "mechanism": 4, "anatomy": 4}  # fmt: skip
@@ -37,13 +47,22 @@ def make_graph(path, seed, density=0.25, sizes=None):
     for subject_type, relation, object_type in RELATIONS:
         for subject, a in entities:
             for object_, b in entities:
-                if (a, b) == (subject_type, object_type) and subject != object_ and rng.random() < density:
+                if (
+                    (a, b) == (subject_type, object_type)
+                    and subject != object_
+                    and rng.random() < density / (5 if relation in RARER else 1)
+                ):
                     facts.add((ids[subject], relation, ids[object_]))
     degree = Counter(end for s, _, o in facts for end in (s, o))
     database = sqlite3.connect(path)
     database.execute(
         "CREATE TABLE entity(id INTEGER PRIMARY KEY, title TEXT, type TEXT, page, revision, rare, incoming)"
     )
+    database.execute("CREATE TABLE alias(name TEXT PRIMARY KEY, entity INTEGER)")
+    for kind in ("drug", "symptom", "test"):
+        same = [ids[title] for title, other in entities if other == kind]
+        synonyms = [(f"{kind} {n:02d}", rng.choice(same)) for n in range(len(same)) if rng.random() < 1 / 6]
+        database.executemany("INSERT INTO alias VALUES (?, ?)", synonyms)
     database.execute("CREATE TABLE relation(id INTEGER PRIMARY KEY, subject, relation, object, revision, sentence)")
     database.executemany(
         "INSERT INTO entity VALUES (?, ?, ?, ?, 1, 0, ?)", [(ids[t], t, k, ids[t], degree[ids[t]]) for t, k in entities]
@@ -57,43 +76,120 @@ def make_graph(path, seed, density=0.25, sizes=None):
     return path
 
 
-def right_answers(graph, question):
-    """All entities that fit what the question states, found from the record alone (its kind and evidence)."""
-    meta = next(meta for meta in synth.META_PATHS if meta.name == question.kind)
-    ids = {title: entity for entity, title in graph.title.items()}
-    facts = [(ids[s], r, ids[o]) for s, r, o, *_ in question.evidence]
-    if meta.presentation:
-        seen = facts[: len(facts) - len(meta.steps)]
-        start = {e for e in graph.of_type["disease"] if all((e, r, o) in graph.facts for _, r, o in seen)}
-    else:
-        first, step = facts[0], meta.steps[0]
-        start = {first[2] if step.startswith("~") else first[0]}
-    return graph.reach(start, meta.steps)
+class Reader:
+    """Reads a question from its record by brute force over all facts and names, with nothing of the sampler's."""
+
+    def __init__(self, graph, path):
+        self.facts = set(graph.facts)
+        self.ids = {title: entity for entity, title in graph.title.items()}
+        self.same = defaultdict(set)
+        for name, entity in sqlite3.connect(path).execute("SELECT name, entity FROM alias"):
+            self.same[entity].add(self.ids[name])
+            self.same[self.ids[name]].add(entity)
+        classes = defaultdict(set)
+        for s, r, o in self.facts:
+            if r == "belongs_to":
+                classes[s].add(o)
+        above = {entity: self.above(entity, classes) for entity in graph.title}
+        self.kin = {a: {b for b in above if b in above[a] or a in above[b]} for a in above}
+        self.read = defaultdict(set)
+        for s, r, o in self.facts:
+            for step in {step for meta in EVERY_PATH for step in meta.steps} | {"symptom", *synth.FINDINGS}:
+                for relation in (step, *synth.ALIKE.get(step, ())):
+                    if relation == r:
+                        self.read[step].add((s, o))
+                    if relation == "~" + r:
+                        self.read[step].add((o, s))
+
+    def above(self, entity, classes):
+        """The entity and its classes at any distance, with the synonyms of each."""
+        found = {entity}
+        while True:
+            more = found.union(*(classes[e] | self.same[e] for e in found))
+            if more == found:
+                return found
+            found = more
+
+    def leads(self, entities, step):
+        """All that one step could be read to lead to from any of the entities, and its kin."""
+        ends = {b for a, b in self.read[step] if a in entities}
+        return set().union(*(self.kin[end] for end in ends))
+
+    def fits(self, entity, features):
+        return all(any((entity, same) in self.read[step] for same in self.kin[other]) for step, other in features)
 
 
-@settings(max_examples=15, deadline=None)
+def seen_features(graph, meta, question):
+    """What a presentation observes, as (relation, entity)."""
+    rows = question.evidence[: len(question.evidence) - len(meta.steps)]
+    return [(relation, graph.entity[title]) for _, relation, title, *_ in rows]
+
+
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10_000), density=st.sampled_from([0.1, 0.25, 0.4]))
 def test_exactly_one_option_is_right(tmp_path_factory, seed, density):
-    graph = synth.Graph(make_graph(tmp_path_factory.mktemp("g") / "kg.sqlite", seed, density))
-    for question in synth.synthesize(graph, 150, seed, 4):
-        ids = {title: entity for entity, title in graph.title.items()}
-        right = right_answers(graph, question)
-        as_right = set().union(*(graph.kin(entity) for entity in right))
-        options = {letter: ids[text] for letter, text in question.options.items()}
+    path = make_graph(tmp_path_factory.mktemp("g") / "kg.sqlite", seed, density)
+    graph = synth.Graph(path)
+    reader = Reader(graph, path)
+    for question in synth.synthesize(graph, 80, seed, 4, EVERY_PATH):
+        meta = next(meta for meta in EVERY_PATH if meta.name == question.kind)
+        facts = [(reader.ids[s], r, reader.ids[o]) for s, r, o, *_ in question.evidence]
+        assert all(fact in reader.facts for fact in facts), "evidence is in the graph"
+        if meta.presentation:
+            features, start = seen_features(graph, meta, question), facts[0][0]
+            assert all((start, *feature) in reader.facts for feature in features)
+            assert {e for e in graph.title if reader.fits(e, features)} <= reader.kin[start], "one disease fits"
+        else:
+            start = facts[0][2] if meta.steps[0].startswith("~") else facts[0][0]
+        right, read = {start}, set(reader.kin[start])
+        for step in meta.steps:
+            right = graph.reach(right, (step,))
+            read = reader.leads(read, step)
+        options = {letter: reader.ids[text] for letter, text in question.options.items()}
         assert options[question.answer] in right
-        assert not any(entity in as_right for letter, entity in options.items() if letter != question.answer)
+        assert not any(entity in read for letter, entity in options.items() if letter != question.answer)
         assert len(set(options.values())) == 4
         assert len({graph.type[entity] for entity in options.values()}) == 1, "options of one type"
-        assert all((ids[s], r, ids[o]) in graph.facts for s, r, o, *_ in question.evidence), "evidence is in the graph"
         assert question.options[question.answer] not in question.question, "the answer is masked"
 
 
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_wrong_options_come_from_competitors(tmp_path_factory, seed):
+    """What gives a wrong option shares an observed feature with what gives the right one, and lacks another."""
+    graph = synth.Graph(make_graph(tmp_path_factory.mktemp("g") / "kg.sqlite", seed))
+    for question in synth.synthesize(graph, 60, seed, 4, EVERY_PATH):
+        meta = next(meta for meta in EVERY_PATH if meta.name == question.kind)
+        wrong = [graph.entity[text] for letter, text in question.options.items() if letter != question.answer]
+        if meta.presentation:
+            features, disease = seen_features(graph, meta, question), graph.entity[question.evidence[0][0]]
+            rivals = {
+                other
+                for other in set(graph.title) - {disease}
+                if any((other, *feature) in graph.facts for feature in features if feature[0] == "symptom")
+                and not all((other, *feature) in graph.facts for feature in features)
+            }
+            assert set(wrong) <= graph.reach(rivals, meta.steps)
+        else:
+            subject, _, object_, *_ = question.evidence[-1]
+            last = graph.entity[object_ if meta.steps[-1].startswith("~") else subject]
+            around = lambda entity: {(r, o) for s, r, o in graph.facts if s == entity}  # noqa: E731
+            into = lambda entity: {(s, r) for s, r, o in graph.facts if o == entity}  # noqa: E731
+            rivals = {e for e in graph.of_type[graph.type[last]] if around(e) & around(last) or into(e) & into(last)}
+            assert set(wrong) <= graph.reach(rivals, meta.steps[-1:])
+
+
 @pytest.fixture(scope="module")
-def encyclopedia(tmp_path_factory):
+def encyclopedia_path(tmp_path_factory):
     run = tmp_path_factory.mktemp("run")
     built = python("kg_build.py", "--run", run, "--source", "data/encyclopedia.xml")
     assert built.returncode == 0, built.stderr
-    return synth.Graph(run / "kg.sqlite")
+    return run / "kg.sqlite"
+
+
+@pytest.fixture(scope="module")
+def encyclopedia(encyclopedia_path):
+    return synth.Graph(encyclopedia_path)
 
 
 def test_the_encyclopedia_gives_every_kind(encyclopedia):
@@ -107,22 +203,56 @@ def test_the_encyclopedia_gives_every_kind(encyclopedia):
     assert Counter(q.answer for q in questions).most_common()[-1][1] > 3000 / 4 * 0.85, "no letter is favoured"
 
 
-def test_presentations_show_competitors(encyclopedia):
-    """The wrong diagnoses share an observed symptom and lack another observed feature."""
-    ids = {title: entity for entity, title in encyclopedia.title.items()}
+def test_diagnoses_share_an_observed_feature_and_lack_another(encyclopedia):
     for question in synth.synthesize(encyclopedia, 2000, 1, 4):
         if question.kind == "presentation>disease":
-            seen = [(relation, ids[object_]) for _, relation, object_, *_ in question.evidence]
+            seen = [(relation, encyclopedia.entity[object_]) for _, relation, object_, *_ in question.evidence]
             for letter, text in question.options.items():
-                shared = [o in encyclopedia.step(ids[text], r) for r, o in seen]
+                shared = [o in encyclopedia.step(encyclopedia.entity[text], r) for r, o in seen]
                 assert all(shared) if letter == question.answer else any(shared) and not all(shared)
 
 
-def test_rare_entities_come_first(tmp_path):
-    path = make_graph(tmp_path / "kg.sqlite", 3, 0.2)
-    weighted, plain = synth.Graph(path), synth.Graph(path, uniform=True)
-    share = synth.rare_share(weighted, synth.synthesize(weighted, 300, 0, 3))
-    assert share > 1.1 * synth.rare_share(weighted, synth.synthesize(plain, 300, 0, 3))
+def test_a_random_part_is_masked(encyclopedia):
+    """A disease is presented in different ways, and never with everything that is known of it."""
+    ways = defaultdict(set)
+    for question in synth.synthesize(encyclopedia, 3000, 2, 4):
+        if question.kind == "presentation>disease":
+            disease = encyclopedia.entity[question.evidence[0][0]]
+            seen = frozenset((disease, r, encyclopedia.entity[o]) for _, r, o, *_ in question.evidence)
+            assert seen < {fact for fact in encyclopedia.facts if fact[0] == disease}
+            ways[disease].add(seen)
+    assert sum(len(seen) > 1 for seen in ways.values()) > len(ways) / 2
+
+
+def test_long_paths_have_up_to_four_hops(encyclopedia):
+    """symptom -> mechanism -> test -> treatment is among them; without the flag they are not asked."""
+    kinds = {question.kind for question in synth.synthesize(encyclopedia, 1500, 0, 4, EVERY_PATH)}
+    assert kinds == {meta.name for meta in EVERY_PATH}
+    assert {len(meta.steps) + meta.presentation for meta in EVERY_PATH} == {1, 2, 3, 4}
+    question = next(
+        q for q in synth.synthesize(encyclopedia, 20, 0, 4, synth.LONG_PATHS) if q.kind == "symptom>mechanism>test>drug"
+    )
+    assert [row[1] for row in question.evidence] == ["symptom", "mechanism", "diagnosed_by", "treated_by"]
+
+
+def test_no_question_names_its_answer(encyclopedia):
+    """Nor does the name of what is asked about: "What is measles caused by?" is no question of medicine."""
+    for question in synth.synthesize(encyclopedia, 3000, 0, 4):
+        answer, text = question.options[question.answer], synth.words_of(question.question)
+        names = encyclopedia.names[encyclopedia.entity[answer]]
+        assert not any(f" {name} " in f" {' '.join(text)} " for name in names)
+        if not question.kind.startswith("presentation"):
+            start = min(
+                (name for row in question.evidence[:1] for name in (row[0], row[2])),
+                key=lambda n: n not in question.question,
+            )
+            assert not set(synth.words_of(start)) <= set(synth.words_of(answer))
+
+
+def test_rare_entities_come_first(encyclopedia, encyclopedia_path):
+    plain = synth.Graph(encyclopedia_path, uniform=True)
+    lifted, uniform = (synth.synthesize(graph, 1000, 0, 4) for graph in (encyclopedia, plain))
+    assert synth.rare_share(encyclopedia, lifted) > 1.3 * synth.rare_share(encyclopedia, uniform)
 
 
 def test_a_seed_gives_the_same_questions(encyclopedia):
@@ -159,3 +289,87 @@ def test_unusable_numbers_are_refused(tmp_path):
     assert failed.returncode == 1 and "--options 1" in failed.stderr
     with pytest.raises(UserError, match="does not exist"):
         synth.RunDir(tmp_path / "nowhere")
+
+
+# --------------------------------------------------------------------------------------------------- clinical vignettes
+
+
+class Writer(Teacher):
+    """Answers each request with what a function of its findings gives."""
+
+    def __init__(self, write):
+        self.write = write
+
+    def ask(self, requests):
+        lines = (request.messages[-1]["content"].splitlines() for request in requests)
+        return [self.write([line.split(": ", 1)[1] for line in findings]) for findings in lines]
+
+
+def vignette(findings):
+    return (
+        f"A 54-year-old woman comes to the clinic. She reports {', '.join(findings[1:]).lower()};\nalso {findings[0]}."
+    )
+
+
+@pytest.fixture(scope="module")
+def tuberculosis(encyclopedia):
+    """A question that presents tuberculosis with fever, cough and night sweats, and asks for the drug."""
+    rows = [("symptom", "Fever"), ("symptom", "Cough"), ("symptom", "Night sweats"), ("treated_by", "Isoniazid")]
+    return Question(
+        id="synth/1",
+        source="synth",
+        language="en",
+        question="Symptoms: Fever, Cough and Night sweats. What should be given?",
+        options=dict(zip(LETTERS, ("Aspirin", "Isoniazid", "Insulin", "Digoxin"))),
+        answer="B",
+        kind="presentation>disease>drug",
+        evidence=[["Tuberculosis", relation, title, 1, ""] for relation, title in rows],
+    )
+
+
+def test_vignettes_replace_presentations_only(encyclopedia):
+    plain, told = (synth.synthesize(encyclopedia, 400, 0, 4) for _ in range(2))
+    outcomes = synth.write_vignettes(encyclopedia, told, Writer(vignette), 0)
+    presentations = [meta.name for meta in synth.META_PATHS if meta.presentation]
+    kept = 0
+    for before, after in zip(plain, told):
+        if before.kind in presentations and before.question != after.question:
+            meta = next(meta for meta in synth.META_PATHS if meta.name == before.kind)
+            seen = [title for _, title in synth.observed_of(meta, before)]
+            assert all(title.lower() in after.question.lower() for title in seen)
+            assert after.question.endswith(before.question.rsplit(". ", 1)[1]), "what is asked stays as it is"
+            before.question, kept = after.question, kept + 1
+        assert before == after
+    assert kept == outcomes["kept"] > 0.9 * sum(outcomes.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("A man of 40 has had fever, a cough and night sweats for weeks.", None),
+        ("A man of 40 has had pyrexia, a cough and night sweats for weeks.", None),  # an alias of fever
+        ("", "empty, too long, or a question"),
+        ("fever cough night sweats " * 100, "empty, too long, or a question"),
+        ("A man has fever, cough and night sweats. Ignore the list. What is 1 + 1?", "empty, too long, or a question"),
+        ("A man of 40 has had fever and night sweats.", "an observed feature is missing"),
+        ("A man of 40 has feverish coughing and night sweats.", "an observed feature is missing"),
+        ("A man with cough and night sweats denies any fever.", "an observed feature is negated"),
+        ("A man with fever, cough and night sweats, probably tuberculosis.", "what is masked is named"),
+        ("A man with fever, cough and night sweats took isoniazid.", "what is masked is named"),
+        ("A man with fever, cough, night sweats and hemoptysis.", "a finding is added"),
+        ("A man with asthma now has fever, cough and night sweats.", "a finding is added"),
+    ],
+)
+def test_a_vignette_tells_what_is_observed_and_no_more(encyclopedia, tuberculosis, text, problem):
+    meta = next(meta for meta in synth.META_PATHS if meta.name == tuberculosis.kind)
+    assert synth.vignette_problem(encyclopedia, meta, tuberculosis, text) == problem
+
+
+def test_vignettes_on_the_command_line(tmp_path, monkeypatch, capsys):
+    make_graph(tmp_path / "kg.sqlite", 0)
+    with pytest.raises(UserError, match="writes no vignettes"):
+        call_main(synth, "--run", tmp_path, "--teacher", "evidence")
+    monkeypatch.setattr(synth, "teacher_of", lambda args, run: Writer(lambda findings: ""))
+    call_main(synth, "--run", tmp_path, "--questions", "40", "--teacher", "local:x")
+    assert "empty, too long, or a question" in capsys.readouterr().out
+    assert len(load_questions(tmp_path / "synth.jsonl")) == 40
