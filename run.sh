@@ -39,14 +39,17 @@ stage() { # NAME COMMAND: announce the stage and run it, with the rest of the co
 
 fork() { # into the ablation's run directory: the outputs of the stages before, as hard links, and their metrics
   [ -e "$baseline/report.html" ] || fail "$baseline is no finished run; finish it (bash run.sh $recipe) or set BASELINE"
-  local output=$(sed -n "s/^$ablated //p" <<<"$made") name files file
-  [ -n "$output" ] && [ -e "$baseline/${output%% *}" ] ||
+  local output=$(awk -v stage="$ablated" '$1 == stage { print $2 }' <<<"$made") name files file
+  [ -n "$output" ] && [ -e "$baseline/$output" ] ||
     fail "unknown stage '$ablated' of $recipe; known: $(cut -d' ' -f1 <<<"$made" | xargs)"
-  mkdir -p "$run.partial"
+  rm -rf "$run.partial" && mkdir -p "$run.partial"
   while read -r name files && [ "$name" != "$ablated" ]; do
     for file in $files; do [ ! -e "$baseline/$file" ] || cp -al "$baseline/$file" "$run.partial"; done
     grep "^{\"stage\": \"$name\"" "$baseline/metrics.jsonl" >>"$run.partial/metrics.jsonl" || true
   done <<<"$made"
+  for file in teacher_cache.jsonl decisions.jsonl; do # what was paid for, and what a person decided: appended to
+    [ ! -e "$baseline/$file" ] || cp "$baseline/$file" "$run.partial"
+  done
   mv "$run.partial" "$run"
 }
 [ -z "$ablated" ] || [ -d "$run" ] || fork

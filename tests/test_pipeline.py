@@ -177,9 +177,10 @@ def test_an_ablation_shares_what_came_before_its_stage(baseline):
     fork = baseline.with_name("base-rl1--with-std")
     assert done.returncode == 0, done.stderr
     shared = {"kg.sqlite", "synth.jsonl", "train.jsonl", "heldout.jsonl", "cot.jsonl", "sft"}
-    assert {path.name for path in fork.iterdir()} == shared | {"metrics.jsonl"}
+    copied = {"metrics.jsonl", "teacher_cache.jsonl"}  # these are appended to
+    assert {path.name for path in fork.iterdir()} == shared | copied
     files = [path for path in fork.rglob("*") if path.is_file()]
-    assert all(path.samefile(baseline / path.relative_to(fork)) == (path.name != "metrics.jsonl") for path in files)
+    assert all(path.samefile(baseline / path.relative_to(fork)) == (path.name not in copied) for path in files)
     stages = [row["stage"] for row in read_jsonl(fork / "metrics.jsonl")]
     assert stages == ["kg_build", "synth", "curate", "distill", "sft"]
     assert {path: path.read_bytes() for path in before} == before
