@@ -179,10 +179,10 @@ class LocalModel:
             examples.append(Example(prompt + sum(letters, []), [number > 0 for number in segments], segments))
         sums: list[dict[str, float]] = [dict.fromkeys(question.options, 0.0) for question in questions]
         for batch in micro_batches([len(example.tokens) for example in examples], SCORED_TOKENS):
-            tokens, scored, segments = collate([examples[index] for index in batch], self.device)
+            tokens, scored, segments = collate([[examples[index]] for index in batch], self.device)
             logprobs = iter(policy(tokens, scored, segments=segments)[0].tolist())
             for index in batch:
-                for number in filter(None, examples[index].segments):
+                for number in filter(None, examples[index].branches):
                     sums[index][LETTERS[number - 1]] += next(logprobs)
         if not all(math.isfinite(value) for letters in sums for value in letters.values()):
             raise UserError(f"{self.path}: the model's log-likelihoods are not finite")
