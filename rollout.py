@@ -36,7 +36,7 @@ from policy import micro_batches
 
 ARCHITECTURES = ("qwen2", "qwen3", "llama")
 PREFILL_TOKENS = 16384  # prompts' tokens that run at once: bounds the memory of their activations
-# F.linear calls MKL, which uses AVX-512 on Intel's processors only; oneDNN, in the same PyTorch, uses it on every one's.
+# F.linear calls MKL, which on AMD's processors does without AVX-512; oneDNN, part of the same PyTorch, does not.
 ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose frequencies do not change with the length
 

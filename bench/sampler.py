@@ -20,13 +20,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 
 from bench import top_p
 from bench.top_p import HEADER, TOP_P, fastest, machine, table_row
-from rollout import Sampler
+from rollout import Sampler, linear
 
 VOCABULARY = 4096
 
 
 def make_model(hidden: int, **changes: int) -> PreTrainedModel:
-    """Four layers, heads of 32 dimensions, two query heads to a key head."""
+    """Four layers, heads of 32 dimensions, two query heads to a key head (grouped, as Qwen2's and Qwen3's are)."""
     sizes = {
         "vocab_size": VOCABULARY,
         "hidden_size": hidden,
@@ -110,6 +110,10 @@ def cpu_rows(rounds: int) -> Iterator[str]:
     for hidden, least, stretch in ((256, "2.5x", "4x"), (128, "4x", "6x")):
         case = Case(make_model(hidden), prompts=64, length=32, new=128, batch=64)
         yield compare(case, f"hidden {hidden}, batch 64", least, stretch, rounds)
+        yield f"| its linear layers alone | {linear_seconds(case):.3g} | | | | | |"
+        many_heads = make_model(hidden, num_attention_heads=hidden // 16, num_key_value_heads=hidden // 16)
+        case = Case(many_heads, prompts=64, length=32, new=128, batch=64)
+        yield compare(case, f"hidden {hidden}, ungrouped heads of 16", least, stretch, rounds)
     for hidden in (256, 128):
         case = Case(make_model(hidden), prompts=256, length=32, new=256, batch=64, mean=48)
         yield compare(case, f"hidden {hidden}, exponential lengths", "4x", "7x", rounds)
@@ -121,6 +125,19 @@ def cpu_rows(rounds: int) -> Iterator[str]:
 def compare(case: Case, what: str, least: str, stretch: str, rounds: int) -> str:
     best = case.per_thousand(["ours", "generate"], rounds)
     return table_row(what, best["ours"], "generate", best["generate"], least, stretch)
+
+
+def linear_seconds(case: Case) -> float:
+    """Seconds per 1,000 tokens of a decoding step's matrix products with the weights: no step can be faster."""
+    modules = [module for module in case.model.modules() if isinstance(module, torch.nn.Linear)]
+    inputs = [torch.randn(case.batch, module.in_features) for module in modules]
+
+    @torch.no_grad()
+    def step() -> None:
+        for x, module in zip(inputs, modules):
+            linear(x, module)
+
+    return 1000 * fastest({"step": step}, 20, "cpu")["step"] / case.batch
 
 
 def gpu_rows(rounds: int) -> list[str]:
