@@ -192,7 +192,7 @@ class LocalModel:
 class ServedModel:
     """A model behind an OpenAI-compatible server (see teacher.py), which keeps each answer the moment it is there.
 
-    The server does not tell how many tokens it wrote or whether it cut the response: both stay unknown (None).
+    How many tokens it wrote and whether it cut the response stays unknown (None) where the server does not tell.
     """
 
     def __init__(self, name: str, run: RunDir, args: argparse.Namespace):
@@ -207,18 +207,23 @@ class ServedModel:
     def answer(self, questions: list[Question]) -> list[dict[str, Any]]:
         """`--samples` responses to each question. Raises UserError if the server fails; what it answered is kept."""
         args, asked = self.args, [(question, number) for question in questions for number in range(self.args.samples)]
-        texts = self.teacher.ask([
-            Request(prompt_messages(question, args.prompt), question, "evaluate", args.temperature,
-                    args.max_new_tokens, (question_seed(args.seed, question) + number) & 0x7FFFFFFF)
+        answers = self.teacher.answers([
+            Request(prompt_messages(question, args.prompt), question, "evaluate", args.temperature, args.max_new_tokens,
+                    (question_seed(args.seed, question) + number) & 0x7FFFFFFF, contract=True)
             for question, number in asked
         ])  # fmt: skip
-        return [saved(*pair, response=text, tokens=None, truncated=None) for pair, text in zip(asked, texts)]
+        return [
+            saved(*pair, response=answer.text, tokens=answer.written, truncated=answer.truncated)
+            for pair, answer in zip(asked, answers)
+        ]
 
 
-def answer_questions(model: LocalModel | ServedModel, todo: list[tuple[Question, set[int]]], out: Path) -> None:
+def answer_questions(
+    model: LocalModel | ServedModel, todo: list[tuple[Question, set[int]]], out: Path, settings: dict[str, Any]
+) -> None:
     """Append the model's responses to `out`, a chunk at a time: the samples of each question that it lacks.
 
-    All processes take a share of the questions.
+    All processes take a share of the questions. A new file gets its notes, how it is made, with the first responses.
     """
     model.prepare([question for question, _ in todo])
     progress = tqdm(total=len(todo), desc=f"{out.parent.name}: {out.stem}", unit="question", disable=rank() > 0)
@@ -230,6 +235,8 @@ def answer_questions(model: LocalModel | ServedModel, todo: list[tuple[Question,
         rows = [row for row in rows if row["sample"] in missing[row["id"]]]
         everyone = [row for share in gather_objects(rows) for row in share]
         if rank() == 0:
+            if not out.exists():
+                write_text(out.with_suffix(".json"), json.dumps({"settings": settings}, indent=1))
             append_jsonl(out, everyone)
             progress.update(len(chunk))
     progress.close()
@@ -293,12 +300,9 @@ def settings_of(model: str | None, questions: list[Question], args: argparse.Nam
     }
 
 
-def claim(out: Path, settings: dict[str, Any]) -> None:
-    """Note beside a new results file how it is made. Raises UserError if an old one was made in another way."""
-    notes = out.with_suffix(".json")
+def require_same_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Raises UserError if there is a results file that was made in another way."""
     if not out.exists():
-        if rank() == 0:
-            write_text(notes, json.dumps({"settings": settings}, indent=1))
         return
     before = notes_of(out).get("settings", settings)  # a file without notes is taken as it is
     changed = [name for name, value in settings.items() if value is not None and before.get(name) != value]
@@ -319,8 +323,7 @@ def conclude(out: Path, scores: Scores, label: str, benchmark: str, run: RunDir)
     """Note the scores beside the results and, if they are new, in the run's metrics; its step is their responses."""
     notes, summary = notes_of(out), scores.summary()
     if notes.get("scores") != summary:
-        measured = {key: value for key, value in summary.items() if key != "groups"}
-        Metrics(run, "evaluate").log(scores.overall.n * scores.samples, model=label, benchmark=benchmark, **measured)
+        Metrics(run, "evaluate").log(scores.overall.n * scores.samples, model=label, benchmark=benchmark, **summary)
         write_text(out.with_suffix(".json"), json.dumps(notes | {"scores": summary}, indent=1))
 
 
@@ -332,12 +335,13 @@ def evaluate_model(
     model, results = None, {}
     for benchmark, questions in benchmarks.items():
         out = result_file(run, benchmark, label)
-        claim(out, settings_of(hashed, questions, args))
+        settings = settings_of(hashed, questions, args)
+        require_same_settings(out, settings)
         todo = unanswered(out, questions, args.samples)
         if todo:
             served = str(source).startswith("openai:")
             model = model or (ServedModel(str(source), run, args) if served else LocalModel(source, args))
-            answer_questions(model, todo, out)
+            answer_questions(model, todo, out, settings)
         results[benchmark] = score_file(out)
         if rank() == 0:
             conclude(out, results[benchmark], label, benchmark, run)
@@ -399,7 +403,7 @@ class Scores:
         return {
             "n": self.overall.n, "samples": self.samples, "accuracy": self.overall.accuracy, "low": low, "high": high,
             **extra, "format": self.well_formed, "truncated": self.truncated, "length": self.length,
-            "groups": {name: [score.accuracy, score.n] for name, score in self.groups.items()},
+            "groups": {name: [score.accuracy, score.n, *score.interval()] for name, score in self.groups.items()},
         }  # fmt: skip
 
 
@@ -588,19 +592,19 @@ def paper_rows() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def ladder_place(label: str) -> tuple[int, str]:
+    """A sort key that sets variants in the order of the paper's Table 4, those that it lacks behind, by name."""
+    ladder = [row["model"].lower() for row in paper_rows() if row["table"] == "Table 4"]
+    return ladder.index(label.lower()) if label.lower() in ladder else len(ladder), label
+
+
 def load_runs(paths: list[Path]) -> dict[str, Results]:
-    """Every saved evaluation of some runs, by the run's name; the variants in the order of the paper's Table 4."""
-    ladder = list(dict.fromkeys(row["model"].lower() for row in paper_rows() if row["table"] == "Table 4"))
-
-    def place(path: Path) -> tuple[int, str]:
-        name = path.stem.lower()
-        return ladder.index(name) if name in ladder else len(ladder), name
-
+    """Every saved evaluation of some runs, by the run's name; the variants in the order of `ladder_place`."""
     names = [path.resolve().name for path in paths]
     runs: dict[str, Results] = {}
     for path, name in zip(paths, names):
         results: Results = {}
-        for file in sorted(path.glob("eval/*/*.jsonl"), key=place):
+        for file in sorted(path.glob("eval/*/*.jsonl"), key=lambda file: ladder_place(file.stem)):
             results.setdefault(file.stem, {})[file.parent.name] = score_file(file)
         if not results:
             raise UserError(f"{path} holds no evaluation; make one with: python evaluate.py --run {path}")
@@ -609,23 +613,25 @@ def load_runs(paths: list[Path]) -> dict[str, Results]:
 
 
 def runs_table(runs: dict[str, Results]) -> str:
-    """Several runs (seeds) of one recipe: each run's accuracy, their mean, the spread (largest minus smallest), and
-    the mean's step from the variant before."""
-    first = next(iter(runs.values()))
-    rows, means = [], {}
-    for label, by_benchmark in first.items():
-        for benchmark in by_benchmark:
-            if all(benchmark in results.get(label, {}) for results in runs.values()):
-                values = [100 * results[label][benchmark].overall.accuracy for results in runs.values()]
-                mean = fmean(values)
-                step = f"{mean - means[benchmark]:+.1f}" if benchmark in means else ""
-                means[benchmark] = mean
-                spread = f"{max(values) - min(values):.1f}"
-                rows.append([benchmark, label, *(f"{value:.1f}" for value in values), f"{mean:.1f}", spread, step])
-    if not rows:
-        raise UserError(f"no evaluation is common to {', '.join(runs)}; evaluate the same models in each first")
-    rows.sort(key=lambda row: row[0])  # stable: within a benchmark the ladder's order stays
-    return markdown_table(["Benchmark", "Variant", *runs, "Mean", "Spread", "Step"], rows)
+    """The accuracy of every variant in each run. For several runs (seeds of one recipe, ablations) also the mean and the
+    spread (largest minus smallest) of the variants that all have, and the mean's step from the variant before."""
+    labels = sorted({label for results in runs.values() for label in results}, key=ladder_place)
+    benchmarks = sorted({name for results in runs.values() for scores in results.values() for name in scores})
+    rows, several = [], len(runs) > 1
+    for benchmark in benchmarks:
+        before = None
+        for label in labels:
+            scores = [results.get(label, {}).get(benchmark) for results in runs.values()]
+            if not any(scores):
+                continue
+            cells, summary = [percent(item and item.overall.accuracy) for item in scores], ["", "", ""]
+            if all(scores):
+                values = [100 * item.overall.accuracy for item in scores]
+                mean, spread = fmean(values), max(values) - min(values)
+                step = "" if before is None else f"{mean - before:+.1f}"
+                before, summary = mean, [f"{mean:.1f}", f"{spread:.1f}", step]
+            rows.append([benchmark, label, *cells, *(summary if several else summary[2:])])
+    return markdown_table(["Benchmark", "Variant", *runs, *(["Mean", "Spread"] if several else []), "Step"], rows)
 
 
 def paper_table(runs: dict[str, Results]) -> str:
