@@ -613,8 +613,8 @@ def load_runs(paths: list[Path]) -> dict[str, Results]:
 
 
 def runs_table(runs: dict[str, Results]) -> str:
-    """The accuracy of every variant in each run. For several runs (seeds of one recipe, ablations) also the mean and the
-    spread (largest minus smallest) of the variants that all have, and the mean's step from the variant before."""
+    """The accuracy of every variant in each run, and its step from the variant before. Of several runs (seeds of one
+    recipe, ablations) mean, spread (largest minus smallest) and the mean's step, for the variants that all have."""
     labels = sorted({label for results in runs.values() for label in results}, key=ladder_place)
     benchmarks = sorted({name for results in runs.values() for scores in results.values() for name in scores})
     rows, several = [], len(runs) > 1

@@ -274,8 +274,9 @@ class CachedTeacher(Teacher):
         return f"{self.earlier_calls + self.calls:,} calls, {self.earlier_tokens + self.tokens:,} tokens"
 
     def _hash(self, request: Request) -> str:
-        identity = json.dumps([self.source, self._body(request)], sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(identity.encode(errors="backslashreplace")).hexdigest()
+        identity = [self.source, self._body(request), *(["contract"] if request.contract else [])]
+        text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()
 
     def _body(self, request: Request) -> dict[str, Any]:
         return {
