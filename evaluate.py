@@ -39,14 +39,13 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-import torch
 from huggingface_hub import hf_hub_download
 from tqdm import tqdm
 
 import formats
 import fsdp_utils
 from fsdp_utils import gather_objects, rank, world_size
-from policy import Example, Policy, collate, load_policy, micro_batches, stop_tokens
+from policy import Example, Policy, load_policy, score, stop_tokens
 from records import (
     LETTERS,
     TIERS,
@@ -149,6 +148,8 @@ class LocalModel:
     def responses(self, questions: list[Question]) -> list[dict[str, Any]]:
         """`--samples` responses to each question. What the chat template writes of a response is part of it."""
         args, rows = self.args, []
+        if not questions:  # this process has no share of the last few
+            return rows
         try:
             groups = self.sampler.generate(
                 [self.prompts[question.id] for question in questions],
@@ -168,25 +169,23 @@ class LocalModel:
                 rows.append(saved(question, number, response=self.opening + text, tokens=tokens, truncated=truncated))
         return rows
 
-    @torch.no_grad()
     def letter_logprobs(self, questions: list[Question]) -> list[dict[str, Any]]:
         """log p(letter | prompt) of each option's letter; a prompt runs once, with all its letters behind it."""
-        policy, examples = Policy(self.model), []
+        examples, rows = [], []
         for question in questions:
             prompt = self.prompts[question.id]
             letters = [self.tokenizer(letter, add_special_tokens=False)["input_ids"] for letter in question.options]
-            segments = [0] * len(prompt) + [number for number, ids in enumerate(letters, 1) for _ in ids]
-            examples.append(Example(prompt + sum(letters, []), [number > 0 for number in segments], segments))
-        sums: list[dict[str, float]] = [dict.fromkeys(question.options, 0.0) for question in questions]
-        for batch in micro_batches([len(example.tokens) for example in examples], SCORED_TOKENS):
-            tokens, scored, segments = collate([examples[index] for index in batch], self.device)
-            logprobs = iter(policy(tokens, scored, segments=segments)[0].tolist())
-            for index in batch:
-                for number in filter(None, examples[index].segments):
-                    sums[index][LETTERS[number - 1]] += next(logprobs)
-        if not all(math.isfinite(value) for letters in sums for value in letters.values()):
-            raise UserError(f"{self.path}: the model's log-likelihoods are not finite")
-        return [saved(question, logprobs=logprobs) for question, logprobs in zip(questions, sums)]
+            branches = [0] * len(prompt) + [number for number, ids in enumerate(letters, 1) for _ in ids]
+            examples.append(Example(prompt + sum(letters, []), [branch > 0 for branch in branches], branches))
+        scores = score(Policy(self.model), examples, SCORED_TOKENS, self.device)
+        for question, example, logprobs in zip(questions, examples, scores):
+            sums = dict.fromkeys(question.options, 0.0)
+            for branch, logprob in zip(filter(None, example.branches), logprobs.tolist()):
+                sums[LETTERS[branch - 1]] += logprob
+            if not all(map(math.isfinite, sums.values())):
+                raise UserError(f"{self.path}: the model's log-likelihoods are not finite")
+            rows.append(saved(question, logprobs=sums))
+        return rows
 
 
 class ServedModel:
@@ -231,7 +230,7 @@ def answer_questions(
         chunk = todo[start : start + CHUNK * world_size()]
         mine = chunk[rank() :: world_size()]
         missing = {question.id: samples for question, samples in mine}
-        rows = model.answer([question for question, _ in mine]) if mine else []
+        rows = model.answer([question for question, _ in mine])
         rows = [row for row in rows if row["sample"] in missing[row["id"]]]
         everyone = [row for share in gather_objects(rows) for row in share]
         if rank() == 0:

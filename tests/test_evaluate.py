@@ -460,14 +460,21 @@ def test_the_part_of_a_response_that_the_template_writes_is_scored(run, tiny, tm
         assert any("<think>" in row["response"] for row in rows) == (label == "off")
 
 
-def test_two_processes_share_the_items(run, tiny, questions):
-    shared = python("-m", "torch.distributed.run", "--nproc_per_node", "2", "--", PROJECT / "evaluate.py", "--run", run,
-                    "--model", f"tiny={tiny}", "--max-new-tokens", "8")  # fmt: skip
+@pytest.mark.parametrize(("score", "count"), [("answer", 21), ("loglikelihood", 1)])
+def test_two_processes_share_the_items(run, tiny, questions, score, count):
+    """Of a single item, one of them has nothing to do."""
+    write_jsonl(run / "heldout.jsonl", [question.to_json() for question in questions[:count]])
+    flags = ("--run", run, "--score", score, *QUICK, "--model")
+    shared = python("-m", "torch.distributed.run", "--nproc_per_node", "2", "--", PROJECT / "evaluate.py", *flags,
+                    f"two={tiny}", timeout=100)  # fmt: skip
     assert shared.returncode == 0, shared.stderr
-    two = {row["id"]: row["response"] for row in read_jsonl(run / "eval" / "heldout" / "tiny.jsonl")}
-    call_main(evaluate, "--run", run, "--model", f"alone={tiny}", "--max-new-tokens", "8")
-    one = {row["id"]: row["response"] for row in read_jsonl(run / "eval" / "heldout" / "alone.jsonl")}
-    assert two == one and len(two) == len(questions)
+    call_main(evaluate, *flags, f"one={tiny}")
+    two, one = (
+        {row["id"]: row.get("response") or row["logprobs"] for row in read_jsonl(run / "eval" / "heldout" / name)}
+        for name in ("two.jsonl", "one.jsonl")
+    )
+    assert two == (one if score == "answer" else {id: pytest.approx(letters, abs=1e-4) for id, letters in one.items()})
+    assert len(two) == count
 
 
 def test_sampled_questions_have_their_own_randomness(tmp_path, tiny, questions):
