@@ -191,7 +191,9 @@ class LocalModel:
 class ServedModel:
     """A model behind an OpenAI-compatible server (see teacher.py), which keeps each answer the moment it is there.
 
-    How many tokens it wrote and whether it cut the response stays unknown (None) where the server does not tell.
+    How many tokens it wrote and whether it cut the response stays unknown (None) where the server does not tell. Where
+    its template opens <think>, it has to hand the reasoning over apart, as servers with a reasoning parser do. Some
+    ignore temperature or seed: then the samples of a question are all alike.
     """
 
     def __init__(self, name: str, run: RunDir, args: argparse.Namespace):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import evaluate
-from records import UserError, append_jsonl, read_jsonl, write_jsonl
+from records import LETTERS, Question, UserError, append_jsonl, read_jsonl, write_jsonl
 from reward import format_response, prompt_messages, prompt_tokens
 from teacher import OpenAITeacher
 
@@ -274,6 +274,18 @@ def test_nothing_to_tabulate_is_an_error(tmp_path):
     write_jsonl(tmp_path / "eval" / "heldout" / "x.jsonl", [{"id": "1"}])
     with pytest.raises(UserError, match="no file of saved responses"):
         call_main(evaluate, "--table", tmp_path)
+
+
+def test_two_to_26_options_and_chinese(tmp_path, tiny):
+    two = Question("two", "t", "zh", "发热、咳嗽、盗汗，最可能的诊断是？", {"A": "肠炎", "B": "肺结核"}, "B")
+    many = Question("26", "t", "zh", "是哪一项？", {letter: f"选项{n}" for n, letter in enumerate(LETTERS)}, "Z")
+    write_jsonl(tmp_path / "heldout.jsonl", [two.to_json(), many.to_json()])
+    call_main(evaluate, "--run", tmp_path, "--model", f"t={tiny}", "--score", "loglikelihood", "--transcripts", "0")
+    path = tmp_path / "eval" / "heldout" / "t.jsonl"
+    assert [list(row["logprobs"]) for row in read_jsonl(path)] == [list("AB"), list(LETTERS)]
+    responses = [format_response("低热，盗汗。", "B"), format_response("逐项排除。", "Z")]
+    write_jsonl(path, [evaluate.saved(question, response=text) for question, text in zip((two, many), responses)])
+    assert evaluate.score_file(path).overall == evaluate.Score(1.0, 2)
 
 
 def test_two_questions_of_one_id_are_refused(run, tiny):
