@@ -1,6 +1,7 @@
 """kg_build.py: recognition, linking, evidence, assertions, restart, hostile input, the api client."""
 
 import bz2
+import email.utils
 import gzip
 import http.server
 import json
@@ -19,10 +20,12 @@ from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
 import pytest
+import requests
 from conftest import killed_after, metrics_of, python
 
 import kg_build
 import mediawiki
+import retries
 from records import RunDir, UserError, read_jsonl
 from teacher import Teacher
 
@@ -725,6 +728,8 @@ class FakeWiki(http.server.BaseHTTPRequestHandler):
             return self.answer(int(fault), b"busy", {"Retry-After": "7"})
         if fault == "maxlag":
             return self.answer(200, b'{"error": {"code": "maxlag", "info": "5 s lagged"}}', {"Retry-After": "5"})
+        if fault.startswith(("{", "[")):
+            return self.answer(200, fault.encode(), {})
         body = json.dumps(self.query(form)).encode()
         self.answer(200, body[: len(body) // 2] if fault == "truncated" else body, {})
 
@@ -797,6 +802,22 @@ def test_the_api_client_gives_up_with_one_line(wiki):
         mediawiki.ApiSource(wiki.url, None).fetch(["Pneumonia"])
 
 
+@pytest.mark.parametrize(
+    "reply",
+    ["[1]", '{"error": "no"}', '{"query": []}', '{"query": {"pages": {"7": {}}}}', '{"query": {"pages": [{}]}}'],
+)
+def test_a_server_that_is_no_mediawiki_is_told_at_once(wiki, reply):
+    wiki.faults = [reply]
+    with pytest.raises(UserError, match="does not answer as MediaWiki's api.php"):
+        mediawiki.ApiSource(wiki.url, None).fetch(["Pneumonia"])
+    assert not wiki.waits
+
+
+def test_json_without_end_is_asked_for_again(wiki):
+    wiki.faults = ["[" * 100_000]
+    assert mediawiki.ApiSource(wiki.url, None).fetch(["Rash"])["Rash"].wikitext == PAGES["Rash"]
+
+
 def test_wikipedia_demands_a_contact():
     with pytest.raises(UserError, match="--contact"):
         mediawiki.ApiSource("https://en.wikipedia.org/w/api.php", None)
@@ -804,11 +825,25 @@ def test_wikipedia_demands_a_contact():
         mediawiki.ApiSource("en.wikipedia.org", "me@example.org")
 
 
-def test_retry_after_in_both_forms():
-    assert (
-        mediawiki.retry_after("7") == 7 and mediawiki.retry_after(None) == 0 and mediawiki.retry_after("99999") == 600
-    )
-    assert mediawiki.retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0 and mediawiki.retry_after("soon") == 0
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7), (None, 0), ("99999", 600), ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("soon", 0), ("-3", 0), ("", 0)],
+)
+def test_retry_after_in_both_forms(header, seconds):
+    reply = requests.Response()
+    reply.headers.update({"Retry-After": header} if header is not None else {})
+    assert retries.retry_after(reply) == seconds
+
+
+def test_retry_after_a_date_to_come():
+    reply = requests.Response()
+    reply.headers["Retry-After"] = email.utils.formatdate(time.time() + 100, usegmt=True)
+    assert 97 < retries.retry_after(reply) <= 100
+
+
+def test_pauses_double_up_to_a_minute():
+    for attempt, longest in enumerate((1, 2, 4, 8, 16, 32, 60, 60)):
+        assert longest / 2 <= retries.pause_after(attempt) <= longest
 
 
 # ------------------------------------------------------------------------------------------------------ the real parts
