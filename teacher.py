@@ -30,14 +30,11 @@ import argparse
 import hashlib
 import json
 import os
-import random
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
-from email.utils import parsedate_to_datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -48,10 +45,8 @@ from tqdm import tqdm
 
 import reward
 from records import Question, RunDir, UserError, append_jsonl, read_jsonl
+from retries import PASSING, pause_after, retry_after
 
-RETRY_STATUSES = (408, 409, 425, 429, 500, 502, 503, 504, 529)
-MAX_RETRY_AFTER = 600.0  # seconds; a server that asks for a longer pause is asked again after this one
-MAX_BACKOFF = 60.0  # seconds
 LOCAL_BATCH = 128  # answers of a local model between two saves
 
 
@@ -357,12 +352,12 @@ class OpenAITeacher(CachedTeacher):
             if self.stopping.wait(pause):
                 raise UserError("the teacher was stopped; the same command continues")
             self._take_calls()
-            pause = min(MAX_BACKOFF, self.backoff * 2**attempt) * random.uniform(0.5, 1.0)
+            pause = pause_after(attempt, self.backoff)
             try:
                 response = self._post(request)
-                if response.status_code in RETRY_STATUSES:
+                if response.status_code in PASSING:
                     problem = f"HTTP {response.status_code} {self._excerpt(response)}".strip()
-                    pause = retry_after(response, default=pause)
+                    pause = max(pause, retry_after(response))
                     continue
                 if not response.ok:
                     raise UserError(
@@ -442,16 +437,6 @@ def completion_text(message: Any, contract: bool) -> str:
 def is_error(body: Any) -> bool:
     """Whether a body tells of an error, which some servers do with status 200."""
     return isinstance(body, dict) and bool(body.get("error"))
-
-
-def retry_after(response: requests.Response, default: float) -> float:
-    """Seconds to wait by the `Retry-After` header (seconds or a date), at most `MAX_RETRY_AFTER`; else the default."""
-    value = response.headers.get("Retry-After", "")
-    try:
-        seconds = float(value) if value.strip().isdigit() else parsedate_to_datetime(value).timestamp() - time.time()
-    except (ValueError, TypeError):  # absent or malformed
-        return default
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
 
 
 # ---------------------------------------------------------------------------------------------- a model on this machine
