@@ -24,9 +24,9 @@ that has no benchmark at hand.
 Reads synth.jsonl and the files or hub datasets of --public. Writes train.jsonl, heldout.jsonl, review.jsonl (with the
 teacher's votes), rejected.jsonl (with reasons), left_out.jsonl, card.md (the data card), metrics.jsonl.
 
-    python curate.py --public medqa medmcqa cmexam pubmedqa --teacher openai:gpt-4o     # the paper's sources
-    python curate.py --public medqa=train.jsonl --benchmark medqa=test.jsonl            # the same from local files
-    python curate.py --run runs/tiny --heldout 400                                      # synthetic questions only
+    python curate.py --public medqa medmcqa cmexam pubmedqa --teacher openai:openai/gpt-oss-120b    # the paper's
+    python curate.py --public medqa=train.jsonl --benchmark medqa=test.jsonl                        # from local files
+    python curate.py --run runs/tiny --heldout 500                                                  # the tiny recipe
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ flaws that were mended on the way), cot_failed.jsonl (every draft of every candi
 Finished batches stand in cot.partial.jsonl, so the same command continues after a crash.
 
     python distill.py --teacher openai:openai/gpt-oss-120b             # TEACHER_BASE_URL, TEACHER_API_KEY are set
-    python distill.py --run runs/tiny --teacher evidence --questions 600
+    python distill.py --run runs/tiny --teacher evidence --questions 2000                  # the tiny recipe
 """
 
 from __future__ import annotations

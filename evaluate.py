@@ -4,7 +4,7 @@ A model answers every question (once and greedily by default) under the response
 `reward.parse`, the training reward's own extractor, reads the answer: the last explicit <answer>, no fuzzy fallback.
 A response without one, an empty or a cut one, is wrong and stays in the denominator.
 
-    python evaluate.py --run runs/x --model "Base=data/base" "+CoT cold start=sft" "+RL stage 1=rl1" "+RL stage 2=rl2"
+    python evaluate.py --run runs/tiny --model Base=data/base "+CoT cold start=sft" "+RL stage 1=rl1" "+RL stage 2=rl2"
     python evaluate.py --benchmark medqa pubmedqa --model "Fleming-R1-7B=runs/main/rl2"    # from the hub
     python evaluate.py --benchmark medbullets=medbullets_op5.csv --model ours=rl2          # a local file, native format
     python evaluate.py --model "GPT-OSS=openai:openai/gpt-oss-120b" --prompt explicit      # a server: TEACHER_BASE_URL

@@ -25,10 +25,9 @@ Reads train.jsonl and a model (stage 1: sft/, stage 2: rl1/). Writes rl1/ or rl2
 (stage 2: what each question's attempts came to), metrics.jsonl; while it runs, rl1.state/ or rl2.state/
 (checkpoints, the mining's journal). Killed or asked to stop (SIGTERM), the same command goes on where it was.
 
-    python grpo.py --stage 1 --run runs/x                       # one process
-    torchrun --nproc_per_node 8 grpo.py --stage 2               # the paper's 7B recipe; --nnodes for several nodes
+    torchrun --nproc_per_node 8 -- grpo.py --stage 2            # the paper's 7B recipe; --nnodes for several nodes
     python grpo.py --stage 2 --model Qwen/Qwen3-32B --gpus 64 --cpu-offload --plan      # does it fit, how fast is it
-    python grpo.py --stage 1 --with-std --output rl1-std        # an ablation beside it
+    bash run.sh tiny rl1 --with-std                             # an ablation beside it
 """
 
 from __future__ import annotations

@@ -1033,7 +1033,8 @@ def main() -> None:
         raise UserError("--target and --workers must be at least 1")
     looking = bool(args.show or args.stats or args.text or args.export)
     run = RunDir(args.run, create=not looking or args.source is not None)
-    if (args.source or not looking) and not run.finished("kg.sqlite"):
+    building = (args.source or not looking) and not run.finished("kg.sqlite")
+    if building:
         source: Source
         if args.source in {None, "api"}:
             source = ApiSource(args.api_url, args.contact)
@@ -1051,7 +1052,7 @@ def main() -> None:
         write_graphml(db, args.export)
     if args.show:
         print_entity(db, args.show)
-    if args.stats or not looking:
+    if args.stats or building and not looking:
         print_stats(db)
 
 

@@ -34,6 +34,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from records import UserError
 
@@ -49,6 +50,8 @@ def load_policy(
     `empty` leaves the weights out: all parameters are on the meta device.
     """
     config = load_config(path)
+    if Path(path).is_dir():  # bars of files read and written tell nothing; those of a download stay
+        disable_progress_bar()
     try:
         if empty:
             model = empty_model(config, dtype)

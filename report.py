@@ -3,27 +3,33 @@
 The page holds everything in itself: the charts are inline SVG and nothing is loaded from anywhere. It fits a phone, a
 wide screen, a light and a dark theme, shows what the run has so far, and says what is missing.
 
-Reads metrics.jsonl, heldout.jsonl (or synth.jsonl) and eval/; needs no model. Writes report.html.
+Reads metrics.jsonl, heldout.jsonl (or synth.jsonl) and eval/; needs no model. Writes report.html; with --curves the
+training curves of several runs (seeds) in one picture instead.
 
     python report.py --run runs/tiny
+    python report.py --curves docs/curves.svg runs/tiny-0 runs/tiny-1 runs/tiny-2
 """
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 import warnings
 from collections import defaultdict
 from html import escape
 from io import StringIO
+from itertools import cycle
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from records import TIERS, Question, RunDir, load_questions, read_jsonl, run_stage, stage_parser, write_text
+from records import TIERS, Question, RunDir, UserError, load_questions, read_jsonl, run_stage, stage_parser, write_text
 from reward import parse
 
 Row = dict[str, Any]  # of metrics.jsonl or of saved responses
@@ -32,7 +38,7 @@ Answers = dict[str, dict[str, Row]]  # model -> question id -> its saved respons
 
 # ----------------------------------------------------------------------------------------------------------- the looks
 
-STYLESHEET = """
+THEME = """
 :root { color-scheme: light dark;
   --page: #f6f7f9; --card: #fff; --ink: #1c2330; --muted: #606b7d; --line: #dde2ea;
   --blue: #2f6fde; --orange: #d9730d; --good: #1a7f4b; --bad: #c0392b;
@@ -41,6 +47,9 @@ STYLESHEET = """
   --page: #10141b; --card: #191f29; --ink: #e6eaf1; --muted: #9aa6b8; --line: #313a49;
   --blue: #6ea3ff; --orange: #f2a154; --good: #5fce97; --bad: #ff8a7a;
   --easy: #34527f; --moderate: #5b8fe0; --difficult: #b9d3ff; } }
+svg text { font-family: system-ui, sans-serif !important; }
+"""
+STYLESHEET = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 1rem/1.55 system-ui, sans-serif; }
 main { max-width: 78rem; margin: 0 auto; padding: 1.5rem clamp(.75rem, 3vw, 2rem) 3rem; overflow-wrap: anywhere; }
@@ -58,10 +67,10 @@ section { padding: clamp(.9rem, 2.5vw, 1.6rem); margin-top: 1rem; }
 .grid > * { min-width: 0; }
 .grid > svg { max-width: 28rem; }
 svg { display: block; width: 100%; height: auto; }
-svg text { font-family: system-ui, sans-serif !important; }
 table, ul { font-size: .9rem; }
 table { border-collapse: collapse; overflow-wrap: normal; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .8rem .3rem 0; text-align: right; border-bottom: 1px solid var(--line); font-weight: 400; }
+th, td { padding: .3rem clamp(.4rem, 2vw, .8rem) .3rem 0; text-align: right; border-bottom: 1px solid var(--line);
+  font-weight: 400; }
 th { color: var(--muted); }
 :is(th, td):nth-child(-n+2) { text-align: left; }
 ul { padding-left: 1.1rem; }
@@ -77,7 +86,7 @@ pre { margin: .3rem 0 0; white-space: pre-wrap; max-height: 20rem; overflow-y: a
 # matplotlib draws in stand-in colours; `svg` puts the stylesheet's variables in their place: charts follow the theme.
 COLORS = {
     name: f"#0000{number:02x}"
-    for number, name in enumerate(("ink", "muted", "line", "card", "blue", "orange", *TIERS), 1)
+    for number, name in enumerate(("ink", "muted", "line", "card", "blue", "orange", "good", *TIERS), 1)
 }
 CHART_STYLE = {
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "text.color": COLORS["ink"],
@@ -87,6 +96,8 @@ CHART_STYLE = {
     "axes.titlesize": 10, "axes.titlelocation": "left", "legend.frameon": False, "legend.fontsize": 10,
     "svg.fonttype": "none", "svg.hashsalt": "report", "text.parse_math": False,
 }  # fmt: skip
+PLATEAU_WINDOW = 40  # steps that grpo.py judges the end of stage 1 by, unless it is told another number
+RUN_COLORS = ("blue", "orange", "good")  # of the lines of several runs
 WIDTH = 320  # points, as wide as a phone: there letters have their nominal size
 
 
@@ -104,12 +115,12 @@ def bar_axes(labels: list[str], extra: float) -> Axes:
     return axes
 
 
-def svg(axes: Axes, description: str) -> str:
-    """The chart as inline SVG in the page's colours."""
+def svg(figure: Figure, description: str) -> str:
+    """The figure as inline SVG in the page's colours."""
     file = StringIO()
     with warnings.catch_warnings():  # letters that matplotlib's font lacks are drawn by the reader's browser
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        axes.figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = file.getvalue()
     text = re.sub(r'<g id="[^"]*"', "<g", text[text.index("<svg") :])  # each chart has the same ids
     for name, color in COLORS.items():
@@ -155,7 +166,7 @@ def accuracy_bars(name: str, scores: dict[str, list[float]]) -> str:
         axes.text(100 * max(accuracy, *interval, 0) + 2, place, f"{100 * accuracy:.1f}", va="center")
     questions = max(number for _, number, *_ in scores.values())
     axes.set(title=f"{name[:30]} ({questions} questions)", xlim=(0, 112), xticks=range(0, 101, 25))
-    return svg(axes, f"{name}: " + ", ".join(f"{label} {100 * item[0]:.1f}%" for label, item in scores.items()))
+    return svg(axes.figure, f"{name}: " + ", ".join(f"{label} {100 * item[0]:.1f}%" for label, item in scores.items()))
 
 
 def curves(stages: Stages, finished: bool) -> str:
@@ -166,8 +177,9 @@ def curves(stages: Stages, finished: bool) -> str:
     lead = (
         "Means over each step's samples, and their running mean. Stage 2 trains on what the policy fails, so its "
         "questions are harder. A question whose responses all earn the same has no advantage: nothing is learned from "
-        "it (Eqs. 1-3). When most are like that and the reward no longer rises, stage 1 has reached its plateau."
+        "it (Eqs. 1-3). When most are like that and the reward no longer rises, stage 1 has reached its plateau. "
     )
+    lead += plateau(stages["rl1"]) if finished else ""
     earned = {"reward": ("reward", "blue"), "accuracy": ("accuracy", "orange")}
     sparse = {"zero_advantage": ("questions without advantage", "blue")}
     return section(
@@ -175,27 +187,52 @@ def curves(stages: Stages, finished: bool) -> str:
     )
 
 
-def step_chart(stages: Stages, shown: dict[str, tuple[str, str]], finished: bool, unit: str) -> str:
-    """Metrics of stage 1 and behind them those of stage 2; stage 1's end is marked if it is `finished`.
+def plateau(rows: list[Row]) -> str:
+    """What stage 1's end was judged by, over its last steps (grpo.Plateau)."""
+    last = [row for row in rows if "zero_advantage" in row][-PLATEAU_WINDOW:]
+    half = len(last) // 2
+    if not half:
+        return ""
+    rise = fmean(row["reward"] for row in last[half:]) - fmean(row["reward"] for row in last[:half])
+    return (
+        f"In its last {len(last)} steps (the shaded ones) {fmean(row['zero_advantage'] for row in last):.0%} had none, "
+        f"and the reward's second half was {rise:+.3f} against its first."
+    )
 
-    `shown` is metric -> label and colour.
-    """
-    axes, lines = new_axes(210), {}
-    end = stages["rl1"][-1]["step"] if stages["rl1"] else 0
-    for stage, offset in (("rl1", 0), ("rl2", end)):
-        for name, (label, color) in shown.items():
-            rows = [row for row in stages[stage] if name in row]
-            steps, values = [offset + row["step"] for row in rows], [row[name] for row in rows]
-            axes.plot(steps, values, color=COLORS[color], alpha=0.35, linewidth=0.7)
-            (lines[label],) = axes.plot(steps, running_mean(values), color=COLORS[color], linewidth=2)
+
+def step_chart(stages: Stages, shown: dict[str, tuple[str, str]], finished: bool, unit: str) -> str:
+    """Metrics of both stages by step; stage 1's end is marked if it is `finished`. `shown`: metric -> label, colour."""
+    axes = new_axes(210)
+    lines = {label: draw_steps(axes, stages, name, COLORS[color]) for name, (label, color) in shown.items()}
+    end = last_step(stages)
     if finished and end:
-        axes.axvline(end, color=COLORS["muted"], linestyle="--", linewidth=1)
-        note = f"end of stage 1 \n(step {end}) "
-        axes.text(end, 0.02, note, color=COLORS["muted"], ha="right", transform=axes.get_xaxis_transform())
+        axes.axvspan(max(0, end - PLATEAU_WINDOW), end, color=COLORS["line"], alpha=0.4, linewidth=0)
+        mark_end(axes, end, f"end of stage 1 \n(step {end}) ")
     axes.figure.legend(lines.values(), lines, loc="outside upper left", ncols=2, handlelength=1.2)
     axes.set(xlabel="step", ylabel=unit, ylim=(0, None))
     axes.grid(axis="y")
-    return svg(axes, f"{' and '.join(lines)} by step, both stages")
+    return svg(axes.figure, f"{' and '.join(lines)} by step, both stages")
+
+
+def draw_steps(axes: Axes, stages: Stages, name: str, color: str) -> Line2D:
+    """A metric of stage 1 and behind it that of stage 2: each step thinly, their running mean as a line."""
+    for stage, offset in (("rl1", 0), ("rl2", last_step(stages))):
+        rows = [row for row in stages[stage] if name in row]
+        steps, values = [offset + row["step"] for row in rows], [row[name] for row in rows]
+        axes.plot(steps, values, color=color, alpha=0.35, linewidth=0.7)
+        (line,) = axes.plot(steps, running_mean(values), color=color, linewidth=2)
+    return line
+
+
+def last_step(stages: Stages) -> int:
+    """Stage 1's last step, 0 without a stage 1."""
+    return stages["rl1"][-1]["step"] if stages["rl1"] else 0
+
+
+def mark_end(axes: Axes, end: int, note: str) -> None:
+    """A dashed line where stage 1 ends, with a note at its left."""
+    axes.axvline(end, color=COLORS["muted"], linestyle="--", linewidth=1)
+    axes.text(end, 0.02, note, color=COLORS["muted"], ha="right", transform=axes.get_xaxis_transform())
 
 
 def running_mean(values: list[float]) -> list[float]:
@@ -221,16 +258,25 @@ def mining(rows: list[Row]) -> str:
             start += 100 * count / total
     axes.set(xlim=(0, 100), xlabel="% of the questions")
     axes.figure.legend(loc="outside upper left", ncols=3, handlelength=1)
-    table = "<tr><th>Round<th>Tier<th>Passed<th>Mined<th>Set aside"
+    table = "<tr><th>Round<th>Tier<th>Passed<th>Mix<th>Mined<th>Set aside"
     for number, tiers in rounds.items():
         for tier, counts in tiers.items():
-            cells = (number, tier, f"{counts['passed']:.1%}", counts["mined"], counts["set_aside"])
+            cells = (
+                number,
+                tier,
+                f"{counts['passed']:.1%}",
+                f"{counts['mix']:.0%}",
+                counts["mined"],
+                counts["set_aside"],
+            )
             table += "<tr>" + "".join(f"<td>{escape(str(cell))}" for cell in cells)
     lead = (
-        "Each round the policy answers the whole dataset; what it fails is drawn, harder tiers first, and trained on. "
-        "Set aside is what it has never solved in many attempts."
+        "Each round the policy answers the whole dataset; what it fails is drawn and trained on. A tier's share of the "
+        "mix is its failure rate times its weight. Set aside is what was never solved in many attempts."
     )
-    return section(title, lead, svg(axes, "Share of each tier in each round"), f"<div><table>{table}</table></div>")
+    return section(
+        title, lead, svg(axes.figure, "Share of each tier in each round"), f"<div><table>{table}</table></div>"
+    )
 
 
 def lengths(stages: Stages, benchmark: str, answers: Answers, finished: bool) -> str:
@@ -246,7 +292,7 @@ def lengths(stages: Stages, benchmark: str, answers: Answers, finished: bool) ->
                      widths=0.5, showfliers=False, boxprops=line, whiskerprops=line, capprops=line,
                      medianprops=median)  # fmt: skip
         axes.set(title=benchmark[:50], xlabel="tokens", xlim=(0, None))
-        charts.append(svg(axes, "Response lengths by model"))
+        charts.append(svg(axes.figure, "Response lengths by model"))
     title = "Response lengths"
     if not charts:
         return section(title, "Left out: no model has been trained with rewards or evaluated yet.")
@@ -316,7 +362,7 @@ def draw_subgraph(question: Question) -> str:
         middle = map(fmean, zip(start.get_position(), end.get_position()))
         axes.text(*middle, relation.replace("_", " "), color=COLORS["muted"], fontsize=9, ha="center", va="center",
                   bbox=label_box)  # fmt: skip
-    return svg(axes, "; ".join(" ".join(map(str, fact[:3])) for fact in question.evidence))
+    return svg(axes.figure, "; ".join(" ".join(map(str, fact[:3])) for fact in question.evidence))
 
 
 def option_list(question: Question) -> str:
@@ -392,15 +438,27 @@ def is_right(row: Row) -> bool:
 # ------------------------------------------------------------------------------------------------------------- the page
 
 
-def build_report(run: RunDir) -> str:
-    """The whole page as HTML. Raises UserError if a file of the run is broken."""
+def load_metrics(run: RunDir) -> Stages:
+    """The lines of metrics.jsonl by stage. Raises UserError if the file is broken."""
     stages: Stages = defaultdict(list)
     path = run.output("metrics.jsonl")
     for row in read_jsonl(path) if path.exists() else ():
         stages[row["stage"]].append(row)
+    return stages
+
+
+def saved_groups(run: RunDir, row: Row) -> dict[str, list[float]]:
+    """Accuracy and number of questions by tier and kind, which evaluate.py notes beside the responses."""
+    path = run.output("eval") / row["benchmark"] / f"{row['model'].replace('/', '-')}.json"
+    return json.loads(path.read_text(encoding="utf-8")).get("scores", {}).get("groups", {}) if path.exists() else {}
+
+
+def build_report(run: RunDir) -> str:
+    """The whole page as HTML. Raises UserError if a file of the run is broken."""
+    stages = load_metrics(run)
     results: dict[str, dict[str, Row]] = defaultdict(dict)
     for row in stages["evaluate"]:  # of a model that was evaluated again, the last row counts
-        results[row["benchmark"]][row["model"]] = row
+        results[row["benchmark"]][row["model"]] = row | {"groups": saved_groups(run, row)}
     benchmark, answers = load_answers(run, [row["model"].replace("/", "-") for row in stages["evaluate"]])
     path = run.output("heldout.jsonl")
     questions = {question.id: question for question in load_questions(path)} if path.exists() else {}
@@ -421,7 +479,7 @@ def build_report(run: RunDir) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>{name}: Fleming-R1, from scratch</title>
-<style>{STYLESHEET}</style>
+<style>{THEME}{STYLESHEET}</style>
 <main>
 <h1>{name}</h1>
 <p class=muted>Medical reasoning trained with verifiable rewards. Research only, no medical advice.</p>
@@ -430,12 +488,37 @@ def build_report(run: RunDir) -> str:
 """
 
 
+def curves_of_runs(runs: list[RunDir]) -> str:
+    """The training curves of several runs, a line a run, as an SVG file of its own that follows the reader's theme."""
+    shown = {"accuracy": "accuracy", "zero_advantage": "share without advantage", "length": "tokens a response"}
+    figure = Figure(figsize=(3 * 270 / 72, 220 / 72), layout="constrained")
+    for axes, (name, title) in zip(figure.subplots(1, 3), shown.items()):
+        stages = [load_metrics(run) for run in runs]
+        lines = [draw_steps(axes, item, name, COLORS[color]) for item, color in zip(stages, cycle(RUN_COLORS))]
+        mark_end(axes, last_step(stages[0]), "stage 1 ")
+        axes.set(title=title, xlabel="step", ylim=(0, None))
+        axes.grid(axis="y")
+    names = [run.path.resolve().name for run in runs]
+    figure.legend(lines, names, loc="outside upper center", ncols=len(names), handlelength=1.2)
+    drawing = svg(figure, f"Training of {', '.join(names)}: {', '.join(shown.values())} by step, both stages")
+    return drawing.replace(">", f"><style>{THEME}svg {{ background: var(--card); }}</style>", 1)
+
+
 def main() -> None:
     parser = stage_parser(__doc__)
     parser.add_argument("--run", default="runs/main", help="run directory: reads what is there, writes report.html")
-    run = RunDir(parser.parse_args().run)
-    path = run.output("report.html")
-    write_text(path, build_report(run))
+    parser.add_argument("--curves", nargs="+", metavar=("FILE.svg", "RUN"), help="draw the runs' curves into a file")
+    args = parser.parse_args()
+    if args.curves:
+        path, *folders = map(Path, args.curves)
+        if path.suffix != ".svg" or not folders:
+            raise UserError(f"--curves {' '.join(args.curves)}: takes a file that ends in .svg and at least one run")
+        with rc_context(CHART_STYLE):
+            text = curves_of_runs([RunDir(folder) for folder in folders])
+    else:
+        run = RunDir(args.run)
+        path, text = run.output("report.html"), build_report(run)
+    write_text(path, text)
     print(f"report: {path}")
 
 

@@ -13,8 +13,8 @@ Deviations from the paper, which gives no hyperparameters: all of them.
 
 Reads cot.jsonl. Writes sft/ (a Hugging Face folder), metrics.jsonl; while it runs, sft.state/ (checkpoints).
 
-    python sft.py --run runs/x --model runs/x/base                               # one process
-    torchrun --nproc_per_node 8 sft.py --model Qwen/Qwen2.5-7B-Instruct          # the paper's 7B recipe
+    torchrun --nproc_per_node 8 -- sft.py --model Qwen/Qwen2.5-7B-Instruct                    # the paper's 7B recipe
+    python sft.py --run runs/tiny --model data/base --epochs 1 --batch-size 32 --lr 1.2e-3    # the tiny recipe
 """
 
 from __future__ import annotations

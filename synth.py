@@ -23,7 +23,7 @@ Reads kg.sqlite. Writes synth.jsonl (question records, `evidence` = the path) an
 
     python synth.py                                             # 100,000 questions from runs/main/kg.sqlite
     python synth.py --run runs/tiny --questions 12000 --no-long-paths       # the tiny recipe
-    python synth.py --teacher openai:gpt-4o                     # presentations become clinical vignettes
+    python synth.py --teacher openai:openai/gpt-oss-120b        # presentations become clinical vignettes
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """The report: it shows what the run's files say, nothing hostile gets out of its text, and it loads nothing."""
 
+import json
 import shutil
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 from conftest import call_main, python
@@ -35,19 +37,20 @@ def write_run(folder, question, models=MODELS, response="So it is."):
     for stage, steps in (("rl1", 4), ("rl2", 3)):
         values = {"reward": 0.7, "accuracy": 0.6, "zero_advantage": 0.2, "length": 30.5}
         rows += [{"stage": stage, "step": step, "time": 1.0, **values} for step in range(1, steps + 1)]
-    tier = {"questions": 40, "passed": 0.25, "mined": 17, "set_aside": 3}
+    tier = {"questions": 40, "passed": 0.25, "mix": 0.4, "mined": 17, "set_aside": 3}
     rows.append({"stage": "mining", "step": 1, "round": 1, "moderate": tier, "difficult": tier | {"mined": 19}})
     for model, letters in models.items():
         share = letters.count("A") / 3
-        groups = {"moderate": [share, 3, 0.1, 0.9]}
+        name, groups = model.replace("/", "-"), {"moderate": [share, 3]}
         rows.append({"stage": "evaluate", "step": 0, "model": model, "benchmark": "heldout", "n": 3, "accuracy": share,
-                     "low": 0.1, "high": 0.9, "groups": groups})  # fmt: skip
+                     "low": 0.1, "high": 0.9})  # fmt: skip
         answers = [
             {"id": f"q{n}", "tier": "moderate", "kind": None, "truth": "A", "tokens": 9 + n, "truncated": False,
              "response": format_response(f"{response} By {model}.", letter)}
             for n, letter in enumerate(letters)
         ]  # fmt: skip
-        write_jsonl(folder / "eval" / "heldout" / f"{model.replace('/', '-')}.jsonl", answers)
+        write_jsonl(folder / "eval" / "heldout" / f"{name}.jsonl", answers)
+        (folder / "eval" / "heldout" / f"{name}.json").write_text(json.dumps({"scores": {"groups": groups}}))
     append_jsonl(folder / "metrics.jsonl", rows)
 
 
@@ -92,7 +95,8 @@ def test_every_section_shows_what_the_files_say(run):
     assert "Left out" not in page.text()
     assert all(part in ablation for part in ("heldout (3 questions)", "heldout, moderate", "33.3", "66.7", *MODELS))
     assert "end of stage 1" in curves and "(step 4)" in curves
-    assert "25.0%" in mined and "17" in mined and "19" in mined and "3" in mined
+    assert "In its last 4 steps (the shaded ones) 20% had none" in curves and "+0.000 against" in curves
+    assert "25.0%" in mined and "40%" in mined and "17" in mined and "19" in mined and "3" in mined
     assert "Candidiasis" in graph and "treated by" in graph and "A sentence about the drug." in graph
     assert "tokens" in lengths and "+RL stage 2" in lengths
     assert "+RL stage 1: 1 newly right, 0 newly wrong" in transcripts
@@ -198,12 +202,29 @@ def test_same_run_same_page(run):
 def test_charts_take_their_colours_from_the_theme(run):
     build(run)
     html = (run / "report.html").read_text()
-    assert all(
-        f"var(--{name})" in html and f"--{name}: " in report.STYLESHEET for name in report.COLORS if name != "easy"
-    )
+    assert all(f"var(--{name})" in html and f"--{name}: " in report.THEME for name in report.COLORS if name != "easy")
     assert not any(color in html for color in report.COLORS.values())
 
 
-def test_bad_input_is_one_line(tmp_path):
-    failed = python("report.py", "--run", tmp_path / "none")
-    assert failed.returncode == 1 and "does not exist" in failed.stderr and len(failed.stderr.splitlines()) == 1
+def test_curves_of_several_runs_are_one_picture(run, tmp_path):
+    other = tmp_path / "<other>"
+    other.mkdir()
+    write_run(other, make_question())
+    call_main(report, "--curves", tmp_path / "curves.svg", run, other)
+    text = (tmp_path / "curves.svg").read_text()
+    labels = [element.text for element in ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}text")]
+    assert {"run", "<other>", "accuracy", "tokens a response"} <= set(labels) and not (run / "report.html").exists()
+    assert "prefers-color-scheme: dark" in text and "var(--blue)" in text and "var(--orange)" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--run", "none"], "does not exist"),
+        (["--curves", "x.png", "runs/x"], "ends in .svg"),
+        (["--curves", "x.svg"], "at least one run"),
+    ],
+)
+def test_bad_input_is_one_line(flags, message):
+    failed = python("report.py", *flags)
+    assert failed.returncode == 1 and message in failed.stderr and len(failed.stderr.splitlines()) == 1
