@@ -32,21 +32,20 @@ teacher's votes), rejected.jsonl (with reasons), left_out.jsonl, card.md (the da
 from __future__ import annotations
 
 import argparse
-import hashlib
 import random
 import re
 import sqlite3
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 import reward
+from anonymise import anonymise
+from duplicates import near_duplicates, normalised, overlaps
 from formats import BENCHMARKS, read_hub, read_native
 from records import (
     TIERS,
@@ -66,10 +65,6 @@ from teacher import Request, Teacher, add_teacher_arguments, teacher_of
 TRIALS = 5  # section 3.1: "fails to be correctly answered ... across five independent trials"
 BATCH = 256  # questions per call of the teacher
 LONGEST = 20_000  # characters of a question; an abstract has 2,000
-RUN = {"en": 13, "zh": 26}  # words (characters, in Chinese) in a row that show an overlap with a benchmark
-STOCK = 3  # benchmark questions; a run of words that stands in more of them is a stock phrase, no overlap
-SHINGLE, HASHES, BANDS = 3, 64, 16  # words in a shingle; MinHash values of a question, in bands of four
-NEAR = 0.8  # share of shingles (Jaccard) from which two questions with the same answer are one
 MOST_TOGETHER = 20  # training questions that one held-out question may cost, because they contain its path
 
 RUBRIC = """Grade the difficulty of a medical multiple-choice question by the cognitive and domain expertise it demands.
@@ -170,48 +165,7 @@ def path_of(question: Question) -> frozenset[tuple[str, str, str]]:
     return frozenset((row[0], row[1], row[2]) for row in question.evidence)
 
 
-# --------------------------------------------------------------------------------------- anonymising (bounded patterns)
-
-NAME = "[A-Z][A-Za-zÀ-ÿ'’-]{1,30}"
-MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}\.?"
-DAY = r"\d{1,2}(?:st|nd|rd|th)?"
-STREET = r"(?:(?:Street|Avenue|Road|Boulevard|Lane|Drive|Court|Place|Square|Terrace)\b|(?:St|Ave|Rd|Blvd|Ln)\b\.?)"
-RECORD = r"MRN|SSN|(?:medical|patient|hospital) (?:record|chart|file|ID)(?: number| no\.?)?|social security number"
-SURNAME = (
-    "[王李张刘陈杨黄赵吴周徐孙马朱胡郭何林罗郑梁谢宋唐许韩冯邓曹彭曾萧肖田董袁潘于蒋蔡余杜叶程苏魏吕丁沈姚姜崔钟谭陆汪]"
-)
-
-# In this order: a record number or an address is taken whole before a shorter pattern takes a part of it.
-ANONYMISE = [
-    (r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,4}", "[EMAIL]"),
-    (rf"(?i)\b({RECORD})((?: is| was)?[ :#]{{0,3}})(?=[A-Z-]{{0,4}}\d)[A-Z0-9-]{{4,20}}", r"\1\2[RECORD]"),
-    (r"((?:病历|住院|门诊)号[ :：]{0,2}|身份证号?码?[ :：]{0,2})[A-Za-z0-9-]{4,20}", r"\1[RECORD]"),
-    (r"(?<![\d-])\d{3}-\d{2}-\d{4}(?![\d-])", "[RECORD]"),  # a social-security number
-    (r"(?<![\d.+])\+\d{1,3}(?:[ .-]\(?\d{1,4}\)?){2,5}(?![\d.]?\d)", "[PHONE]"),  # an international number
-    (r"(?<![\d.])(?:\d{1,3}[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])\d{3}[ .-]\d{4}(?![\d.]?\d)", "[PHONE]"),
-    (r"(?<!\d)1[3-9]\d{9}(?!\d)", "[PHONE]"),  # a Chinese mobile number
-    (rf"\b\d{{1,5}}[A-Z]? (?:[NSEW]\.? )?(?:{NAME} ){{1,3}}{STREET}", "[ADDRESS]"),
-    (rf"\b(?:{MONTH} {DAY},? \d{{4}}|{DAY} {MONTH},? \d{{4}})\b", "[DATE]"),
-    (r"(?<![\d/.-])(?:(?:19|20)\d\d([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2(?:19|20)\d\d)(?![\d/-])", "[DATE]"),
-    (r"(?:19|20)\d\d ?年 ?\d{1,2} ?月 ?\d{1,2} ?[日号]", "[DATE]"),
-    (
-        rf"\b(Mr|Mrs|Ms|Miss|Dr|Prof|Professor)(\.? )(?:[A-Z]\. ?|v[ao]n |de[rl]? ){{0,3}}{NAME}(?: {NAME})?",
-        r"\1\2[NAME]",
-    ),
-    (rf"{SURNAME}[\u4e00-\u9fff]{{0,2}}?(先生|女士|小姐)", r"[NAME]\1"),
-]
-ANONYMISE = [(re.compile(pattern), tag) for pattern, tag in ANONYMISE]
-
-
-def anonymise(text: str) -> str:
-    """What names or traces a person as tags (section 3.1): see `ANONYMISE`; everything else unchanged.
-
-    >>> anonymise("Mrs. Jones, 54, takes 500 mg; call 555-123-4567.")
-    'Mrs. [NAME], 54, takes 500 mg; call [PHONE].'
-    """
-    for pattern, tag in ANONYMISE:
-        text = pattern.sub(tag, text)
-    return text
+# ------------------------------------------------------------------------------------------- anonymising and filtering
 
 
 def anonymise_question(question: Question) -> Question:
@@ -219,18 +173,11 @@ def anonymise_question(question: Question) -> Question:
     return replace(question, question=anonymise(question.question), options=options)
 
 
-# ------------------------------------------------------------------------------------------------------------ filtering
-
 ARTEFACTS = re.compile(
     "[ÃÂ][\x80-\xbf]|â€|ï»¿"  # UTF-8 read as Latin-1 or Windows-1252: "Ã©", "Â°", "â€™"
     "|[\ufffd\ud800-\udfff\ue000-\uf8ff]"  # replacement character, lone surrogates, private use
     "|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"  # control characters
 )
-
-
-def normalised(text: str) -> str:
-    """A text for comparison: compatibility forms unified, case, white space and a final full stop ignored."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(" .。")
 
 
 def anomaly(question: Question) -> str | None:
@@ -271,82 +218,28 @@ def filter_questions(questions: Sequence[Question], ledger: Ledger) -> list[Ques
     return kept
 
 
-# One word of a text: a Chinese character, a word of letters, or a number.
-WORD = re.compile("[\u3400-\u9fff]|[^\\W\\d_\u3400-\u9fff]+|\\d+")
-
-
-def words_of(text: str) -> list[str]:
-    return WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-
-
-def runs_of(words: Sequence[str], length: int) -> set[int]:
-    """The hashes (64 bits) of all runs of `length` words; of the whole text where it is shorter."""
-    runs = (" ".join(words[start : start + length]) for start in range(max(1, len(words) - length + 1)))
-    return {int.from_bytes(hashlib.blake2b(run.encode(), digest_size=8).digest(), "big") for run in runs}
-
-
 def drop_near_duplicates(questions: Sequence[Question], ledger: Ledger) -> list[Question]:
-    """Reject public questions that share most of their words with an earlier one of the same answer.
-
-    MinHash: the smallest of a hash over a question's shingles is the same for two questions as often as their shingle
-    sets overlap, so questions that agree in a whole band of such values are worth comparing in full. Synthetic
-    questions share a template; what tells them apart is their facts, so they are not compared.
-    """
-    rng = np.random.default_rng(0)
-    factors, offsets = rng.integers(1, 2**63, (2, HASHES, 1), dtype=np.uint64)  # h(x) = factor * x + offset mod 2^64
-    buckets: dict[tuple[int, str, bytes], list[int]] = defaultdict(list)
-    shingles: dict[int, set[int]] = {}
+    """Reject public questions that share most of their words with an earlier one of the same answer."""
     kept = []
-    for index, question in enumerate(tqdm(questions, desc="near duplicates", unit="question")):
-        if not question.evidence:
-            mine = runs_of(words_of(question.question), SHINGLE)
-            values = (factors * np.fromiter(mine, np.uint64) + offsets).min(axis=1).reshape(BANDS, -1)
-            answer = normalised(question.options[question.answer])
-            bands = [(number, answer, band.tobytes()) for number, band in enumerate(values)]
-            near = (other for other in dict.fromkeys(i for band in bands for i in buckets.get(band, ())))
-            like = next((i for i in near if len(mine & shingles[i]) >= NEAR * len(mine | shingles[i])), None)
-            if like is not None:
-                ledger.reject(question.id, question.source, "near duplicate", question.question, questions[like].id)
-                continue
-            shingles[index] = mine
-            for band in bands:
-                buckets[band].append(index)
-        kept.append(question)
+    for question, like in near_duplicates(tqdm(questions, desc="near duplicates", unit="question")):
+        if like:
+            ledger.reject(question.id, question.source, "near duplicate", question.question, like.id)
+        else:
+            kept.append(question)
     return kept
 
 
 def decontaminate(questions: Sequence[Question], benchmarks: Sequence[Question], ledger: Ledger) -> list[Question]:
-    """Reject what overlaps an evaluation benchmark: the same question, or a long run of the same words.
-
-    Numbers do not count in a run, so another temperature hides no copied vignette, and the line of vital signs that
-    every vignette has becomes a stock phrase: a run that more than `STOCK` benchmark questions share is none's own.
-    """
-    exact = {" ".join(words_of(other.question)): other for other in benchmarks}
-    shared: Counter[int] = Counter()
-    owner: dict[int, Question] = {}
-    for other in benchmarks:
-        runs = long_runs(other)
-        shared.update(runs)
-        owner.update(dict.fromkeys(runs, other))
+    """Reject what overlaps an evaluation benchmark: the same question, or a long run of the same words."""
     kept = []
-    for question in tqdm(questions, desc="decontaminate", unit="question", disable=not benchmarks):
-        like, how = exact.get(" ".join(words_of(question.question))), "the same question"
-        if not like:
-            runs = (run for run in sorted(long_runs(question)) if 0 < shared[run] <= STOCK)
-            like, how = next((owner[run] for run in runs), None), "a long run of the same words"
+    progress = tqdm(questions, desc="decontaminate", unit="question", disable=not benchmarks)
+    for question, like, how in overlaps(progress, benchmarks):
         if like:
             reason = f"in benchmark {like.source}: {how}"
             ledger.reject(question.id, question.source, reason, question.question, like.id)
         else:
             kept.append(question)
     return kept
-
-
-def long_runs(question: Question) -> set[int]:
-    """The hashes of a question's long runs of words, numbers left out; none if it is shorter than one."""
-    words = [word for word in words_of(question.question) if not word.isdigit()]
-    length = RUN.get(question.language, RUN["en"])
-    return runs_of(words, length) if len(words) >= length else set()
 
 
 # ----------------------------------------------------------------------------------------------------- verifying labels

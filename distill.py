@@ -259,7 +259,7 @@ def reader_request(reader: str, draft: Draft, question: Question, seed: int) -> 
         parts.append("\n".join([*evidence_sentences(question.evidence), *quotations(question)]))
     content = "\n".join(f"<{name}>\n{part}\n</{name}>" for name, part in zip(names, parts))
     chat = [{"role": "system", "content": READERS[reader]}, {"role": "user", "content": content}]
-    return Request(chat, question, f"read {reader}", temperature=0.0, max_tokens=READER_TOKENS, seed=seed)
+    return Request(chat, question, f"read {reader}", 0.0, READER_TOKENS, seed, contract=True)
 
 
 def quotations(question: Question) -> list[str]:
@@ -334,9 +334,8 @@ def write(
                 revise(candidate, strategy)
             seed = args.seed * 1_000_000 + number * 1000 + index  # no two calls for a question share one
             drafted.append(candidate)
-            requests.append(
-                Request(candidate.messages, attempt.question, strategy, args.temperature, args.max_tokens, seed)
-            )
+            how = (strategy, args.temperature, args.max_tokens, seed)
+            requests.append(Request(candidate.messages, attempt.question, *how, contract=True))
     for candidate, response in zip(drafted, teacher.ask(requests) if requests else []):
         candidate.drafts.append(Draft(strategy, response, count(reward.parse(response).thinking)))
 

@@ -39,14 +39,13 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-import torch
 from huggingface_hub import hf_hub_download
 from tqdm import tqdm
 
 import formats
 import fsdp_utils
 from fsdp_utils import gather_objects, rank, world_size
-from policy import Example, Policy, collate, load_policy, micro_batches, stop_tokens
+from policy import Example, Policy, load_policy, score, stop_tokens
 from records import (
     LETTERS,
     TIERS,
@@ -149,6 +148,8 @@ class LocalModel:
     def responses(self, questions: list[Question]) -> list[dict[str, Any]]:
         """`--samples` responses to each question. What the chat template writes of a response is part of it."""
         args, rows = self.args, []
+        if not questions:  # this process has no share of the last few
+            return rows
         try:
             groups = self.sampler.generate(
                 [self.prompts[question.id] for question in questions],
@@ -168,31 +169,31 @@ class LocalModel:
                 rows.append(saved(question, number, response=self.opening + text, tokens=tokens, truncated=truncated))
         return rows
 
-    @torch.no_grad()
     def letter_logprobs(self, questions: list[Question]) -> list[dict[str, Any]]:
         """log p(letter | prompt) of each option's letter; a prompt runs once, with all its letters behind it."""
-        policy, examples = Policy(self.model), []
+        examples, rows = [], []
         for question in questions:
             prompt = self.prompts[question.id]
             letters = [self.tokenizer(letter, add_special_tokens=False)["input_ids"] for letter in question.options]
-            segments = [0] * len(prompt) + [number for number, ids in enumerate(letters, 1) for _ in ids]
-            examples.append(Example(prompt + sum(letters, []), [number > 0 for number in segments], segments))
-        sums: list[dict[str, float]] = [dict.fromkeys(question.options, 0.0) for question in questions]
-        for batch in micro_batches([len(example.tokens) for example in examples], SCORED_TOKENS):
-            tokens, scored, segments = collate([examples[index] for index in batch], self.device)
-            logprobs = iter(policy(tokens, scored, segments=segments)[0].tolist())
-            for index in batch:
-                for number in filter(None, examples[index].segments):
-                    sums[index][LETTERS[number - 1]] += next(logprobs)
-        if not all(math.isfinite(value) for letters in sums for value in letters.values()):
-            raise UserError(f"{self.path}: the model's log-likelihoods are not finite")
-        return [saved(question, logprobs=logprobs) for question, logprobs in zip(questions, sums)]
+            branches = [0] * len(prompt) + [number for number, ids in enumerate(letters, 1) for _ in ids]
+            examples.append(Example(prompt + sum(letters, []), [branch > 0 for branch in branches], branches))
+        scores = score(Policy(self.model), examples, SCORED_TOKENS, self.device)
+        for question, example, logprobs in zip(questions, examples, scores):
+            sums = dict.fromkeys(question.options, 0.0)
+            for branch, logprob in zip(filter(None, example.branches), logprobs.tolist()):
+                sums[LETTERS[branch - 1]] += logprob
+            if not all(map(math.isfinite, sums.values())):
+                raise UserError(f"{self.path}: the model's log-likelihoods are not finite")
+            rows.append(saved(question, logprobs=sums))
+        return rows
 
 
 class ServedModel:
     """A model behind an OpenAI-compatible server (see teacher.py), which keeps each answer the moment it is there.
 
-    The server does not tell how many tokens it wrote or whether it cut the response: both stay unknown (None).
+    How many tokens it wrote and whether it cut the response stays unknown (None) where the server does not tell. Where
+    its template opens <think>, it has to hand the reasoning over apart, as servers with a reasoning parser do. Some
+    ignore temperature or seed: then the samples of a question are all alike.
     """
 
     def __init__(self, name: str, run: RunDir, args: argparse.Namespace):
@@ -207,18 +208,23 @@ class ServedModel:
     def answer(self, questions: list[Question]) -> list[dict[str, Any]]:
         """`--samples` responses to each question. Raises UserError if the server fails; what it answered is kept."""
         args, asked = self.args, [(question, number) for question in questions for number in range(self.args.samples)]
-        texts = self.teacher.ask([
-            Request(prompt_messages(question, args.prompt), question, "evaluate", args.temperature,
-                    args.max_new_tokens, (question_seed(args.seed, question) + number) & 0x7FFFFFFF)
+        answers = self.teacher.answers([
+            Request(prompt_messages(question, args.prompt), question, "evaluate", args.temperature, args.max_new_tokens,
+                    (question_seed(args.seed, question) + number) & 0x7FFFFFFF, contract=True)
             for question, number in asked
         ])  # fmt: skip
-        return [saved(*pair, response=text, tokens=None, truncated=None) for pair, text in zip(asked, texts)]
+        return [
+            saved(*pair, response=answer.text, tokens=answer.written, truncated=answer.truncated)
+            for pair, answer in zip(asked, answers)
+        ]
 
 
-def answer_questions(model: LocalModel | ServedModel, todo: list[tuple[Question, set[int]]], out: Path) -> None:
+def answer_questions(
+    model: LocalModel | ServedModel, todo: list[tuple[Question, set[int]]], out: Path, settings: dict[str, Any]
+) -> None:
     """Append the model's responses to `out`, a chunk at a time: the samples of each question that it lacks.
 
-    All processes take a share of the questions.
+    All processes take a share of the questions. A new file gets its notes, how it is made, with the first responses.
     """
     model.prepare([question for question, _ in todo])
     progress = tqdm(total=len(todo), desc=f"{out.parent.name}: {out.stem}", unit="question", disable=rank() > 0)
@@ -226,10 +232,12 @@ def answer_questions(model: LocalModel | ServedModel, todo: list[tuple[Question,
         chunk = todo[start : start + CHUNK * world_size()]
         mine = chunk[rank() :: world_size()]
         missing = {question.id: samples for question, samples in mine}
-        rows = model.answer([question for question, _ in mine]) if mine else []
+        rows = model.answer([question for question, _ in mine])
         rows = [row for row in rows if row["sample"] in missing[row["id"]]]
         everyone = [row for share in gather_objects(rows) for row in share]
         if rank() == 0:
+            if not out.exists():
+                write_text(out.with_suffix(".json"), json.dumps({"settings": settings}, indent=1))
             append_jsonl(out, everyone)
             progress.update(len(chunk))
     progress.close()
@@ -293,12 +301,9 @@ def settings_of(model: str | None, questions: list[Question], args: argparse.Nam
     }
 
 
-def claim(out: Path, settings: dict[str, Any]) -> None:
-    """Note beside a new results file how it is made. Raises UserError if an old one was made in another way."""
-    notes = out.with_suffix(".json")
+def require_same_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Raises UserError if there is a results file that was made in another way."""
     if not out.exists():
-        if rank() == 0:
-            write_text(notes, json.dumps({"settings": settings}, indent=1))
         return
     before = notes_of(out).get("settings", settings)  # a file without notes is taken as it is
     changed = [name for name, value in settings.items() if value is not None and before.get(name) != value]
@@ -319,8 +324,7 @@ def conclude(out: Path, scores: Scores, label: str, benchmark: str, run: RunDir)
     """Note the scores beside the results and, if they are new, in the run's metrics; its step is their responses."""
     notes, summary = notes_of(out), scores.summary()
     if notes.get("scores") != summary:
-        measured = {key: value for key, value in summary.items() if key != "groups"}
-        Metrics(run, "evaluate").log(scores.overall.n * scores.samples, model=label, benchmark=benchmark, **measured)
+        Metrics(run, "evaluate").log(scores.overall.n * scores.samples, model=label, benchmark=benchmark, **summary)
         write_text(out.with_suffix(".json"), json.dumps(notes | {"scores": summary}, indent=1))
 
 
@@ -332,12 +336,13 @@ def evaluate_model(
     model, results = None, {}
     for benchmark, questions in benchmarks.items():
         out = result_file(run, benchmark, label)
-        claim(out, settings_of(hashed, questions, args))
+        settings = settings_of(hashed, questions, args)
+        require_same_settings(out, settings)
         todo = unanswered(out, questions, args.samples)
         if todo:
             served = str(source).startswith("openai:")
             model = model or (ServedModel(str(source), run, args) if served else LocalModel(source, args))
-            answer_questions(model, todo, out)
+            answer_questions(model, todo, out, settings)
         results[benchmark] = score_file(out)
         if rank() == 0:
             conclude(out, results[benchmark], label, benchmark, run)
@@ -399,7 +404,7 @@ class Scores:
         return {
             "n": self.overall.n, "samples": self.samples, "accuracy": self.overall.accuracy, "low": low, "high": high,
             **extra, "format": self.well_formed, "truncated": self.truncated, "length": self.length,
-            "groups": {name: [score.accuracy, score.n] for name, score in self.groups.items()},
+            "groups": {name: [score.accuracy, score.n, *score.interval()] for name, score in self.groups.items()},
         }  # fmt: skip
 
 
@@ -588,19 +593,19 @@ def paper_rows() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def ladder_place(label: str) -> tuple[int, str]:
+    """A sort key that sets variants in the order of the paper's Table 4, those that it lacks behind, by name."""
+    ladder = [row["model"].lower() for row in paper_rows() if row["table"] == "Table 4"]
+    return ladder.index(label.lower()) if label.lower() in ladder else len(ladder), label
+
+
 def load_runs(paths: list[Path]) -> dict[str, Results]:
-    """Every saved evaluation of some runs, by the run's name; the variants in the order of the paper's Table 4."""
-    ladder = list(dict.fromkeys(row["model"].lower() for row in paper_rows() if row["table"] == "Table 4"))
-
-    def place(path: Path) -> tuple[int, str]:
-        name = path.stem.lower()
-        return ladder.index(name) if name in ladder else len(ladder), name
-
+    """Every saved evaluation of some runs, by the run's name; the variants in the order of `ladder_place`."""
     names = [path.resolve().name for path in paths]
     runs: dict[str, Results] = {}
     for path, name in zip(paths, names):
         results: Results = {}
-        for file in sorted(path.glob("eval/*/*.jsonl"), key=place):
+        for file in sorted(path.glob("eval/*/*.jsonl"), key=lambda file: ladder_place(file.stem)):
             results.setdefault(file.stem, {})[file.parent.name] = score_file(file)
         if not results:
             raise UserError(f"{path} holds no evaluation; make one with: python evaluate.py --run {path}")
@@ -609,23 +614,25 @@ def load_runs(paths: list[Path]) -> dict[str, Results]:
 
 
 def runs_table(runs: dict[str, Results]) -> str:
-    """Several runs (seeds) of one recipe: each run's accuracy, their mean, the spread (largest minus smallest), and
-    the mean's step from the variant before."""
-    first = next(iter(runs.values()))
-    rows, means = [], {}
-    for label, by_benchmark in first.items():
-        for benchmark in by_benchmark:
-            if all(benchmark in results.get(label, {}) for results in runs.values()):
-                values = [100 * results[label][benchmark].overall.accuracy for results in runs.values()]
-                mean = fmean(values)
-                step = f"{mean - means[benchmark]:+.1f}" if benchmark in means else ""
-                means[benchmark] = mean
-                spread = f"{max(values) - min(values):.1f}"
-                rows.append([benchmark, label, *(f"{value:.1f}" for value in values), f"{mean:.1f}", spread, step])
-    if not rows:
-        raise UserError(f"no evaluation is common to {', '.join(runs)}; evaluate the same models in each first")
-    rows.sort(key=lambda row: row[0])  # stable: within a benchmark the ladder's order stays
-    return markdown_table(["Benchmark", "Variant", *runs, "Mean", "Spread", "Step"], rows)
+    """The accuracy of every variant in each run, and its step from the variant before. Of several runs (seeds of one
+    recipe, ablations) mean, spread (largest minus smallest) and the mean's step, for the variants that all have."""
+    labels = sorted({label for results in runs.values() for label in results}, key=ladder_place)
+    benchmarks = sorted({name for results in runs.values() for scores in results.values() for name in scores})
+    rows, several = [], len(runs) > 1
+    for benchmark in benchmarks:
+        before = None
+        for label in labels:
+            scores = [results.get(label, {}).get(benchmark) for results in runs.values()]
+            if not any(scores):
+                continue
+            cells, summary = [percent(item and item.overall.accuracy) for item in scores], ["", "", ""]
+            if all(scores):
+                values = [100 * item.overall.accuracy for item in scores]
+                mean, spread = fmean(values), max(values) - min(values)
+                step = "" if before is None else f"{mean - before:+.1f}"
+                before, summary = mean, [f"{mean:.1f}", f"{spread:.1f}", step]
+            rows.append([benchmark, label, *cells, *(summary if several else summary[2:])])
+    return markdown_table(["Benchmark", "Variant", *runs, *(["Mean", "Spread"] if several else []), "Step"], rows)
 
 
 def paper_table(runs: dict[str, Results]) -> str:

@@ -65,7 +65,7 @@ from records import (
     stage_parser,
     write_jsonl,
 )
-from reward import Reward, prompt_messages, prompt_tokens, reward
+from reward import Reward, prompt_messages, prompt_tokens, response_opening, reward
 from rollout import Sample, Sampler
 
 MINING_PORTION = 2048  # questions between two entries in the mining's journal
@@ -119,6 +119,7 @@ class Setup:
     device: torch.device
     prompts: dict[str, list[int]] = field(default_factory=dict)  # question id -> prompt tokens
     reference: Policy | None = None  # the policy before training, for --kl
+    opening: str = ""  # what the chat template itself writes of a response
 
     def my_share(self, items: list[Any]) -> list[Any]:
         return items[fsdp_utils.rank() :: fsdp_utils.world_size()]
@@ -150,7 +151,7 @@ def rollout(
     groups = []
     for question, group in zip(questions, samples):
         texts = setup.tokenizer.batch_decode([response_tokens(sample) for sample in group])
-        rewards = [reward(text, question.answer) for text in texts]
+        rewards = [reward(setup.opening + text, question.answer) for text in texts]
         groups.append(Group(question, setup.prompts[question.id], group, rewards))
     return groups
 
@@ -759,7 +760,8 @@ def make_setup(
     except ValueError as error:  # an architecture that it does not know
         raise UserError(f"{model_path}: {error}") from error
     reference = fsdp_utils.load_sharded(model_path, *how)[0] if args.kl else None
-    return Setup(args, policy, tokenizer, sampler, stop_tokens(model, tokenizer), device, prompts, reference)
+    stops, opening = stop_tokens(model, tokenizer), response_opening(tokenizer)
+    return Setup(args, policy, tokenizer, sampler, stops, device, prompts, reference, opening)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ the page, names the other entity without negating it, and both ends link to enti
 
 The graph is built in kg.sqlite.partial and renamed when it is complete. Every batch of pages is one transaction, so a
 killed build goes on where it was, with nothing lost or doubled. Wikitext is untrusted: it is parsed in worker processes
-with a time limit, and a page that cannot be read is recorded in `page_error` with the reason. The teacher is untrusted
-too: what it made up is counted in `rejected`, as is text that gives it orders, which it is not shown.
+with a limit on CPU time, and a page that cannot be read is recorded in `page_error` with the reason. The teacher is
+untrusted too: what it made up is counted in `rejected`, as is text that gives it orders, which it is not shown.
 
     python kg_build.py --run runs/tiny --source data/encyclopedia.xml           # the small encyclopedia, seconds
     python kg_build.py --source api --contact you@example.org                   # live Wikipedia, 100,000 entities
@@ -36,11 +36,14 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import sqlite3
 import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -214,7 +217,7 @@ ANY_TURN = re.compile(rf"without|prevent|prophyl|protect|immuni|{'|'.join(p.patt
 
 # ----------------------------------------------------------------------------------------------- limits and preferences
 
-PAGE_SECONDS = 30  # a long article takes 0.1 s; hostile wikitext can take hours
+PAGE_SECONDS = 30  # of CPU time; a long article takes 0.1 s, hostile wikitext can take hours
 BATCH = 50  # pages a transaction and titles an API request, MediaWiki's own limit
 # The frontier's order: where a link to the page stands, less the distance from the seeds (in links), more if the
 # linking page is rare. A medical page of a dump that nothing links to comes last.
@@ -510,38 +513,53 @@ def read_infobox(infobox: Template, title: str, reading: Reading) -> None:
             reading.links.update({target: STATES_FACT for _, target in flat.links})
 
 
+def read_within(seconds: float, page: Page, kind: str | None) -> Reading | str:
+    """`read_page` in a worker process, which dies if it takes more than `seconds` of CPU time.
+
+    Not wall-clock time, so that what is read does not depend on what else the machine does. The kernel ends the process
+    (the default of SIGPROF), since hostile wikitext can keep the parser's C code busy, where no Python handler runs.
+    """
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        return read_page(page, kind)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
 class Readers:
-    """Worker processes that read pages. One that takes longer than PAGE_SECONDS, or dies, is replaced."""
+    """Worker processes that read pages. If one dies, all are replaced."""
 
     def __init__(self, workers: int):
         self.workers = workers
         self.start()
 
     def start(self) -> None:
-        self.pool = multiprocessing.get_context("spawn").Pool(self.workers)
-        self.pool.apply(len, [""])  # wait for it to be there: its start is not to count as a page's time
+        self.pool = ProcessPoolExecutor(self.workers, mp_context=multiprocessing.get_context("spawn"))
 
     def close(self) -> None:
-        self.pool.terminate()
-        self.pool.join()
+        self.pool.shutdown(cancel_futures=True)
 
     def read(self, pages: list[Page], kinds: dict[str, str] | None = None) -> dict[str, Reading | str]:
         """Title -> the page's reading, or the reason why there is none. `kinds`: title -> type, where it is known."""
         kinds = kinds or {}
         too_long = [page for page in pages if len(page.wikitext) > MAX_PAGE_CHARS]
         readings: dict[str, Reading | str] = {p.title: f"longer than {MAX_PAGE_CHARS} characters" for p in too_long}
-        tries: Counter[str] = Counter()
-        while unread := [page for page in pages if page.title not in readings]:
-            jobs = [(p.title, self.pool.apply_async(read_page, (p, kinds.get(p.title)))) for p in unread]
-            try:
-                for title, job in jobs:
-                    readings[title] = job.get(timeout=PAGE_SECONDS)
-            except multiprocessing.TimeoutError:
-                self.close()
-                self.start()
-                tries[title] += 1
-                if tries[title] == 2:  # the first time, the machine may have been busy or the process killed
-                    readings[title] = f"not read within {PAGE_SECONDS} seconds"
+        readings |= self.try_to_read([page for page in pages if page.title not in readings], kinds)
+        for page in [page for page in pages if page.title not in readings]:  # alone, to see whether it is to blame
+            why = f"not read within {PAGE_SECONDS} seconds of CPU time"
+            readings[page.title] = self.try_to_read([page], kinds).get(page.title, why)
+        return readings
+
+    def try_to_read(self, pages: list[Page], kinds: dict[str, str]) -> dict[str, Reading | str]:
+        """The readings of the pages up to the first whose reader died."""
+        readings = {}
+        try:
+            jobs = [(p.title, self.pool.submit(read_within, PAGE_SECONDS, p, kinds.get(p.title))) for p in pages]
+            for title, job in jobs:
+                readings[title] = job.result()
+        except BrokenProcessPool:
+            self.close()
+            self.start()
         return readings
 
 

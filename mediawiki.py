@@ -16,12 +16,10 @@ This is a tool: it imports no stage.
 from __future__ import annotations
 
 import bz2
-import email.utils
 import gzip
 import html
 import io
 import mmap
-import random
 import re
 import sqlite3
 import time
@@ -40,10 +38,11 @@ import requests
 from tqdm import tqdm
 
 from records import UserError
+from retries import PASSING, pause_after, retry_after
 
 MAX_PAGE_CHARS = 500_000  # the longest medical articles have about 300,000
 MAX_STREAM_BYTES = 64 << 20  # a file of larger streams is no Wikipedia dump: it is read by one process
-ATTEMPTS = 8  # of one API request; the waits add up to two to four minutes
+ATTEMPTS = 8  # of one API request; the waits add up to one or two minutes
 
 # What stands before the colon of a link that leads out of the articles: to something that is not shown in the text ...
 HIDDEN = set("file image category de en es fr it ja nl pl pt ru sv uk zh".split())
@@ -320,22 +319,24 @@ class ApiSource:
         """
         problem = ""
         for attempt in range(ATTEMPTS):
-            wait = random.uniform(0.5, 1) * 2**attempt
+            wait = pause_after(attempt)
             try:
                 reply = self.session.post(self.url, data=parameters, timeout=60)
-                wait = max(wait, retry_after(reply.headers.get("Retry-After")))
+                wait = max(wait, retry_after(reply))
                 problem = f"HTTP status {reply.status_code}"
-                if reply.status_code == 200:
+                if reply.ok:
                     body = reply.json()
-                    error = body.get("error") if isinstance(body, dict) else {"code": "not a JSON object"}
+                    if not is_reply(body):
+                        raise UserError(f"{self.url} does not answer as MediaWiki's api.php does; see --api-url")
+                    error = body.get("error")
                     if not error:
                         return body
                     problem = f"{error.get('code')}: {error.get('info')}"
                     if error.get("code") not in {"maxlag", "ratelimited", "readonly"}:
                         raise UserError(f"{self.url} refused the request ({problem})")
-                elif reply.status_code not in {408, 429, 500, 502, 503, 504}:
+                elif reply.status_code not in PASSING:
                     raise UserError(f"{self.url} answered {problem}; is it a MediaWiki api.php?")
-            except requests.RequestException as error:  # an unreadable JSON reply is one of these too
+            except (requests.RequestException, RecursionError) as error:  # an unreadable JSON reply is one of these too
                 problem = type(error).__name__
             if attempt + 1 < ATTEMPTS:
                 time.sleep(wait)
@@ -386,14 +387,11 @@ class ApiSource:
 Source = DumpSource | ApiSource
 
 
-def retry_after(header: str | None) -> float:
-    """The seconds that a Retry-After header asks to wait, given as seconds or as a date; at most ten minutes."""
-    if not header:
-        return 0.0
-    if header.strip().isdigit():
-        return min(600.0, float(header))
-    date = email.utils.parsedate_tz(header)
-    return min(600.0, max(0.0, email.utils.mktime_tz(date) - time.time())) if date else 0.0
+def is_reply(body: Any) -> bool:
+    """Whether a reply has the form of an api.php (format version 2, MediaWiki 1.25 and later), as far as we read it."""
+    query = body.get("query", {}) if isinstance(body, dict) else None
+    pages = query.get("pages", []) if isinstance(query, dict) and isinstance(body.get("error", {}), dict) else None
+    return isinstance(pages, list) and all(isinstance(page, dict) and "title" in page for page in pages)
 
 
 def redirect_target(wikitext: str) -> str | None:

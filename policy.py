@@ -40,7 +40,6 @@ from records import UserError
 
 CHUNK = 1024  # tokens whose logits are alive at once, at most
 CHUNK_LOGITS = 2**25  # logits of a chunk, at most: 0.13 GB in float32, 220 tokens at V = 151,936
-VOCABULARY_PART = 16384  # rows of the output layer whose gradient is computed at once
 
 
 def load_policy(
@@ -184,9 +183,9 @@ class _TokenLogprobs(torch.autograd.Function):
         logprobs = hidden.new_empty(len(targets), dtype=torch.float32)
         entropies = torch.empty_like(logprobs)
         for rows in _chunks(len(targets), len(weight)):
-            logs = _log_softmax(hidden[rows], weight, temperature)  # (n, V)
+            logs = _logits(hidden[rows], weight, temperature).log_softmax(-1)  # (n, V)
             logprobs[rows] = logs.gather(1, targets[rows, None])[:, 0]
-            entropies[rows] = -logs.exp().mul_(logs).sum(-1)
+            entropies[rows] = -torch.linalg.vecdot(logs.exp(), logs)
         ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
 
@@ -195,15 +194,11 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden, weight, targets = ctx.saved_tensors
         hidden_grad, weight_grad = torch.empty_like(hidden), torch.zeros_like(weight)
         for rows in reversed(_chunks(len(targets), len(weight))):
-            logs = _log_softmax(hidden[rows], weight, ctx.temperature)
-            into_logs = torch.zeros_like(logs).scatter_(1, targets[rows, None], grad[rows, None])
-            into_logits = torch.ops.aten._log_softmax_backward_data(into_logs, logs, -1, logs.dtype)
-            into_logits = into_logits.div_(ctx.temperature).to(weight.dtype)
-            del logs, into_logs
+            into_logits = _logits(hidden[rows], weight, ctx.temperature).softmax(-1)
+            into_logits.mul_(-grad[rows, None]).scatter_add_(1, targets[rows, None], grad[rows, None])
+            into_logits = (into_logits if ctx.temperature == 1 else into_logits.div_(ctx.temperature)).to(weight.dtype)
             hidden_grad[rows] = into_logits @ weight
-            for part in range(0, len(weight), VOCABULARY_PART):  # or the product is as large as the gradient itself
-                columns = slice(part, part + VOCABULARY_PART)
-                weight_grad[columns] += into_logits[:, columns].T @ hidden[rows]
+            weight_grad.addmm_(into_logits.T, hidden[rows])
         return hidden_grad, weight_grad, None, None
 
 
@@ -212,9 +207,9 @@ def _chunks(tokens: int, vocabulary: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, tokens, size)]
 
 
-def _log_softmax(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
     logits = F.linear(hidden, weight).float()
-    return (logits if temperature == 1 else logits.div_(temperature)).log_softmax(-1)
+    return logits if temperature == 1 else logits.div_(temperature)
 
 
 # ------------------------------------------------------------------------------------------- gradients by micro-batches

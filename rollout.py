@@ -36,6 +36,8 @@ from policy import micro_batches
 
 ARCHITECTURES = ("qwen2", "qwen3", "llama")
 PREFILL_TOKENS = 16384  # prompts' tokens that run at once: bounds the memory of their activations
+# F.linear calls MKL, which on AMD's processors does without AVX-512; oneDNN, part of the same PyTorch, does not.
+ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose frequencies do not change with the length
 
 
@@ -110,7 +112,9 @@ def head_dim(model: nn.Module) -> int:
 
 
 def linear(x: Tensor, module: nn.Linear) -> Tensor:
-    """x W^T + b by the module's weights, without its hooks."""
+    """x W^T + b by the module's weights, without its hooks and without gradients."""
+    if ONEDNN and x.is_cpu:
+        return torch.ops.mkldnn._linear_pointwise(x, module.weight, module.bias, "none", [], "")
     return F.linear(x, module.weight, module.bias)
 
 

@@ -68,7 +68,7 @@ tiny)
   stage distill python distill.py --run "$run" --teacher evidence --questions 2000 --seed "$seed"
   stage sft python sft.py --run "$run" --model data/base --seed "$seed" --epochs 1 --batch-size 32 --lr 1.2e-3 --micro-tokens 4096 --save-every 25
   stage rl1 python grpo.py --stage 1 --steps 110 --cache-gb 0.5 $rl
-  stage rl2 python grpo.py --stage 2 --steps 70 --cache-gb 0.5 --round-steps 35 --mine-samples 2 $rl
+  stage rl2 python grpo.py --stage 2 --steps 96 --cache-gb 0.5 --round-steps 32 --mine-samples 2 --group-growth 2 $rl
   stage evaluate python evaluate.py --run "$run" --max-new-tokens 80 --cache-gb 0.5 --model "Base=data/base" "${ladder[@]:1}"
   stage report python report.py --run "$run"
   ;;

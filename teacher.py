@@ -30,14 +30,11 @@ import argparse
 import hashlib
 import json
 import os
-import random
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -48,10 +45,8 @@ from tqdm import tqdm
 
 import reward
 from records import Question, RunDir, UserError, append_jsonl, read_jsonl
+from retries import PASSING, pause_after, retry_after
 
-RETRY_STATUSES = (408, 409, 425, 429, 500, 502, 503, 504, 529)
-MAX_RETRY_AFTER = 600.0  # seconds; a server that asks for a longer pause is asked again after this one
-MAX_BACKOFF = 60.0  # seconds
 LOCAL_BATCH = 128  # answers of a local model between two saves
 
 
@@ -60,7 +55,9 @@ class Request:
     """One question to the teacher.
 
     `question` is what the chat is about (a chat model sees only `messages`); `purpose` is a word for the records, such
-    as "reason" or "verify". `seed` makes independent trials of one chat different requests.
+    as "reason" or "verify". `seed` makes independent trials of one chat different requests. `contract` says that the
+    answer should keep the response contract: then a reasoning that the model's template opens, or that the server hands
+    over apart from the text, is part of it.
     """
 
     messages: list[dict[str, str]]
@@ -69,6 +66,20 @@ class Request:
     temperature: float = 0.7
     max_tokens: int = 1024
     seed: int = 0
+    contract: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a language model wrote. `tokens` are those of the prompt and of all it wrote, `written` those of the text.
+
+    `truncated` says whether it was cut at the limit. The last two are None where a server does not tell.
+    """
+
+    text: str
+    tokens: int
+    written: int | None = None
+    truncated: bool | None = None
 
 
 class Teacher(ABC):
@@ -192,12 +203,13 @@ class AnswerCache:
         self.path, self.lock = path, threading.Lock()
         self.rows = {row["key"]: row for row in read_jsonl(path)} if path.exists() else {}
 
-    def get(self, key: str) -> str | None:
-        return self.rows[key]["text"] if key in self.rows else None
+    def get(self, key: str) -> Answer | None:
+        row = self.rows.get(key)
+        return row and Answer(row["text"], row.get("tokens", 0), row.get("written"), row.get("truncated"))
 
-    def put(self, key: str, text: str, **notes: Any) -> None:
+    def put(self, key: str, answer: Answer, **notes: Any) -> None:
         with self.lock:
-            self.rows[key] = {"key": key, **notes, "text": text}
+            self.rows[key] = {"key": key, **notes, **asdict(answer)}
             append_jsonl(self.path, [self.rows[key]])
 
     def spent(self, model: str) -> tuple[int, int]:
@@ -226,30 +238,40 @@ class CachedTeacher(Teacher):
 
         Raises UserError if the model cannot be asked or a cap is reached. What it answered is cached.
         """
+        return [answer.text for answer in self.answers(requests)]
+
+    def answers(self, requests: Sequence[Request]) -> list[Answer]:
+        """The same with what is known about each answer."""
         keys = [self._hash(request) for request in requests]
-        missing = {key: request for key, request in zip(keys, requests) if self.cache.get(key) is None}
+        known = {key: answer for key in keys if (answer := self.cache.get(key))}
+        missing = {key: request for key, request in zip(keys, requests) if key not in known}
         if missing:
             with tqdm(total=len(missing), desc="teacher", unit="answer", leave=False, disable=None) as progress:
 
-                def keep(key: str, text: str, tokens: int) -> None:
-                    self._keep(key, missing[key], text, tokens)
+                def keep(key: str, answer: Answer) -> None:
+                    known[key] = answer
+                    if answer.text or answer.truncated:  # an empty answer may be a passing trouble
+                        request = missing[key]
+                        notes = {"model": self.model, "purpose": request.purpose, "id": request.question.id}
+                        self.cache.put(key, answer, **notes)
                     progress.set_postfix_str(self.cost(), refresh=False)
                     progress.update()
 
                 self._answer(missing, keep)
-        return [self.cache.get(key) or "" for key in keys]
+        return [known[key] for key in keys]
 
     @abstractmethod
-    def _answer(self, missing: dict[str, Request], keep: Callable[[str, str, int], None]) -> None:
-        """Ask the model every request and `keep(key, text, tokens)` each answer as soon as it is there."""
+    def _answer(self, missing: dict[str, Request], keep: Callable[[str, Answer], None]) -> None:
+        """Ask the model every request and `keep(key, answer)` as soon as it is there."""
 
     def cost(self) -> str:
         """Calls and tokens that count for the caps."""
         return f"{self.earlier_calls + self.calls:,} calls, {self.earlier_tokens + self.tokens:,} tokens"
 
     def _hash(self, request: Request) -> str:
-        identity = json.dumps([self.source, self._body(request)], sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(identity.encode(errors="backslashreplace")).hexdigest()
+        identity = [self.source, self._body(request), *(["contract"] if request.contract else [])]
+        text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()
 
     def _body(self, request: Request) -> dict[str, Any]:
         return {
@@ -274,10 +296,6 @@ class CachedTeacher(Teacher):
 
     def _capped(self, flag: str) -> str:
         return f"the teacher's cap is reached: {flag} ({self.cost()}); what it answered is kept, raise the cap to go on"
-
-    def _keep(self, key: str, request: Request, text: str, tokens: int) -> None:
-        if text:
-            self.cache.put(key, text, model=self.model, purpose=request.purpose, id=request.question.id, tokens=tokens)
 
 
 # ---------------------------------------------------------------------------------------- an OpenAI-compatible endpoint
@@ -316,7 +334,7 @@ class OpenAITeacher(CachedTeacher):
         self.concurrency, self.timeout, self.tries, self.backoff = concurrency, timeout, tries, backoff
         self.stopping = threading.Event()
 
-    def _answer(self, missing: dict[str, Request], keep: Callable[[str, str, int], None]) -> None:
+    def _answer(self, missing: dict[str, Request], keep: Callable[[str, Answer], None]) -> None:
         """Raises UserError if the endpoint refuses a request or fails to the last try."""
         self.stopping.clear()
         with ThreadPoolExecutor(self.concurrency) as pool:
@@ -327,19 +345,19 @@ class OpenAITeacher(CachedTeacher):
                 self.stopping.set()
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _complete(self, key: str, request: Request, keep: Callable[[str, str, int], None]) -> None:
+    def _complete(self, key: str, request: Request, keep: Callable[[str, Answer], None]) -> None:
         """One answer, by up to `tries` calls."""
         problem, pause, spent = "", 0.0, 0
         for attempt in range(self.tries):
             if self.stopping.wait(pause):
                 raise UserError("the teacher was stopped; the same command continues")
             self._take_calls()
-            pause = min(MAX_BACKOFF, self.backoff * 2**attempt) * random.uniform(0.5, 1.0)
+            pause = pause_after(attempt, self.backoff)
             try:
                 response = self._post(request)
-                if response.status_code in RETRY_STATUSES:
+                if response.status_code in PASSING:
                     problem = f"HTTP {response.status_code} {self._excerpt(response)}".strip()
-                    pause = retry_after(response, default=pause)
+                    pause = max(pause, retry_after(response))
                     continue
                 if not response.ok:
                     raise UserError(
@@ -352,19 +370,18 @@ class OpenAITeacher(CachedTeacher):
             except RecursionError:
                 problem = "JSON nested too deep"
                 continue
-            text = answer_text(body)
-            tokens = used_tokens(body, request, text)
-            spent += tokens
+            answer = read_completion(body, request)
+            spent += answer.tokens
             with self.lock:
-                self.tokens += tokens
-            if text:
-                return keep(key, text, spent)
+                self.tokens += answer.tokens
+            if answer.text or answer.truncated:
+                return keep(key, replace(answer, tokens=spent))
             problem = f"an error instead of an answer: {self._excerpt(response)}" if is_error(body) else ""
         if problem:
             raise UserError(
                 f"the teacher failed {self.tries} times ({problem}); what it answered is kept, run again later"
             )
-        keep(key, "", spent)
+        keep(key, Answer("", spent))
 
     def _post(self, request: Request) -> requests.Response:
         def authorize(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -379,37 +396,47 @@ class OpenAITeacher(CachedTeacher):
         return text.replace(self.key, "***") if self.key else text
 
 
-def answer_text(body: Any) -> str:
-    """The text of a chat completion; "" if there is none (no choices, no content, another shape)."""
+def inside(body: Any, *path: str | int) -> Any:
+    """What stands in JSON under a path of keys and indices; None if nothing does."""
     try:
-        text = body["choices"][0]["message"]["content"]
+        for step in path:
+            body = body[step]
     except (KeyError, IndexError, TypeError):
-        return ""
-    return text.strip() if isinstance(text, str) else ""
+        return None
+    return body
+
+
+def read_completion(body: Any, request: Request) -> Answer:
+    """A chat completion of whatever shape; its text is "" if there is none (no choices, no content, ...)."""
+    text = completion_text(inside(body, "choices", 0, "message"), request.contract)
+    total, written = (inside(body, "usage", name) for name in ("total_tokens", "completion_tokens"))
+    reason = inside(body, "choices", 0, "finish_reason")
+    if not isinstance(total, int) or total <= 0:  # untold: a token for every four characters
+        total = (sum(len(message["content"]) for message in request.messages) + len(text)) // 4
+    return Answer(
+        text,
+        total,
+        written if isinstance(written, int) and written > 0 else None,
+        reason == "length" if isinstance(reason, str) else None,
+    )
+
+
+def completion_text(message: Any, contract: bool) -> str:
+    """The text of a completion's message.
+
+    Many servers take `<think>...</think>` out of the text and hand it over as `reasoning_content` or `reasoning`; for
+    the response contract it is put back, unless the text has reasoning of its own.
+    """
+    text, reasoning = inside(message, "content"), inside(message, "reasoning_content") or inside(message, "reasoning")
+    text = text.strip() if isinstance(text, str) else ""
+    if not contract or not isinstance(reasoning, str) or "<think>" in text:
+        return text
+    return f"<think>{reasoning}</think>{text}" if text else f"<think>{reasoning}"
 
 
 def is_error(body: Any) -> bool:
     """Whether a body tells of an error, which some servers do with status 200."""
     return isinstance(body, dict) and bool(body.get("error"))
-
-
-def used_tokens(body: Any, request: Request, text: str) -> int:
-    """Tokens that a completion took, by its `usage`; without a sound one, a token for every four characters."""
-    usage = body.get("usage") if isinstance(body, dict) else None
-    total = usage.get("total_tokens") if isinstance(usage, dict) else None
-    if isinstance(total, int) and total > 0:
-        return total
-    return (sum(len(message["content"]) for message in request.messages) + len(text)) // 4
-
-
-def retry_after(response: requests.Response, default: float) -> float:
-    """Seconds to wait by the `Retry-After` header (seconds or a date), at most `MAX_RETRY_AFTER`; else the default."""
-    value = response.headers.get("Retry-After", "")
-    try:
-        seconds = float(value) if value.strip().isdigit() else parsedate_to_datetime(value).timestamp() - time.time()
-    except (ValueError, TypeError):  # absent or malformed
-        return default
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
 
 
 # ---------------------------------------------------------------------------------------------- a model on this machine
@@ -441,7 +468,7 @@ class LocalTeacher(CachedTeacher):
             raise UserError(f"--teacher local:{folder}: {error}") from None
         super().__init__(folder, [*folder_state(folder), top_p], cache, max_calls, max_tokens)
 
-    def _answer(self, missing: dict[str, Request], keep: Callable[[str, str, int], None]) -> None:
+    def _answer(self, missing: dict[str, Request], keep: Callable[[str, Answer], None]) -> None:
         """Raises UserError if a chat and its answer do not fit into the model's context."""
         groups: dict[tuple[float, int], list[str]] = {}  # what is sampled in one call: one temperature, one limit
         for key, request in missing.items():
@@ -451,12 +478,11 @@ class LocalTeacher(CachedTeacher):
                 count = self._take_calls(min(LOCAL_BATCH, len(keys)))
                 batch, keys = keys[:count], keys[count:]
                 answers = self._sample([missing[key] for key in batch], temperature, max_tokens)
-                for key, (text, tokens) in zip(batch, answers):
-                    self.tokens += tokens
-                    keep(key, text, tokens)
+                for key, answer in zip(batch, answers):
+                    self.tokens += answer.tokens
+                    keep(key, answer)
 
-    def _sample(self, requests: Sequence[Request], temperature: float, max_tokens: int) -> list[tuple[str, int]]:
-        """The answer of each request, and the tokens of its prompt and answer."""
+    def _sample(self, requests: Sequence[Request], temperature: float, max_tokens: int) -> list[Answer]:
         prompts = [reward.prompt_tokens(self.tokenizer, request.messages) for request in requests]
         options = {"stop_ids": self.stop_ids, "temperature": temperature, "top_p": self.top_p}
         seeds = [request.seed for request in requests]
@@ -464,9 +490,12 @@ class LocalTeacher(CachedTeacher):
             results = self.sampler.generate(prompts, max_new_tokens=max_tokens, seeds=seeds, **options)
         except ValueError as error:
             raise UserError(f"the local teacher cannot answer: {error}") from None
-        written = [samples[0].tokens for samples in results]
-        texts = [self.tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in written]
-        return [(text, len(prompt) + len(tokens)) for text, prompt, tokens in zip(texts, prompts, written)]
+        opening, answers = reward.response_opening(self.tokenizer), []
+        for request, prompt, (sample,) in zip(requests, prompts, results):
+            text = self.tokenizer.decode(sample.tokens, skip_special_tokens=True)
+            text, written = ((opening if request.contract else "") + text).strip(), len(sample.tokens)
+            answers.append(Answer(text, len(prompt) + written, written, truncated=sample.stop_id is None))
+        return answers
 
 
 def folder_state(folder: str) -> list[Any]:

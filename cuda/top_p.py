@@ -37,6 +37,7 @@ except ImportError:  # a CPU build of torch brings no Triton: the torch path ser
     triton = None
 
 TILE = 64  # torch path: tokens per tile of the two-level inverse CDF
+CHUNK = 2**20  # torch path: logits worked on at once; what is computed from them stays in the processor's cache
 BLOCK = 4096  # kernel: tokens per tile; with 8 warps this fits in registers, 16384 spills
 SPLIT_BELOW = 64  # kernel: with fewer rows than this, each is split over several programs
 
@@ -104,17 +105,27 @@ def sample_torch(
     logits: Tensor, seeds: Tensor, steps: Tensor, temperature: float, top_p: float
 ) -> tuple[Tensor, Tensor]:
     """`sample_top_p` in plain torch operations, for any device. Shapes and meaning as there."""
+    rows = max(1, CHUNK // logits.shape[1])
+    parts = [
+        _sample_chunk(*part, temperature, top_p)
+        for part in zip(logits.split(rows), seeds.split(rows), steps.split(rows))
+    ]
+    return torch.cat([tokens for tokens, _ in parts]), torch.cat([logprobs for _, logprobs in parts])
+
+
+def _sample_chunk(
+    logits: Tensor, seeds: Tensor, steps: Tensor, temperature: float, top_p: float
+) -> tuple[Tensor, Tensor]:
     rows, vocabulary = logits.shape
-    scaled = logits.float() / temperature
-    peak = scaled.amax(-1, keepdim=True)
-    weights = (scaled - peak).exp_()  # (B, V), unnormalised probabilities
-    weights = F.pad(weights, (0, -vocabulary % TILE)).view(rows, -1, TILE)  # (B, V / TILE, TILE)
+    scaled = logits.float() if temperature == 1 else logits.float() / temperature
+    probabilities = scaled.softmax(-1)  # (B, V); a row without a proper distribution is all NaN
+    weights = F.pad(probabilities, (0, -vocabulary % TILE)) if vocabulary % TILE else probabilities
+    weights = weights.view(rows, -1, TILE)  # (B, V / TILE, TILE)
     tile_cdf = weights.sum(-1).cumsum(-1)  # (B, V / TILE)
-    total = tile_cdf[:, -1].clone()  # (B,)
+    total = tile_cdf[:, -1]  # (B,) 1, but for rounding
 
     tokens = torch.full((rows,), -1, dtype=torch.int64, device=logits.device)
-    proper = total.isfinite() & (total > 0)
-    pending = proper.nonzero()[:, 0]  # the rows still to be drawn
+    pending = (total > 0).nonzero()[:, 0]  # the rows still to be drawn
     weights, tile_cdf = (weights, tile_cdf) if len(pending) == rows else (weights[pending], tile_cdf[pending])
     draw = 0
     while len(pending):
@@ -123,16 +134,15 @@ def sample_torch(
         if top_p == 1:
             break
         flat = weights.flatten(1)
-        weights = torch.where(flat > flat.gather(1, candidate[:, None]), flat, 0).view_as(weights)  # strictly above
+        above = torch.empty_like(flat)  # 1.0 for what is strictly above the candidate; a bool tensor is 4 times slower
+        torch.gt(flat, flat.gather(1, candidate[:, None]), out=above)
+        weights = above.mul_(flat).view_as(weights)
         tile_cdf = weights.sum(-1).cumsum(-1)
-        above = tile_cdf[:, -1]  # nothing is above the most likely token, however small p
-        rejected = ((above > 0) & (above >= top_p * total[pending])).nonzero()[:, 0]
+        mass = tile_cdf[:, -1]  # nothing is above the most likely token, however small p
+        rejected = ((mass > 0) & (mass >= top_p * total[pending])).nonzero()[:, 0]
         pending, weights, tile_cdf = pending[rejected], weights[rejected], tile_cdf[rejected]
         draw += 1
-
-    picked = scaled.gather(1, tokens.clamp(min=0)[:, None]) - peak
-    logprobs = torch.where(proper, picked[:, 0] - total.log(), torch.nan)
-    return tokens, logprobs
+    return tokens, probabilities.gather(1, tokens.clamp(min=0)[:, None])[:, 0].log()
 
 
 def _inverse_cdf(weights: Tensor, tile_cdf: Tensor, u: Tensor) -> Tensor:

@@ -6,14 +6,15 @@ import re
 import sqlite3
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from conftest import call_main
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import anonymise
 import curate
+import duplicates
 import synth
 from records import LETTERS, Question, RunDir, UserError, load_questions, read_jsonl
 from teacher import Teacher
@@ -136,28 +137,6 @@ def test_generic_questions_with_other_answers_are_no_duplicates(tmp_path):
     assert len(run_curate(tmp_path / "run", rows, "--heldout", "0")["train"]) == 4
 
 
-MARK = re.compile(r"\{([A-Z]+):([^}]*)\}")  # {TAG:what must become [TAG]}
-
-
-def test_anonymisation_on_texts_of_both_kinds():
-    """What must go goes and what must stay stays; the one text that this does not hold for is named here."""
-    wanted = produced = right = 0
-    wrong = []
-    for line in (Path(__file__).parent / "identifiers.txt").read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            expected, given = MARK.sub(r"[\1]", line), curate.anonymise(MARK.sub(r"\2", line))
-            tags, made = (Counter(re.findall(r"\[[A-Z]+\]", text)) for text in (expected, given))
-            wanted, produced = wanted + tags.total(), produced + made.total()
-            if given == expected:
-                right += tags.total()
-            else:
-                wrong.append(given)
-    assert wrong == ["Dr. [NAME] is a television series about a diagnostician."]
-    assert wanted == 43 and right / wanted == 1.0, "recall"
-    assert right / produced > 0.97, "precision"
-    assert curate.anonymise("".join(wrong)) == "".join(wrong), "tags stay as they are"
-
-
 def patterns(module):
     """Every compiled pattern among a module's globals, in tables too."""
     for value in vars(module).values():
@@ -170,7 +149,9 @@ HOSTILE = ["a", "A", "1", " ", "a@", "a@a.", "Dr. A", "Dr. A. ", "555-", "+1 1",
            "1/1/1", "2019-", "MRN ", "MRN: -", "王", "病历号", "2019年1月", "Ã", "\ud800", "(", "'’-"]  # fmt: skip
 
 
-@pytest.mark.parametrize("pattern", {p.pattern: p for m in (curate, synth) for p in patterns(m)}.values())
+@pytest.mark.parametrize(
+    "pattern", {p.pattern: p for m in (anonymise, curate, duplicates, synth) for p in patterns(m)}.values()
+)
 def test_patterns_are_linear(pattern):
     """A text of 50,000 characters takes each pattern a fraction of a second, whatever it repeats."""
     for unit in HOSTILE:
@@ -181,7 +162,8 @@ def test_patterns_are_linear(pattern):
 
 
 def test_all_patterns_are_timed():
-    assert len(list(patterns(curate))) == len(curate.ANONYMISE) + 2
+    found = sum(len(list(patterns(module))) for module in (anonymise, curate, duplicates))
+    assert found == len(anonymise.ANONYMISE) + 2
 
 
 # ---------------------------------------------------------------------------------- near duplicates, decontamination
@@ -215,22 +197,6 @@ def test_near_duplicates(changes, dropped, tmp_path):
     )
 
 
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**6), changed=st.sampled_from([0, 1, 2, 20, 40]))
-def test_near_duplicates_are_those_of_the_jaccard_index(seed, changed):
-    """Whatever buckets the hashes make: questions far apart are kept, questions close together are not."""
-    rng = random.Random(seed)
-    words = [f"word{rng.randrange(10_000)}" for _ in range(60)]
-    other = [f"other{i}" if i in rng.sample(range(60), changed) else word for i, word in enumerate(words)]
-    pair = [
-        Question(f"x/{i}", "x", "en", " ".join(text), {"A": "a", "B": "b"}, "A")
-        for i, text in enumerate((words, other))
-    ]
-    a, b = (curate.runs_of(curate.words_of(q.question), curate.SHINGLE) for q in pair)
-    kept = curate.drop_near_duplicates(pair, curate.Ledger())
-    assert len(kept) == (1 if len(a & b) >= curate.NEAR * len(a | b) else 2)
-
-
 @pytest.mark.parametrize(
     ("text", "found"),
     [
@@ -254,18 +220,6 @@ def test_decontamination(text, found, tmp_path):
     assert [(row["reason"], row["like"]) for row in out["rejected"]] == (
         [(f"in benchmark medqa: {found}", "medqa/test/0")] if found else []
     )
-
-
-def test_stock_phrases_are_no_contamination():
-    """The line of vital signs of a vignette, of which only the numbers differ, stands in many benchmark questions."""
-    vital = (
-        "His temperature is {} C, pulse is {}/min, respirations are {}/min, and blood pressure is {}/80 mm Hg today."
-    )
-    ask = lambda i, text: Question(f"b/{i}", "b", "en", text, {"A": "a", "B": "b"}, "A")  # noqa: E731
-    benchmark = [ask(i, f"Case {'xyzvw'[i]}. {vital.format(36 + i, 80 + i, 12 + i, 110 + i)}") for i in range(5)]
-    trained = [ask(9, f"Another case. {vital.format(39, 99, 20, 150)}")]
-    assert curate.decontaminate(trained, benchmark, curate.Ledger()) == trained
-    assert curate.decontaminate(trained, benchmark[:2], curate.Ledger()) == []
 
 
 def test_hub_questions_are_compared_with_all_nine_benchmarks(tmp_path, monkeypatch, capsys):

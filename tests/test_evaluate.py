@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 import shutil
 import threading
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import evaluate
-from records import UserError, append_jsonl, read_jsonl, write_jsonl
+from records import LETTERS, Question, UserError, append_jsonl, read_jsonl, write_jsonl
 from reward import format_response, prompt_messages, prompt_tokens
 from teacher import OpenAITeacher
 
@@ -127,12 +128,18 @@ def test_wilson_interval(hits, n, low, high):
     assert evaluate.Score(hits / n, n).interval() == pytest.approx((low, high), abs=6e-4)
 
 
+def write_results(run, **hits):
+    """A run's saved responses to ten questions: variant -> how many are right."""
+    folder = run / "eval" / "heldout"
+    folder.mkdir(parents=True)
+    for label, right in hits.items():
+        rows = rows_of([format_response("x", "A" if n < right else "B") for n in range(10)])
+        write_jsonl(folder / f"{label}.jsonl", rows)
+
+
 def test_table_of_several_runs(tmp_path, capsys):
     for name, hits in (("run-0", 4), ("run-1", 6)):
-        folder = tmp_path / name / "eval" / "heldout"
-        folder.mkdir(parents=True)
-        write_jsonl(folder / "Base.jsonl", rows_of([format_response("x", "B")] * 10))
-        write_jsonl(folder / "RL.jsonl", rows_of([format_response("x", "A" if n < hits else "B") for n in range(10)]))
+        write_results(tmp_path / name, Base=0, RL=hits)
     call_main(evaluate, "--table", tmp_path / "run-0", tmp_path / "run-1")
     text = capsys.readouterr().out
     assert cells_of(text, "heldout ", "RL ") == ["heldout", "RL", "40.0", "60.0", "50.0", "20.0", "+50.0"]
@@ -141,6 +148,29 @@ def test_table_of_several_runs(tmp_path, capsys):
     assert cells_of(text, "RL: run-0 -> run-1")[3].startswith("+20.0 (+0.0 to")
     assert cells_of(text, "run-1: RL")[1:] == ["measured here", "60.0", "60.0", "+60.0"]
     assert cells_of(text, "7B: +RL Stage 2")[1:] == ["quoted, Table 4", "-", "63.4", "+7.9"]
+
+
+def test_variants_of_several_runs_stand_below_each_other(tmp_path, capsys):
+    """An ablation is the same variant in another run directory. Means are of what all runs have."""
+    write_results(tmp_path / "full", **{"+CoT cold start": 4, "Base": 0, "+RL stage 2": 8})
+    write_results(tmp_path / "no-mining", **{"Base": 1, "+RL stage 2": 5, "+RL stage 1": 3})
+    call_main(evaluate, "--table", tmp_path / "full", tmp_path / "no-mining")
+    table = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    assert [[cell.strip() for cell in line.strip("|").split("|")][1:] for line in table if "---" not in line] == [
+        ["Variant", "full", "no-mining", "Mean", "Spread", "Step"],
+        ["Base", "0.0", "10.0", "5.0", "10.0", ""],
+        ["+CoT cold start", "40.0", "-", "", "", ""],
+        ["+RL stage 1", "-", "30.0", "", "", ""],
+        ["+RL stage 2", "80.0", "50.0", "65.0", "30.0", "+60.0"],
+    ]
+
+
+def test_table_of_one_run_has_neither_mean_nor_spread(tmp_path, capsys):
+    write_results(tmp_path / "run", Base=1, RL=4)
+    call_main(evaluate, "--table", tmp_path / "run")
+    text = capsys.readouterr().out
+    assert cells_of(text, "| Benchmark") == ["Benchmark", "Variant", "run", "Step"]
+    assert cells_of(text, "heldout ", "RL ") == ["heldout", "RL", "40.0", "+30.0"]
 
 
 def cells_of(text, *parts):
@@ -200,6 +230,7 @@ def test_bad_input_is_one_line(run, flags, message):
     failed = python("evaluate.py", "--run", run, *flags)
     assert failed.returncode == 1 and message in failed.stderr
     assert len([line for line in failed.stderr.splitlines() if line.strip()]) == 1
+    assert not list(run.glob("eval/*/*"))
 
 
 @pytest.mark.parametrize(
@@ -219,7 +250,7 @@ def test_bad_input_is_one_line(run, flags, message):
 def test_bad_input_is_a_clear_error(run, tiny, flags, message):
     with pytest.raises(UserError, match=message):
         call_main(evaluate, "--run", run, "--model", f"t={tiny}", *QUICK, *flags)
-    assert not list(run.glob("eval/heldout/*.jsonl"))
+    assert not list(run.glob("eval/*/*"))
 
 
 def test_a_model_that_cannot_be_asked_is_a_clear_error(run, tiny, tmp_path_factory):
@@ -239,14 +270,22 @@ def test_a_model_that_cannot_be_asked_is_a_clear_error(run, tiny, tmp_path_facto
 def test_nothing_to_tabulate_is_an_error(tmp_path):
     with pytest.raises(UserError, match="holds no evaluation"):
         call_main(evaluate, "--table", tmp_path)
-    for run, label in (("a", "x"), ("b", "y")):
-        (tmp_path / run / "eval" / "heldout").mkdir(parents=True)
-        write_jsonl(tmp_path / run / "eval" / "heldout" / f"{label}.jsonl", rows_of([""]))
-    with pytest.raises(UserError, match="no evaluation is common"):
-        call_main(evaluate, "--table", tmp_path / "a", tmp_path / "b")
-    write_jsonl(tmp_path / "a" / "eval" / "heldout" / "x.jsonl", [{"id": "1"}])
+    write_results(tmp_path, x=1)
+    write_jsonl(tmp_path / "eval" / "heldout" / "x.jsonl", [{"id": "1"}])
     with pytest.raises(UserError, match="no file of saved responses"):
-        call_main(evaluate, "--table", tmp_path / "a")
+        call_main(evaluate, "--table", tmp_path)
+
+
+def test_two_to_26_options_and_chinese(tmp_path, tiny):
+    two = Question("two", "t", "zh", "发热、咳嗽、盗汗，最可能的诊断是？", {"A": "肠炎", "B": "肺结核"}, "B")
+    many = Question("26", "t", "zh", "是哪一项？", {letter: f"选项{n}" for n, letter in enumerate(LETTERS)}, "Z")
+    write_jsonl(tmp_path / "heldout.jsonl", [two.to_json(), many.to_json()])
+    call_main(evaluate, "--run", tmp_path, "--model", f"t={tiny}", "--score", "loglikelihood", "--transcripts", "0")
+    path = tmp_path / "eval" / "heldout" / "t.jsonl"
+    assert [list(row["logprobs"]) for row in read_jsonl(path)] == [list("AB"), list(LETTERS)]
+    responses = [format_response("低热，盗汗。", "B"), format_response("逐项排除。", "Z")]
+    write_jsonl(path, [evaluate.saved(question, response=text) for question, text in zip((two, many), responses)])
+    assert evaluate.score_file(path).overall == evaluate.Score(1.0, 2)
 
 
 def test_two_questions_of_one_id_are_refused(run, tiny):
@@ -293,6 +332,8 @@ def test_scores_are_made_again_without_the_model(run, tiny, tmp_path_factory, ca
     assert metrics_of(run, "evaluate") == logged and [row["step"] for row in logged] == [21]
     notes = json.loads((run / "eval" / "heldout" / "t.json").read_text())
     assert notes["settings"]["model_hash"] == evaluate.model_hash(tiny) and notes["scores"]["n"] == 21
+    accuracy, n, low, high = logged[0]["groups"]["easy"]
+    assert n == 7 and (low, high) == pytest.approx(evaluate.Score(accuracy, n).interval())
 
 
 def test_a_million_responses_are_scored_in_a_minute(tmp_path):
@@ -343,7 +384,7 @@ def test_letters_are_scored_by_their_log_likelihood(run, tiny, questions):
 
 
 class Mortal(BaseHTTPRequestHandler):
-    """A chat server that answers B, a limited number of times; then it only refuses."""
+    """A chat server that answers B, its reasoning apart, a limited number of times; then it only refuses."""
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -351,7 +392,8 @@ class Mortal(BaseHTTPRequestHandler):
             alive = len(self.server.asked) < self.server.life
             if alive:
                 self.server.asked.append(body)
-        answer = {"choices": [{"message": {"content": format_response("so", "B")}}]}
+        message = {"content": "<answer>B</answer>", "reasoning_content": "so"}
+        answer = {"choices": [{"message": message, "finish_reason": "stop"}], "usage": {"completion_tokens": 9}}
         self.send_response(200 if alive else 503)
         self.end_headers()
         self.wfile.write(json.dumps(answer).encode())
@@ -386,7 +428,7 @@ def test_a_server_that_dies_half_way_is_gone_on_with(run, server, questions, cap
     assert [row["id"] for row in rows] == [question.id for question in questions]
     scores = evaluate.score_file(run / "eval" / "heldout" / "served.jsonl")
     assert scores.overall.accuracy == sum(q.answer == "B" for q in questions) / len(questions)
-    assert (scores.well_formed, scores.truncated, scores.length) == (1, None, None)
+    assert (scores.well_formed, scores.truncated, scores.length) == (1, 0, 9)
     assert {"explicit", "openai:m"} <= set(cells_of(capsys.readouterr().out, "| heldout", "openai:m"))
     assert server.asked[0]["messages"][0]["role"] == "user" and server.asked[0]["max_tokens"] == 8
 
@@ -395,6 +437,26 @@ def test_samples_of_a_server_have_their_own_seeds(run, server, questions):
     flags = ("--samples", "2", "--temperature", "1", *QUICK)
     call_main(evaluate, "--run", run, "--model", "served=openai:m", *flags)
     assert len({body["seed"] for body in server.asked}) == len(server.asked) == 2 * len(questions)
+
+
+@pytest.mark.skipif("CHAT_MODEL" not in os.environ, reason="no CHAT_MODEL is served at TEACHER_BASE_URL")
+def test_a_server_answers_as_the_sampler_does(tmp_path, questions):
+    """CHAT_MODEL: a folder that a server at TEACHER_BASE_URL serves under this name; CHAT_QUESTIONS: question records.
+
+    `transformers serve` with the tiny recipe's model gives the very same responses in float32; bfloat16 rounds.
+    """
+    model, file = os.environ["CHAT_MODEL"], os.environ.get("CHAT_QUESTIONS")
+    asked = list(read_jsonl(file))[:100] if file else [question.to_json() for question in questions]
+    write_jsonl(tmp_path / "heldout.jsonl", asked)
+    models = ("--model", f"local={model}", f"served=openai:{model}")
+    call_main(evaluate, "--run", tmp_path, *models, "--max-new-tokens", "80", "--transcripts", "0")
+    local, served = (
+        evaluate.score_file(tmp_path / "eval" / "heldout" / f"{name}.jsonl") for name in ("local", "served")
+    )
+    assert sum(served.correct[id] == share for id, share in local.correct.items()) >= 0.95 * len(asked)
+    assert served.well_formed == pytest.approx(local.well_formed, abs=0.05)
+    assert served.truncated == pytest.approx(local.truncated, abs=0.05)
+    assert served.length == pytest.approx(local.length, rel=0.05)
 
 
 def test_the_part_of_a_response_that_the_template_writes_is_scored(run, tiny, tmp_path_factory):
@@ -410,14 +472,21 @@ def test_the_part_of_a_response_that_the_template_writes_is_scored(run, tiny, tm
         assert any("<think>" in row["response"] for row in rows) == (label == "off")
 
 
-def test_two_processes_share_the_items(run, tiny, questions):
-    shared = python("-m", "torch.distributed.run", "--nproc_per_node", "2", "--", PROJECT / "evaluate.py", "--run", run,
-                    "--model", f"tiny={tiny}", "--max-new-tokens", "8")  # fmt: skip
+@pytest.mark.parametrize(("score", "count"), [("answer", 21), ("loglikelihood", 1)])
+def test_two_processes_share_the_items(run, tiny, questions, score, count):
+    """Of a single item, one of them has nothing to do."""
+    write_jsonl(run / "heldout.jsonl", [question.to_json() for question in questions[:count]])
+    flags = ("--run", run, "--score", score, *QUICK, "--model")
+    shared = python("-m", "torch.distributed.run", "--nproc_per_node", "2", "--", PROJECT / "evaluate.py", *flags,
+                    f"two={tiny}", timeout=100)  # fmt: skip
     assert shared.returncode == 0, shared.stderr
-    two = {row["id"]: row["response"] for row in read_jsonl(run / "eval" / "heldout" / "tiny.jsonl")}
-    call_main(evaluate, "--run", run, "--model", f"alone={tiny}", "--max-new-tokens", "8")
-    one = {row["id"]: row["response"] for row in read_jsonl(run / "eval" / "heldout" / "alone.jsonl")}
-    assert two == one and len(two) == len(questions)
+    call_main(evaluate, *flags, f"one={tiny}")
+    two, one = (
+        {row["id"]: row.get("response") or row["logprobs"] for row in read_jsonl(run / "eval" / "heldout" / name)}
+        for name in ("two.jsonl", "one.jsonl")
+    )
+    assert two == (one if score == "answer" else {id: pytest.approx(letters, abs=1e-4) for id, letters in one.items()})
+    assert len(two) == count
 
 
 def test_sampled_questions_have_their_own_randomness(tmp_path, tiny, questions):

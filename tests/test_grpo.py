@@ -430,6 +430,15 @@ def test_both_stages_from_the_command_line(run):
     assert sum(row["attempts"] for row in ledger.values()) == 2 * 4 * 21 + 6 * (4 + 4 + 8)
 
 
+def test_the_reward_sees_what_the_chat_template_opens(run):
+    """A template like those of Qwen3's thinking models, which writes <think> itself behind the generation prompt."""
+    template = run / "sft" / "chat_template.jinja"
+    template.write_text(template.read_text() + "{% if add_generation_prompt %}<think>{% endif %}")
+    call_main(grpo, "--stage", 1, "--run", run, "--steps", 1, *SMALL)
+    (row,) = metrics_of(run, "rl1")
+    assert row["format"] > 0.5 and row["reward"] == pytest.approx(row["accuracy"] + 0.1 * row["format"], abs=1e-4)
+
+
 def test_a_question_stands_once_in_a_step(run):
     """Asked for more questions than were mined, a step does not sample one twice with the same seed."""
     flags = [*SMALL, "--questions", 40, "--steps", 1, "--round-steps", 1]

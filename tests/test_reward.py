@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from conftest import PROJECT
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -122,6 +123,8 @@ def test_prompt_tokens_end_where_the_assistant_begins(tiny, questions):
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     text = tokenizer.decode(prompt_tokens(tokenizer, prompt_messages(questions[0])))
     assert text.startswith("<|im_start|>system\n") and text.endswith("<|im_end|>\n<|im_start|>assistant\n")
+    base = AutoTokenizer.from_pretrained(PROJECT / "data" / "base")
+    assert contract.response_opening(tokenizer) == contract.response_opening(base) == ""
 
 
 def test_prompt_tokens_of_the_real_qwen_tokenizer(shared_data, questions):

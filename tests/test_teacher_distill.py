@@ -25,6 +25,7 @@ import reward
 from records import LETTERS, Question, RunDir, UserError, read_jsonl, write_jsonl
 from teacher import (
     FACT_SENTENCES,
+    Answer,
     EvidenceTeacher,
     OpenAITeacher,
     Request,
@@ -32,6 +33,7 @@ from teacher import (
     evidence_sentences,
     fact_sentence,
     make_teacher,
+    read_completion,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -222,6 +224,39 @@ def test_a_refusal_is_told_at_once_without_the_key(serve, tmp_path, capsys):
     assert KEY not in "".join(capsys.readouterr())
 
 
+STOPPED = {"finish_reason": "stop"}
+COMPLETIONS = [  # a choice, its text, its text for the response contract, whether it was cut
+    ({"message": {"content": " x "}, **STOPPED}, "x", "x", False),
+    ({"message": {"content": "x", "reasoning_content": "r"}, **STOPPED}, "x", "<think>r</think>x", False),
+    ({"message": {"content": "x", "reasoning": "r"}}, "x", "<think>r</think>x", None),
+    (
+        {"message": {"content": "<think>t</think>x", "reasoning": "hidden"}},
+        "<think>t</think>x",
+        "<think>t</think>x",
+        None,
+    ),
+    ({"message": {"content": None, "reasoning": "r"}, "finish_reason": "length"}, "", "<think>r", True),
+    ({"message": {"content": ["x"], "reasoning": 3}, "finish_reason": 3}, "", "", None),
+    ({"message": {"content": "x", "reasoning": None}}, "x", "x", None),
+    ("x", "", "", None),
+]
+
+
+@pytest.mark.parametrize(("choice", "plain", "contract", "truncated"), COMPLETIONS)
+def test_what_a_completion_says(choice, plain, contract, truncated):
+    """Reasoning that the server hands over apart belongs to the response contract, and to nothing else."""
+    body = {"choices": [choice], "usage": {"total_tokens": 9, "completion_tokens": 4}}
+    assert read_completion(body, ask_for()) == Answer(plain, 9, 4, truncated)
+    assert read_completion(body, replace(ask_for(), contract=True)) == Answer(contract, 9, 4, truncated)
+
+
+def test_an_answer_that_was_cut_before_its_first_word_is_not_asked_for_again(serve, tmp_path):
+    server = serve({0: [(200, b'{"choices": [{"message": {"content": ""}, "finish_reason": "length"}]}')]})
+    for _ in range(2):
+        assert openai(tmp_path).answers([ask_for(0)])[0].truncated
+    assert server.hits[0] == 1
+
+
 def test_answers_are_cached_by_their_whole_request(serve, tmp_path):
     server = serve()
     teacher = openai(tmp_path)
@@ -322,6 +357,14 @@ def test_a_local_model_answers_each_request_by_its_own_settings(tiny, tmp_path):
     assert fresh.ask([requests[1], requests[0]]) == [answers[1], answers[0]]
     with pytest.raises(UserError, match="exceed the model's context"):
         teacher.ask([Request(chat, question, "verify", 1.0, 100_000)])
+
+
+def test_the_reasoning_that_a_template_opens_belongs_to_a_local_models_answer(tiny, tmp_path):
+    teacher = make_teacher(f"local:{tiny}", tmp_path / "cache.jsonl")
+    teacher.tokenizer.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
+    request = replace(ask_for(), max_tokens=6)
+    plain, contract = (teacher.ask([replace(request, contract=flag)])[0] for flag in (False, True))
+    assert contract.removeprefix("<think>").strip() == plain and "<think>" not in plain
 
 
 def test_a_local_model_is_asked_once_and_within_its_cap(tiny, tmp_path, monkeypatch):
