@@ -12,7 +12,6 @@ training curves of several runs (seeds) in one picture instead.
 
 from __future__ import annotations
 
-import json
 import re
 import textwrap
 import warnings
@@ -447,18 +446,12 @@ def load_metrics(run: RunDir) -> Stages:
     return stages
 
 
-def saved_groups(run: RunDir, row: Row) -> dict[str, list[float]]:
-    """Accuracy and number of questions by tier and kind, which evaluate.py notes beside the responses."""
-    path = run.output("eval") / row["benchmark"] / f"{row['model'].replace('/', '-')}.json"
-    return json.loads(path.read_text(encoding="utf-8")).get("scores", {}).get("groups", {}) if path.exists() else {}
-
-
 def build_report(run: RunDir) -> str:
     """The whole page as HTML. Raises UserError if a file of the run is broken."""
     stages = load_metrics(run)
     results: dict[str, dict[str, Row]] = defaultdict(dict)
     for row in stages["evaluate"]:  # of a model that was evaluated again, the last row counts
-        results[row["benchmark"]][row["model"]] = row | {"groups": saved_groups(run, row)}
+        results[row["benchmark"]][row["model"]] = row
     benchmark, answers = load_answers(run, [row["model"].replace("/", "-") for row in stages["evaluate"]])
     path = run.output("heldout.jsonl")
     questions = {question.id: question for question in load_questions(path)} if path.exists() else {}

@@ -1,6 +1,5 @@
 """The report: it shows what the run's files say, nothing hostile gets out of its text, and it loads nothing."""
 
-import json
 import shutil
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -41,16 +40,15 @@ def write_run(folder, question, models=MODELS, response="So it is."):
     rows.append({"stage": "mining", "step": 1, "round": 1, "moderate": tier, "difficult": tier | {"mined": 19}})
     for model, letters in models.items():
         share = letters.count("A") / 3
-        name, groups = model.replace("/", "-"), {"moderate": [share, 3]}
+        groups = {"moderate": [share, 3, 0.1, 0.9]}
         rows.append({"stage": "evaluate", "step": 0, "model": model, "benchmark": "heldout", "n": 3, "accuracy": share,
-                     "low": 0.1, "high": 0.9})  # fmt: skip
+                     "low": 0.1, "high": 0.9, "groups": groups})  # fmt: skip
         answers = [
             {"id": f"q{n}", "tier": "moderate", "kind": None, "truth": "A", "tokens": 9 + n, "truncated": False,
              "response": format_response(f"{response} By {model}.", letter)}
             for n, letter in enumerate(letters)
         ]  # fmt: skip
-        write_jsonl(folder / "eval" / "heldout" / f"{name}.jsonl", answers)
-        (folder / "eval" / "heldout" / f"{name}.json").write_text(json.dumps({"scores": {"groups": groups}}))
+        write_jsonl(folder / "eval" / "heldout" / f"{model.replace('/', '-')}.jsonl", answers)
     append_jsonl(folder / "metrics.jsonl", rows)
 
 
