@@ -76,7 +76,7 @@ tiny)
   stage kg_build python kg_build.py --run "$run" --source api --contact "${CONTACT:?your e-mail address: Wikipedia asks for it}"
   stage synth python synth.py --run "$run" --teacher "${TEACHER:?e.g. openai:openai/gpt-oss-120b}"
   stage curate python curate.py --run "$run" --public medqa medmcqa cmexam pubmedqa --teacher "$TEACHER"
-  stage distill python distill.py --run "$run" --teacher "$TEACHER"
+  stage distill python distill.py --run "$run" --teacher "$TEACHER" --tokenizer Qwen/Qwen2.5-7B-Instruct
   stage sft $train sft.py --run "$run" --model Qwen/Qwen2.5-7B-Instruct
   stage rl1 $train grpo.py --run "$run" --stage 1
   stage rl2 $train grpo.py --run "$run" --stage 2
