@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import html
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -42,7 +41,6 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +53,7 @@ from mwparserfromhell.parser import ParserError
 from mwparserfromhell.wikicode import Wikicode
 from tqdm import tqdm
 
-from mediawiki import HIDDEN, MAX_PAGE_CHARS, ApiSource, DumpSource, Page, Source, normalise_title
+from mediawiki import HIDDEN, MAX_PAGE_CHARS, ApiSource, DumpSource, Page, Source, normalise_title, worker_processes
 from records import Metrics, Question, RunDir, UserError, append_jsonl, run_stage, stage_parser
 from teacher import Request, Teacher, add_teacher_arguments, teacher_of
 
@@ -543,7 +541,7 @@ class Readers:
         self.start()
 
     def start(self) -> None:
-        self.pool = ProcessPoolExecutor(self.workers, mp_context=multiprocessing.get_context("spawn"))
+        self.pool = worker_processes(self.workers)
 
     def close(self) -> None:
         self.pool.shutdown(cancel_futures=True)

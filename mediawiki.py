@@ -20,14 +20,16 @@ import gzip
 import html
 import io
 import mmap
+import os
 import re
 import sqlite3
+import threading
 import time
 import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
@@ -208,6 +210,21 @@ def read_span(path: Path, span: Span, whole: Span, landmarks: list[str]) -> list
     return [article_row(page, landmarks) for page in parse_export(path, chunks())]
 
 
+def worker_processes(number: int) -> ProcessPoolExecutor:
+    """Processes that run functions, and that end with this one, also if it is killed."""
+    return ProcessPoolExecutor(number, mp_context=get_context("spawn"), initializer=end_with_parent)
+
+
+def end_with_parent() -> None:
+    """End this worker process as soon as its parent has ended: by itself, it would wait for work for ever."""
+
+    def watch() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def in_order(pool: ProcessPoolExecutor, jobs: Iterator[tuple], ahead: int) -> Iterator[Any]:
     """The results of jobs (function, arguments ...) in their order; at most `ahead` wait, so that memory is bounded."""
     waiting: deque = deque()
@@ -262,7 +279,7 @@ class DumpSource:
         rest = [span for span in spans if span.end > done]
         jobs = ((read_span, self.dump, span, Span(0, self.size), self.templates) for span in rest)
         with (
-            ProcessPoolExecutor(self.workers, mp_context=get_context("spawn")) as pool,
+            worker_processes(self.workers) as pool,
             tqdm(total=self.size, initial=done, unit="B", unit_scale=True, desc="read dump") as bar,
         ):
             for span, rows in zip(rest, in_order(pool, jobs, ahead=4 * self.workers)):
