@@ -5,7 +5,8 @@ correct, its format holds (reward.py). Responses better than their group's avera
 less:
 
     loss = - E_x [ 1/k sum_i log pi(y_i | x) A(x, y_i) ]        (Eq. 1)   `grpo_loss`
-    A(x, y_i) = r(x, y_i) - mean_j r(x, y_j)                    (Eqs. 2, 3)   `normalize_rewards_per_group`
+    A(x, y_i) = r(x, y_i) - b(x)                                (Eq. 2)   `normalize_rewards_per_group`
+    b(x) = 1/k sum_j r(x, y_j)                                  (Eq. 3)   `group_baseline`
 
 That is all: log pi(y | x) is the *sum* of the response's token log-probabilities, advantages are not divided by a
 standard deviation, nothing is clipped, no KL term, and each batch of samples is used for one update and thrown away.
@@ -73,12 +74,17 @@ MINING_PORTION = 2048  # questions between two entries in the mining's journal
 # ------------------------------------------------------------------------------------------------------------- Eqs. 1-3
 
 
+def group_baseline(rewards: Tensor) -> Tensor:
+    """Eq. 3: b(x) = 1/k sum_j r(x, y_j), the mean of each group. Rewards (questions, k), baselines (questions, 1)."""
+    return rewards.mean(1, keepdim=True)
+
+
 def normalize_rewards_per_group(rewards: Tensor, with_std: bool = False) -> Tensor:
-    """Eqs. 2 and 3: A(x, y_i) = r(x, y_i) - 1/k sum_j r(x, y_j). Rewards and advantages (questions, k).
+    """Eq. 2: A(x, y_i) = r(x, y_i) - b(x), how much better than its group a response is. Both (questions, k).
 
     `with_std` divides by the group's standard deviation as well, as DeepSeekMath's GRPO does; the paper does not.
     """
-    advantages = rewards - rewards.mean(1, keepdim=True)
+    advantages = rewards - group_baseline(rewards)
     if with_std:
         advantages = advantages / (rewards.std(1, keepdim=True, unbiased=False) + 1e-6)
     # A group of equal rewards has no advantage at all; the rounding of its mean must not pretend one.

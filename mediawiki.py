@@ -50,6 +50,7 @@ HIDDEN = set("file image category de en es fr it ja nl pl pt ru sv uk zh".split(
 ELSEWHERE = "media special talk user wikipedia wp template help portal draft module mos wikt wiktionary commons "
 ELSEWHERE += "wikisource meta doi pmid s q b d w c n v m"
 NO_ARTICLE = {"", *HIDDEN, *ELSEWHERE.split()}
+NO_TITLE = re.compile(r"[<>\[\]{}|]")  # characters that no title has
 
 
 class Page(NamedTuple):
@@ -68,7 +69,7 @@ def normalise_title(raw: str) -> str | None:
     namespace, colon, _ = title.partition(":")
     if not title or len(title.encode()) > 255 or (colon and namespace.strip().lower() in NO_ARTICLE):
         return None
-    return None if any(mark in title for mark in "<>[]{}|") else title[0].upper() + title[1:]
+    return None if NO_TITLE.search(title) else title[0].upper() + title[1:]
 
 
 # --------------------------------------------------------------------------------------------------------------- a dump

@@ -65,15 +65,22 @@ def stage_parser(doc: str) -> argparse.ArgumentParser:
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """Call a stage's `main`; a `UserError` becomes one line on stderr and exit status 1, Ctrl-C becomes status 130."""
+    """Call a stage's `main`; a `UserError` becomes one line on stderr and exit status 1, Ctrl-C becomes status 130.
+
+    A reader that has seen enough (`| head`) ends it quietly.
+    """
     try:
         main()
+        sys.stdout.flush()
     except UserError as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: interrupted; the same command continues", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+        sys.exit(128 + signal.SIGPIPE)
 
 
 # -------------------------------------------------------------------------------------------------- the question record

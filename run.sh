@@ -63,7 +63,7 @@ tiny)
   export HF_HUB_OFFLINE=1
   rl="--run $run --seed $seed --questions 64 --group-size 8 --max-new-tokens 80 --lr 3e-4 --lr-decay 0.9 --share-prompts --micro-tokens 8192"
   stage kg_build python kg_build.py --run "$run" --source data/encyclopedia.xml
-  stage synth python synth.py --run "$run" --questions 12000 --no-long-paths
+  stage synth python synth.py --run "$run" --questions 12000 --no-long-paths --plain-wordings
   stage curate python curate.py --run "$run" --heldout 500
   stage distill python distill.py --run "$run" --teacher evidence --questions 2000 --seed "$seed"
   stage sft python sft.py --run "$run" --model data/base --seed "$seed" --epochs 1 --batch-size 32 --lr 1.2e-3 --micro-tokens 4096 --save-every 25
@@ -76,7 +76,7 @@ tiny)
   stage kg_build python kg_build.py --run "$run" --source api --contact "${CONTACT:?your e-mail address: Wikipedia asks for it}"
   stage synth python synth.py --run "$run" --teacher "${TEACHER:?e.g. openai:openai/gpt-oss-120b}"
   stage curate python curate.py --run "$run" --public medqa medmcqa cmexam pubmedqa --teacher "$TEACHER"
-  stage distill python distill.py --run "$run" --teacher "$TEACHER"
+  stage distill python distill.py --run "$run" --teacher "$TEACHER" --tokenizer Qwen/Qwen2.5-7B-Instruct
   stage sft $train sft.py --run "$run" --model Qwen/Qwen2.5-7B-Instruct
   stage rl1 $train grpo.py --run "$run" --stage 1
   stage rl2 $train grpo.py --run "$run" --stage 2
@@ -97,7 +97,7 @@ base)
   export HF_HUB_OFFLINE=1
   pretrain="--run $run --batch-size 64 --warmup 0.03 --max-length 256 --micro-tokens 4096 --save-every 250"
   stage kg_build python kg_build.py --run "$run" --source data/encyclopedia.xml --text "$run/prose.jsonl"
-  stage synth python synth.py --run "$run" --questions 8000 --no-long-paths
+  stage synth python synth.py --run "$run" --questions 8000 --no-long-paths --plain-wordings
   stage make_base python -m data.make_base --run "$run"
   stage lookups python sft.py $pretrain --model "$run/init" --data lookups.jsonl --output lookups --steps 2500 --lr 2e-3
   stage facts python sft.py $pretrain --model "$run/lookups" --data facts.jsonl --output facts --steps 3000 --lr 1.5e-3

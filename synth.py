@@ -22,7 +22,7 @@ kept only if every observed feature is still there, none is new or negated, and 
 Reads kg.sqlite. Writes synth.jsonl (question records, `evidence` = the path) and metrics.jsonl.
 
     python synth.py                                             # 100,000 questions from runs/main/kg.sqlite
-    python synth.py --run runs/tiny --questions 12000 --no-long-paths       # the tiny recipe
+    python synth.py --run runs/tiny --questions 12000 --no-long-paths --plain-wordings    # the tiny recipe
     python synth.py --teacher openai:openai/gpt-oss-120b        # presentations become clinical vignettes
 """
 
@@ -70,6 +70,7 @@ DRUGS, TESTS = ("drug",), ("test", "imaging")
 
 # How a presentation's features are told, by relation: the symptoms together, another finding in a sentence of its own.
 SYMPTOMS = ("A patient has {}.", "A person presents with {}.", "Symptoms: {}.")
+MORE_SYMPTOMS = ("Findings: {}.", "The history is remarkable for {}.", "Someone comes to the clinic with {}.")
 FINDINGS = {
     "mechanism": "The mechanism is {}.",
     "diagnosed_by": "The diagnosis is made with {}.",
@@ -127,6 +128,36 @@ LONG_PATHS = (
              ("~cause", "complication", "treated_by", "adverse_effect"), ("symptom", "disease"),
              ("Which is a side effect of a drug for a complication of a disease caused by {seen}?",)),
 )  # fmt: skip
+
+
+# Further surface forms, composed along a meta-path's steps: how the last step is asked, what it is asked about.
+ASKED = {
+    "treated_by": ("Which drug is used against {}?", "Which of these is a treatment for {}?"),
+    "~treated_by": ("For which disease is {} given?", "Which disease is an indication for {}?"),
+    "symptom": ("Which of these is typical of {}?", "With which symptom does {} present?"),
+    "diagnosed_by": ("Which test supports a diagnosis of {}?", "Which investigation is made to find {}?"),
+    "complication": ("Which of these can follow {}?", "Which complication is known of {}?"),
+    "cause": ("Which pathogen is behind {}?", "An infection with which organism causes {}?"),
+    "adverse_effect": ("Which adverse effect is known of {}?", "Which of these may {} bring about?"),
+}
+ABOUT = {
+    "~cause": "a disease caused by {}",
+    "~treated_by": "a disease treated with {}",
+    "treated_by": "a drug that treats {}",
+    "complication": "a complication of {}",
+}
+DIAGNOSES = ("Which disease explains the findings?", "What does the patient most likely have?")
+
+
+def wordings_of(meta: MetaPath, plain: bool = False) -> tuple[str, ...]:
+    """The surface forms of a meta-path's question: its own, and unless `plain` those composed from its steps."""
+    if plain:
+        return meta.wordings
+    about = "the most likely disease" if meta.presentation else "{seen}"
+    for step in meta.steps[:-1]:
+        about = ABOUT[step].format(about)
+    asked = ASKED[meta.steps[-1]] if meta.steps else DIAGNOSES
+    return meta.wordings + tuple(("{seen} " if meta.presentation else "") + form.format(about) for form in asked)
 
 
 # ------------------------------------------------------------------------------------------------------------ the graph
@@ -383,7 +414,9 @@ def gives_away(graph: Graph, meta: MetaPath, subgraph: Subgraph) -> bool:
 # ---------------------------------------------------------------------------------------------------- making a question
 
 
-def make_question(graph: Graph, meta: MetaPath, rng: random.Random, options: int) -> tuple[tuple, Question] | None:
+def make_question(
+    graph: Graph, meta: MetaPath, rng: random.Random, options: int, plain: bool = False
+) -> tuple[tuple, Question] | None:
     """One question along a meta-path and what makes two questions the same; None if the draw failed."""
     starts, weights = graph.starts.get(meta.start, ([], []))
     if not starts:
@@ -398,7 +431,7 @@ def make_question(graph: Graph, meta: MetaPath, rng: random.Random, options: int
     answer = subgraph.path[-1]
     shown = [answer, *wrong]
     rng.shuffle(shown)
-    seen = tell_features(graph, subgraph, rng) if meta.presentation else graph.title[start]
+    seen = tell_features(graph, subgraph, rng, plain) if meta.presentation else graph.title[start]
     evidence = [
         [graph.title[subject], relation, graph.title[object_], *graph.facts[subject, relation, object_]]
         for subject, relation, object_ in subgraph.facts
@@ -407,7 +440,7 @@ def make_question(graph: Graph, meta: MetaPath, rng: random.Random, options: int
         id="",
         source="synth",
         language="en",
-        question=rng.choice(meta.wordings).format(seen=seen),
+        question=rng.choice(wordings_of(meta, plain)).format(seen=seen),
         options={letter: graph.title[entity] for letter, entity in zip(LETTERS, shown)},
         answer=LETTERS[shown.index(answer)],
         tier=meta.tier,
@@ -417,12 +450,12 @@ def make_question(graph: Graph, meta: MetaPath, rng: random.Random, options: int
     return (meta.name, frozenset(subgraph.facts), frozenset(shown)), question
 
 
-def tell_features(graph: Graph, subgraph: Subgraph, rng: random.Random) -> str:
+def tell_features(graph: Graph, subgraph: Subgraph, rng: random.Random, plain: bool) -> str:
     """The observed features in sentences: the symptoms together, another finding by itself."""
     told: dict[str, list[str]] = defaultdict(list)
     for _, relation, entity in subgraph.facts[: len(subgraph.observed)]:
         told[relation].append(graph.title[entity])
-    symptoms = rng.choice(SYMPTOMS).format(join_names(told.pop("symptom")))
+    symptoms = rng.choice(SYMPTOMS if plain else SYMPTOMS + MORE_SYMPTOMS).format(join_names(told.pop("symptom")))
     return " ".join([symptoms, *(FINDINGS[relation].format(join_names(names)) for relation, names in told.items())])
 
 
@@ -432,9 +465,16 @@ def join_names(names: list[str]) -> str:
 
 
 def synthesize(
-    graph: Graph, count: int, seed: int, options: int, meta_paths: Sequence[MetaPath] = META_PATHS
+    graph: Graph,
+    count: int,
+    seed: int,
+    options: int,
+    meta_paths: Sequence[MetaPath] = META_PATHS,
+    plain: bool = False,
 ) -> list[Question]:
     """`count` different questions, spread evenly over the meta-paths; fewer if the graph does not hold so many.
+
+    `plain` leaves out the composed surface forms.
 
     Two questions are the same if they have the same meta-path, facts and options: asked once more with other options, a
     question has to be read again. A meta-path whose draws keep failing or repeating is exhausted and leaves its share
@@ -449,7 +489,7 @@ def synthesize(
     with tqdm(total=count, desc="synth", unit="question") as progress:
         while len(questions) < count and alive:
             for name, meta in list(alive.items()):
-                made = make_question(graph, meta, rng, options) if len(questions) < count else None
+                made = make_question(graph, meta, rng, options, plain) if len(questions) < count else None
                 if made is None or made[0] in known:
                     misses[name] += 1
                     if misses[name] > 300:  # in a row
@@ -492,7 +532,7 @@ def write_vignettes(graph: Graph, questions: list[Question], teacher: Teacher, s
             meta, text = metas[question.kind], " ".join(text.split())
             problem = vignette_problem(graph, meta, question, text)
             if not problem:
-                endings = (wording.removeprefix("{seen} ") for wording in meta.wordings)
+                endings = (wording.removeprefix("{seen} ") for wording in wordings_of(meta))
                 question.question = f"{text} {next(end for end in endings if question.question.endswith(end))}"
             outcomes[problem or "kept"] += 1
     return outcomes
@@ -578,6 +618,9 @@ def parse_args() -> argparse.Namespace:
         default=True,
         help="also ask along the meta-paths of three and four hops (LONG_PATHS)",
     )
+    parser.add_argument(
+        "--plain-wordings", action="store_true", help="few forms of a question; a small model learns them sooner"
+    )
     add_teacher_arguments(parser, "none", "rewrites presentations as clinical vignettes (none: sentence templates)")
     args = parser.parse_args()
     if args.questions < 1 or not 2 <= args.options <= 26:
@@ -596,7 +639,7 @@ def main() -> None:
     path = run.input("kg.sqlite")
     graph = Graph(path)
     meta_paths = META_PATHS + LONG_PATHS if args.long_paths else META_PATHS
-    questions = synthesize(graph, args.questions, args.seed, args.options, meta_paths)
+    questions = synthesize(graph, args.questions, args.seed, args.options, meta_paths, args.plain_wordings)
     if not questions:
         raise UserError(f"{path} is too small to ask about: no meta-path has a question with {args.options} options")
     vignettes = write_vignettes(graph, questions, teacher, args.seed) if teacher else Counter()

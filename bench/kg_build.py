@@ -30,7 +30,6 @@ import sys
 import tempfile
 import threading
 import time
-from itertools import islice
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -216,10 +215,11 @@ def write_dump(path: Path, pages: int, seed: int) -> None:
         file.write(bz2.compress(b"</mediawiki>"))
 
 
-def sample(dump: Path, every: int) -> list[str]:
-    """The wikitext of every so many medical pages of a dump."""
+def sample(dump: Path, share: float) -> list[str]:
+    """The wikitext of a share of a dump's medical pages, drawn at random."""
+    rng = random.Random(0)
     medical = (page.wikitext for page in read_dump(dump) if "== References ==" in page.wikitext)
-    return list(islice(medical, 0, None, every))
+    return [wikitext for wikitext in medical if rng.random() < share]
 
 
 def parsing_seconds(texts: list[str]) -> float:
@@ -275,7 +275,7 @@ def measure(folder: Path, pages: int, seed: int, workers: int) -> None:
     """Print the table's row for one size."""
     dump, run = folder / f"{pages}.xml.bz2", folder / str(pages)
     write_dump(dump, pages, seed)
-    texts = sample(dump, max(1, pages // 1000))
+    texts = sample(dump, min(1.0, 1500 / pages))
     parsing = parsing_seconds(texts)
     seconds, peak = build_graph(run, dump, workers)
     parsing = min(parsing, parsing_seconds(texts)) / len(texts)

@@ -22,6 +22,8 @@ from xml.sax.saxutils import escape, quoteattr
 import pytest
 import requests
 from conftest import killed_after, metrics_of, python
+from hypothesis import given
+from hypothesis import strategies as st
 
 import kg_build
 import mediawiki
@@ -267,6 +269,15 @@ def test_working_tables_are_gone_and_metrics_are_logged(graph):
 def test_negated_and_hedged_mentions(sentence, relation, holds):
     before, after = kg_build.clause_around(sentence.replace("@", "X"), sentence.index("@"))
     assert kg_build.asserted(before, after, relation) is holds
+
+
+TURNS = (kg_build.NEGATION, kg_build.LACKING, kg_build.HARMFUL, kg_build.CONTRAST, kg_build.PERMITTED)
+
+
+@given(data=st.data(), pattern=st.sampled_from([*TURNS, kg_build.PREVENTING]))
+def test_what_turns_a_sentence_has_a_turning_word(data, pattern):
+    text = data.draw(st.from_regex(pattern, alphabet=st.characters(codec="ascii")))
+    assert kg_build.TURNING_WORD.search(text.lower())
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 import json
 import os
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -251,3 +254,13 @@ def test_a_wrong_flag_is_one_line_and_help_shows_defaults(monkeypatch, capsys):
     out, error = capsys.readouterr()
     assert error.count("\n") == 1 and "--size" in error and "'x'" in error
     assert "how much (default: 3)" in out and "default: None" not in out and "    python stage.py" in out
+
+
+def test_a_reader_that_has_seen_enough_ends_a_stage_quietly():
+    code = "from records import run_stage; run_stage(lambda: [print('line', number) for number in range(20000)])"
+    stage = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert stage.stdout.readline() == b"line 0\n"
+    stage.stdout.close()
+    assert stage.stderr.read() == b"" and stage.wait() == 128 + signal.SIGPIPE

@@ -1,6 +1,7 @@
 """Questions from the graph: unique answers, plausible distractors, rare entities first, reproducible."""
 
 import random
+import re
 import sqlite3
 from collections import Counter, defaultdict
 
@@ -233,6 +234,23 @@ def test_long_paths_have_up_to_four_hops(encyclopedia):
         q for q in synth.synthesize(encyclopedia, 20, 0, 4, synth.LONG_PATHS) if q.kind == "symptom>mechanism>test>drug"
     )
     assert [row[1] for row in question.evidence] == ["symptom", "mechanism", "diagnosed_by", "treated_by"]
+
+
+def test_questions_have_many_surface_forms(encyclopedia):
+    """Every one is told apart from its answer's relation alone; the plain ones are a part of them."""
+    for meta in EVERY_PATH:
+        forms = synth.wordings_of(meta)
+        assert len(set(forms)) == len(forms) >= 3
+        assert all(form.count("{seen}") == 1 and form.endswith("?") for form in forms)
+    told = defaultdict(set)
+    for question in synth.synthesize(encyclopedia, 1500, 0, 4, EVERY_PATH):
+        shown = sorted(encyclopedia.title.values(), key=len, reverse=True)
+        told[question.kind].add(re.sub("|".join(map(re.escape, shown)), "X", question.question))
+    assert all(len(forms) >= 3 for forms in told.values()) and len(told["presentation>disease"]) > 20
+    plain = {meta.name: meta.wordings for meta in EVERY_PATH}
+    for question in synth.synthesize(encyclopedia, 300, 0, 4, EVERY_PATH, plain=True):
+        ends = [wording.split("{seen}")[1] for wording in plain[question.kind]]
+        assert any(question.question.endswith(end) for end in ends)
 
 
 def test_no_question_names_its_answer(encyclopedia):
