@@ -490,6 +490,8 @@ def train(setup: Setup, run: RunDir, questions: list[Question], job: fsdp_utils.
     progress = tqdm(
         range(start, args.steps), initial=start, total=args.steps, desc=args.output, unit="step", disable=not main_rank
     )
+    if start and main_rank:
+        progress.write(f"{args.output}: going on from the checkpoint at step {start}")
     for step in progress:
         began = time.time()
         group_size, timing = args.group_size, {}

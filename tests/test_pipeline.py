@@ -150,6 +150,7 @@ def baseline(tmp_path):
         "teacher_cache.jsonl",
         "ledger.jsonl",
         "report.html",
+        "teacher_cache.jsonl",
     ):
         (run / name).write_text(name)
     stages = ("kg_build", "synth", "curate", "distill", "sft", "rl1", "rl2", "mining", "evaluate")
