@@ -547,7 +547,8 @@ def train(setup: Setup, run: RunDir, questions: list[Question], job: fsdp_utils.
             progress.write(f"{args.output}: stage 1 ends after step {done}: {reason}")
             break
         stopping = job.stopping() and done < args.steps
-        if stopping or done % args.save_every == 0 and done < args.steps:
+        mines_next = args.stage == 2 and not args.no_mining and done % args.round_steps == 0  # and may be stopped there
+        if stopping or (mines_next or done % args.save_every == 0) and done < args.steps:
             state.save(done, {"mined": mined, "ledger": ledger.rows(), "history": list(plateau.history)})
         if stopping:
             job.leave(done)

@@ -4,7 +4,7 @@ The graph is generated: entities of every type, a million relations whose object
 the hubs of a real one (fever belongs to thousands of diseases) and many entities in one or two relations only.
 
     python bench/synth.py                                           # the size of the paper's graph
-    python bench/synth.py --entities 2000 --relations 20000 --questions 1000 --long-paths
+    python bench/synth.py --entities 2000 --relations 20000 --questions 1000
 """
 
 from __future__ import annotations

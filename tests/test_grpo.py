@@ -509,6 +509,23 @@ def test_mining_that_was_stopped_goes_on_where_it_was(run, monkeypatch, capsys):
     assert sorted(attempts) == [4] * 15 + [8] * 6
 
 
+def test_a_stop_while_mining_loses_no_step(run, monkeypatch, capsys):
+    """The step before a mining is saved, though no checkpoint is due: what the message says is so."""
+    flags = ["--stage", 2, "--run", run, "--model", run / "sft", *SMALL, "--steps", 2, "--round-steps", 1]
+
+    def stopping(setup, questions, group_size, occasion, bar=None):
+        if occasion == "mining round 1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return sample(setup, questions, group_size, occasion, bar)
+
+    sample = grpo.rollout
+    monkeypatch.setattr(grpo, "rollout", stopping)
+    with pytest.raises(SystemExit) as stopped:
+        call_main(grpo, *flags)
+    assert stopped.value.code == 143 and "asked to stop at step 1: all is saved" in capsys.readouterr().err
+    assert sorted(path.name for path in (run / "rl2.state").iterdir()) == ["mining.jsonl", "step-000001"]
+
+
 def test_sigterm_saves_and_the_same_command_goes_on(run, tmp_path, cold_started, questions, monkeypatch, capsys):
     """Asked to stop during step 2 of 3, long before a checkpoint is due: bit for bit as if it had not been."""
     straight = make_run(tmp_path / "straight", cold_started, questions)

@@ -147,7 +147,6 @@ def baseline(tmp_path):
         "train.jsonl",
         "heldout.jsonl",
         "cot.jsonl",
-        "teacher_cache.jsonl",
         "ledger.jsonl",
         "report.html",
         "teacher_cache.jsonl",
