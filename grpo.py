@@ -61,6 +61,7 @@ from records import (
     UserError,
     append_jsonl,
     load_questions,
+    progress_bar,
     read_jsonl,
     run_stage,
     stage_parser,
@@ -132,16 +133,16 @@ class Setup:
 
 
 def rollout(
-    setup: Setup, questions: list[Question], group_size: int, occasion: str, bar: str | None = None
+    setup: Setup, questions: list[Question], group_size: int, occasion: str, progress: tqdm | None = None
 ) -> list[Group]:
     """Sample `group_size` responses to each of this rank's questions from the current policy, and reward them.
 
     `occasion` seeds the sampling together with the question's id: the same occasion gives the same responses.
+    `progress` counts finished responses.
     """
     args = setup.args
     seeds = [random.Random(f"{args.seed}/{occasion}/{question.id}").getrandbits(32) for question in questions]
-    progress = tqdm(total=len(questions) * group_size, desc=bar, unit="sample", leave=False, disable=bar is None)
-    with fsdp_utils.gathered(setup.policy), progress:
+    with fsdp_utils.gathered(setup.policy):
         try:
             samples = setup.sampler.generate(
                 [setup.prompts[question.id] for question in questions],
@@ -150,7 +151,7 @@ def rollout(
                 stop_ids=setup.stops,
                 temperature=args.temperature,
                 seeds=seeds,
-                on_finish=progress.update,
+                on_finish=progress.update if progress else None,
             ) if questions else []  # fmt: skip
         except ValueError as error:  # the cache is too small, the policy is broken
             raise UserError(f"{occasion}: {error} (--cache-gb {args.cache_gb}, --lr {args.lr})") from error
@@ -484,14 +485,12 @@ def train(setup: Setup, run: RunDir, questions: list[Question], job: fsdp_utils.
         plateau.history.extend(tuple(item) for item in resumed["history"])
     main_rank = fsdp_utils.rank() == 0
     if main_rank:
-        metrics.rewind(start)
+        metrics.resume(start)
         minings.rewind(start - 1)  # a checkpoint at this step was saved before its mining
 
-    progress = tqdm(
+    progress = progress_bar(
         range(start, args.steps), initial=start, total=args.steps, desc=args.output, unit="step", disable=not main_rank
     )
-    if start and main_rank:
-        progress.write(f"{args.output}: going on from the checkpoint at step {start}")
     for step in progress:
         began = time.time()
         group_size, timing = args.group_size, {}
@@ -505,13 +504,13 @@ def train(setup: Setup, run: RunDir, questions: list[Question], job: fsdp_utils.
             if place == 0:
                 mined, summary = mine(setup, ledger, questions, number, step, state.folder / "mining.jsonl", job)
                 timing["seconds_mine"] = time.time() - began
+                ended = None if mined else "nothing is left to mine: every question is solved or set aside"
                 if main_rank:
-                    minings.log(step, round=number + 1, **summary)
+                    minings.log(step, round=number + 1, **summary, **({"ended": ended} if ended else {}))
                     write_jsonl(run.output("ledger.jsonl"), ledger.rows())
-                if not mined:
-                    progress.write(
-                        f"{args.output}: nothing left to mine at step {step}: every question is solved or set aside"
-                    )
+                if ended:
+                    if main_rank:
+                        progress.write(f"{args.output}: stage 2 ends after step {step}: {ended}")
                     break
             batch = [by_id[mined[(place * args.questions + i) % len(mined)]] for i in range(args.questions)]
 
@@ -525,9 +524,12 @@ def train(setup: Setup, run: RunDir, questions: list[Question], job: fsdp_utils.
         optimizer.param_groups[0]["lr"] = learning_rate(args, step)
         for _ in range(args.updates):
             update = update_policy(setup, groups, len(batch), optimizer, step)
-        ended = time.time()
+        updated = time.time()
 
         done = step + 1
+        ended = plateau.reached(statistics["reward"], statistics["zero_advantage"]) if args.stage == 1 else None
+        if not ended and done == args.steps:
+            ended = f"all {done} steps are done"
         if main_rank:
             metrics.log(
                 done,
@@ -536,19 +538,20 @@ def train(setup: Setup, run: RunDir, questions: list[Question], job: fsdp_utils.
                 group_size=group_size,
                 **timing,
                 seconds_rollout=sampled - sampling,
-                seconds_update=ended - sampled,
+                seconds_update=updated - sampled,
                 tokens_per_s=statistics["sampled_tokens"] / (sampled - sampling),
                 peak_memory_gb=peak_memory(setup.device),
+                **({"ended": ended} if ended else {}),
             )
             shown = {"acc": "accuracy", "fmt": "format", "zero": "zero_advantage", "len": "length"}
             progress.set_postfix({name: f"{statistics[key]:.2f}" for name, key in shown.items()})
-        reason = plateau.reached(statistics["reward"], statistics["zero_advantage"]) if args.stage == 1 else None
-        if reason:
-            progress.write(f"{args.output}: stage 1 ends after step {done}: {reason}")
+        if ended:
+            if main_rank:
+                progress.write(f"{args.output}: stage {args.stage} ends after step {done}: {ended}")
             break
-        stopping = job.stopping() and done < args.steps
+        stopping = job.stopping()
         mines_next = args.stage == 2 and not args.no_mining and done % args.round_steps == 0  # and may be stopped there
-        if stopping or (mines_next or done % args.save_every == 0) and done < args.steps:
+        if stopping or mines_next or done % args.save_every == 0:
             state.save(done, {"mined": mined, "ledger": ledger.rows(), "history": list(plateau.history)})
         if stopping:
             job.leave(done)
@@ -577,16 +580,25 @@ def mine(
     answered = {row["id"] for row in rows}
     todo = [question for question in questions if question.id not in answered]
     fsdp_utils.barrier()  # all have read the journal before it grows
-    for begin in range(0, len(todo), MINING_PORTION):
-        bar = f"mining, round {number + 1}, question {len(outcomes)} of {len(questions)}" if main_rank else None
-        portion = setup.my_share(todo[begin : begin + MINING_PORTION])
-        new = outcomes_of(rollout(setup, portion, args.mine_samples, f"mining round {number}", bar))
+    portions = [todo[begin : begin + MINING_PORTION] for begin in range(0, len(todo), MINING_PORTION)]
+    progress = progress_bar(
+        total=sum(len(setup.my_share(portion)) for portion in portions) * args.mine_samples,
+        desc=f"mining, round {number + 1}",
+        unit="sample",
+        leave=False,
+        disable=not main_rank,
+    )
+    for portion in portions:
+        new = outcomes_of(
+            rollout(setup, setup.my_share(portion), args.mine_samples, f"mining round {number}", progress)
+        )
         outcomes += new
         if main_rank:
             journal.parent.mkdir(exist_ok=True)
             append_jsonl(journal, [{"round": number, "id": i, "attempts": a, "passes": p} for i, a, p in new])
         if job.stopping():
             job.leave(step)
+    progress.close()
     ledger.record(outcomes, step)
     mined = ledger.mine(args.round_steps * args.questions, args.set_aside, random.Random(f"{args.seed}/mine/{number}"))
     summary = ledger.summary(mined, args.set_aside)
@@ -744,6 +756,7 @@ def main() -> None:
     if untiered:
         raise UserError(f"{len(untiered)} questions of train.jsonl have no tier ({untiered[0]}); run curate.py again")
     model_path = args.model or run.input("sft" if args.stage == 1 else "rl1")
+    run.claim(args.output)
     with fsdp_utils.job() as job:
         fsdp_utils.seed_everything(args.seed)
         train(make_setup(args, model_path, questions, job.device), run, questions, job)

@@ -148,9 +148,10 @@ def plan(config: PretrainedConfig, name: str, machine: Machine, work: Work) -> t
         raise UserError(f"--gpus {machine.gpus} is not a multiple of --shard-over {machine.shard_over or 1}")
     parts, times = memory(config, machine, work), seconds(config, machine, work)
     parameters = parts["sampling"]["all weights (bfloat16)"] / HALF
+    size = f"{parameters:.2f} B" if parameters >= 0.1 else f"{1000 * parameters:.2f} M"
     room = machine.gpu_gb * (1 - RESERVE)
     lines = [
-        f"{name}: {parameters:.2f} B parameters on {machine.gpus} GPUs of {machine.gpu_gb:g} GB; "
+        f"{name}: {size} parameters on {machine.gpus} GPUs of {machine.gpu_gb:g} GB; "
         f"{work.questions} questions x {work.group_size} responses x {work.max_new_tokens} tokens a step"
     ]
     for phase in ("sampling", "updating"):

@@ -84,7 +84,8 @@ def load_config(path: str | Path) -> PretrainedConfig:
 
 
 def unusable(path: str | Path, error: Exception) -> UserError:
-    return UserError(f"cannot load the model {path}: {str(error).strip().splitlines()[0]}")
+    remedy = "" if Path(path).is_dir() else "; where there is no network, give a folder that holds it"
+    return UserError(f"cannot load the model {path}: {str(error).strip().splitlines()[0]}{remedy}")
 
 
 def empty_model(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:

@@ -1,7 +1,7 @@
 """What every stage reads and writes: the question record, JSON lines that survive a crash, metrics, the run directory.
 
-A stage finds its inputs and leaves its outputs in one run directory under fixed names (`RunDir`). Three rules make a
-run restartable after `kill -9`:
+A stage finds its inputs and leaves its outputs in one run directory under fixed names (`RunDir`); one process at a time
+may make an output (`RunDir.claim`). Three rules make a run restartable after `kill -9`:
 
 1. A finished output appears under its final name at once (written elsewhere, flushed to disk, renamed). A stage whose
    output exists has nothing to do.
@@ -16,15 +16,19 @@ This is a tool: it imports no stage.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
+
+from tqdm import tqdm
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 TIERS = ("easy", "moderate", "difficult")  # section 3.1: three tiers, in this order
@@ -40,6 +44,9 @@ MADE_BY = {
     "rl1": "python grpo.py --stage 1",
     "rl2": "python grpo.py --stage 2",
 }
+
+
+CLAIMS: list[TextIO] = []  # locks, kept open: the kernel gives them back when their process has ended
 
 
 class UserError(Exception):
@@ -81,6 +88,27 @@ def run_stage(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
         sys.exit(128 + signal.SIGPIPE)
+
+
+class _Lines:
+    """A text stream for tqdm that is no terminal: what would be drawn over the last state becomes a line of its own."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            self.stream.write(text.strip() + "\n")
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def progress_bar(iterable: Iterable[Any] | None = None, **how: Any) -> tqdm:
+    """tqdm's progress bar with its arguments; where stderr is no terminal but a log, at most a line a minute."""
+    if not sys.stderr.isatty():
+        how = {"file": _Lines(sys.stderr), "mininterval": 60, "miniters": 1, "ncols": 120, **how}
+    return tqdm(iterable, **how)
 
 
 # -------------------------------------------------------------------------------------------------- the question record
@@ -229,8 +257,10 @@ class RunDir:
         if create:
             self.path.mkdir(parents=True, exist_ok=True)
         if not self.path.is_dir():
+            others = ", ".join(sorted(str(path) for path in self.path.parent.glob("*/"))[:5])
             raise UserError(
-                f"run directory {self.path} does not exist; start one with: python kg_build.py --run {self.path}"
+                f"run directory {self.path} does not exist; start it with: python kg_build.py --run {self.path}"
+                + (f"; or take another by --run: {others}" if others else "")
             )
 
     def output(self, name: str) -> Path:
@@ -253,6 +283,29 @@ class RunDir:
             print(f"{self.path / name} is there already: nothing to do (delete it to make it again)")
         return done
 
+    def claim(self, name: str) -> None:
+        """Make sure that no other process makes this output, until this one ends, however it ends.
+
+        Of the processes that torchrun starts the first one claims for all. Raises UserError that names who has it.
+        """
+        if os.environ.get("RANK", "0") != "0":
+            return
+        lock = open(self.path / f".{name}.lock", "a+")
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            lock.seek(0)
+            raise UserError(
+                f"{self.path / name} is being made by another process ({lock.read().strip()}); "
+                "wait for it or stop it, then run this again"
+            ) from None
+        except OSError as error:  # some network file systems know no locks
+            print(f"{self.path} cannot be locked ({error}): see to it that no other process makes {name}")
+        lock.truncate(0)
+        lock.write(f"PID {os.getpid()} on {socket.gethostname()}: {' '.join(sys.argv)}")
+        lock.flush()
+        CLAIMS.append(lock)
+
 
 class Metrics:
     """A stage's measurements, appended to the run's `metrics.jsonl`: a JSON object a line with stage, step, time."""
@@ -264,10 +317,21 @@ class Metrics:
         rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in values.items()}
         append_jsonl(self.path, [{"stage": self.stage, "step": step, "time": round(time.time(), 1), **rounded}])
 
-    def rewind(self, step: int) -> None:
-        """Drop this stage's lines beyond `step`: the stage goes on from a checkpoint taken there."""
-        if self.path.exists():
-            rows = list(read_jsonl(self.path))
-            kept = [row for row in rows if row["stage"] != self.stage or row["step"] <= step]
-            if len(kept) < len(rows):
-                write_jsonl(self.path, kept)
+    def rewind(self, step: int) -> int:
+        """Drop this stage's lines beyond `step`: the stage goes on from a checkpoint there. Returns their last step."""
+        if not self.path.exists():
+            return step
+        rows = list(read_jsonl(self.path))
+        dropped = [row["step"] for row in rows if row["stage"] == self.stage and row["step"] > step]
+        if dropped:
+            write_jsonl(self.path, [row for row in rows if row["stage"] != self.stage or row["step"] <= step])
+        return max(dropped, default=step)
+
+    def resume(self, step: int) -> None:
+        """`rewind` to the checkpoint at `step` (0: there is none), and tell the user what is kept and what is not."""
+        again = self.rewind(step) - step
+        kept = f"going on from the checkpoint at step {step}" if step else "there is no checkpoint, beginning at step 0"
+        if step or again:
+            print(
+                f"{self.stage}: {kept}" + (f"; {again} later steps of the run before are done again" if again else "")
+            )

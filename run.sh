@@ -13,8 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 words=("$0" "$@") recipe=${1:-tiny} ablated=${2:-} seed=${SEED:-0}
 baseline=${BASELINE:-runs/$recipe}
-change=$ablated${*:3}
-run=${RUN:-$baseline${ablated:+-${change//[ \/]/-}}}
+run=${RUN:-$baseline${ablated:+-$(tr -s ' /-' - <<<"${*:2}")}} # e.g. runs/tiny-rl1-with-std
 train="torchrun --nproc_per_node ${GPUS:-8} --" # without the --, torchrun takes --run for an option of its own
 ladder=("Base=base" "+CoT cold start=sft" "+RL stage 1=rl1" "+RL stage 2=rl2")
 nine="careqa jmed medbullets medmcqa medqa medxpertqa pubmedqa mmlu_pro_biology mmlu_pro_health" # Table 3
@@ -37,9 +36,9 @@ stage() { # NAME COMMAND: announce the stage and run it, with the rest of the co
   "${@:2}"
 }
 
-fork() { # into the ablation's run directory: the outputs of the stages before, as hard links, and their metrics
+fork() { # into the ablation's run directory: what the stages before made, as hard links, its metrics and evaluation
   [ -e "$baseline/report.html" ] || fail "$baseline is no finished run; finish it (bash run.sh $recipe) or set BASELINE"
-  local output=$(awk -v stage="$ablated" '$1 == stage { print $2 }' <<<"$made") name files file
+  local output=$(awk -v stage="$ablated" '$1 == stage { print $2 }' <<<"$made") name files file model label
   [ -n "$output" ] && [ -e "$baseline/$output" ] ||
     fail "unknown stage '$ablated' of $recipe; known: $(cut -d' ' -f1 <<<"$made" | xargs)"
   rm -rf "$run.partial" && mkdir -p "$run.partial"
@@ -47,12 +46,26 @@ fork() { # into the ablation's run directory: the outputs of the stages before, 
     for file in $files; do [ ! -e "$baseline/$file" ] || cp -al "$baseline/$file" "$run.partial"; done
     grep "^{\"stage\": \"$name\"" "$baseline/metrics.jsonl" >>"$run.partial/metrics.jsonl" || true
   done <<<"$made"
+  for model in "${ladder[@]}"; do
+    label=${model%%=*}
+    [ -e "$run.partial/heldout.jsonl" ] && [[ $label = Base || -e $run.partial/${model#*=} ]] || continue
+    for file in "$baseline"/eval/*/"$label".json*; do
+      [ -e "$file" ] || continue
+      mkdir -p "$run.partial/eval/$(basename "$(dirname "$file")")"
+      cp -al "$file" "$run.partial/${file#"$baseline/"}"
+    done
+    grep "^{\"stage\": \"evaluate\".*\"model\": \"$label\"" "$baseline/metrics.jsonl" >>"$run.partial/metrics.jsonl" || true
+  done
   for file in teacher_cache.jsonl decisions.jsonl; do # what was paid for, and what a person decided: appended to
     [ ! -e "$baseline/$file" ] || cp "$baseline/$file" "$run.partial"
   done
   mv "$run.partial" "$run"
 }
 [ -z "$ablated" ] || [ -d "$run" ] || fork
+if [ "$recipe" = 7b ] || [ "$recipe" = 32b ]; then
+  [ "${CONTACT:-}" ] || fail "CONTACT is not set: Wikipedia asks for an address (export CONTACT=you@example.org)"
+  [ "${TEACHER:-}" ] || fail "TEACHER is not set: name a language model (export TEACHER=openai:openai/gpt-oss-120b)"
+fi
 
 source ./setup.sh
 # glibc gives every freed tensor back to the kernel and asks for it again; on a CPU that costs a fifth of the time.
@@ -73,8 +86,8 @@ tiny)
   stage report python report.py --run "$run"
   ;;
 7b)
-  stage kg_build python kg_build.py --run "$run" --source api --contact "${CONTACT:?your e-mail address: Wikipedia asks for it}"
-  stage synth python synth.py --run "$run" --teacher "${TEACHER:?e.g. openai:openai/gpt-oss-120b}"
+  stage kg_build python kg_build.py --run "$run" --source api --contact "$CONTACT"
+  stage synth python synth.py --run "$run" --teacher "$TEACHER"
   stage curate python curate.py --run "$run" --public medqa medmcqa cmexam pubmedqa --teacher "$TEACHER"
   stage distill python distill.py --run "$run" --teacher "$TEACHER" --tokenizer Qwen/Qwen2.5-7B-Instruct
   stage sft $train sft.py --run "$run" --model Qwen/Qwen2.5-7B-Instruct
@@ -85,8 +98,8 @@ tiny)
   ;;
 32b)
   fit="--gradient-checkpointing --micro-tokens 8192 --cpu-offload --cache-gb 5" # see: python grpo.py --plan ...
-  stage kg_build python kg_build.py --run "$run" --source api --contact "${CONTACT:?your e-mail address: Wikipedia asks for it}"
-  stage synth python synth.py --run "$run" --teacher "${TEACHER:?e.g. openai:openai/gpt-oss-120b}"
+  stage kg_build python kg_build.py --run "$run" --source api --contact "$CONTACT"
+  stage synth python synth.py --run "$run" --teacher "$TEACHER"
   stage curate python curate.py --run "$run" --public medqa medmcqa cmexam pubmedqa --teacher "$TEACHER"
   stage rl1 $train grpo.py --run "$run" --stage 1 --model Qwen/Qwen3-32B $fit
   stage rl2 $train grpo.py --run "$run" --stage 2 $fit

@@ -30,13 +30,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 import fsdp_utils
 from fsdp_utils import TrainingState
 from policy import Example, Policy, accumulate_gradient, score, stop_tokens
-from records import Metrics, RunDir, UserError, read_jsonl, run_stage, stage_parser
+from records import Metrics, RunDir, UserError, progress_bar, read_jsonl, run_stage, stage_parser
 from reward import prompt_tokens
 from rollout import Sampler
 
@@ -87,7 +86,7 @@ def row_problem(row: dict[str, Any]) -> str | None:
 def load_examples(path: Path, made_by: str, tokenizer: Any, stops: list[int], max_length: int) -> list[Example]:
     """All rows of the data as examples, by name. Chats of more than `max_length` tokens are left out, and counted."""
     examples, too_long = [], 0
-    rows = tqdm(read_jsonl(path, made_by), desc="tokenize", unit="row", disable=fsdp_utils.rank() > 0)
+    rows = progress_bar(read_jsonl(path, made_by), desc="tokenize", unit="row", disable=fsdp_utils.rank() > 0)
     for number, row in enumerate(rows, 1):
         problem = row_problem(row)
         if problem:
@@ -102,7 +101,7 @@ def load_examples(path: Path, made_by: str, tokenizer: Any, stops: list[int], ma
         for example in made:
             example.name = f"{path.name} row {number}"
         examples += made
-    if too_long:
+    if too_long and fsdp_utils.rank() == 0:
         print(f"{too_long} chats of more than {max_length} tokens are left out (--max-length)")
     if not examples:
         raise UserError(f"{path} holds nothing to train on; make it again with: {made_by}")
@@ -206,10 +205,10 @@ def train(args: argparse.Namespace, run: RunDir, data: Path, made_by: str, job: 
     metrics = Metrics(run, args.output)
     main_rank = fsdp_utils.rank() == 0
     if main_rank:
-        metrics.rewind(start)
+        metrics.resume(start)
         print(f"{len(examples)} sequences, {steps} steps from step {start}, {held} sequences for validation")
 
-    progress = tqdm(
+    progress = progress_bar(
         range(start, steps), initial=start, total=steps, desc=args.output, unit="step", disable=not main_rank
     )
     epoch, batches = -1, []
@@ -306,6 +305,7 @@ def main() -> None:
     made_by = run.made_by(args.data)
     if not data.exists():
         raise UserError(f"{data} does not exist; make it with: {made_by}")
+    run.claim(args.output)
     with fsdp_utils.job() as job:
         fsdp_utils.seed_everything(args.seed)
         train(args, run, data, made_by, job)

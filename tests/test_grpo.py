@@ -471,14 +471,17 @@ def test_stage_1_ends_at_the_plateau(run, capsys):
     flags = "--steps 9 --plateau-window 2 --plateau-sparsity 0 --plateau-slope 9".split()
     call_main(grpo, "--stage", 1, "--run", run, *flags, *SMALL)
     assert [row["step"] for row in metrics_of(run, "rl1")] == [1, 2] and (run / "rl1" / "model.safetensors").exists()
-    assert "stage 1 ends after step 2" in "".join(capsys.readouterr())
+    assert "stage 1 ends after step 2: " in "".join(capsys.readouterr())
+    assert [row.get("ended") for row in metrics_of(run, "rl1")][0] is None
+    assert "rewards are sparse" in metrics_of(run, "rl1")[-1]["ended"]
 
 
 def test_stage_2_ends_when_nothing_is_left_to_mine(run, tiny, capsys):
     """Random weights never answer: every question is set aside, and the policy stays what it was."""
     flags = ["--model", tiny, "--mine-samples", 2, "--set-aside", 2, "--steps", 3]
     call_main(grpo, "--stage", 2, "--run", run, *SMALL, *flags)
-    assert "nothing left to mine at step 0" in "".join(capsys.readouterr())
+    assert "stage 2 ends after step 0: nothing is left to mine" in "".join(capsys.readouterr())
+    assert metrics_of(run, "mining")[-1]["ended"].startswith("nothing is left")
     before, after = weights(tiny), weights(run / "rl2")
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(row["attempts"] == 2 and row["passes"] == 0 for row in read_jsonl(run / "ledger.jsonl"))

@@ -152,8 +152,13 @@ def baseline(tmp_path):
         "teacher_cache.jsonl",
     ):
         (run / name).write_text(name)
-    stages = ("kg_build", "synth", "curate", "distill", "sft", "rl1", "rl2", "mining", "evaluate")
+    stages = ("kg_build", "synth", "curate", "distill", "sft", "rl1", "rl2", "mining")
     append_jsonl(run / "metrics.jsonl", [{"stage": stage, "step": 1, "time": 1.0} for stage in stages])
+    (run / "eval" / "heldout").mkdir(parents=True)
+    for label in LADDER:
+        for suffix in ("json", "jsonl"):
+            (run / "eval" / "heldout" / f"{label}.{suffix}").write_text(label)
+        append_jsonl(run / "metrics.jsonl", [{"stage": "evaluate", "step": 500, "time": 1.0, "model": label}])
     return run
 
 
@@ -172,18 +177,24 @@ def run_sh(baseline, *words):
     return done, log.read_text().splitlines() if log.exists() else []
 
 
+LADDER = ("Base", "+CoT cold start", "+RL stage 1", "+RL stage 2")
+
+
 def test_an_ablation_shares_what_came_before_its_stage(baseline):
     before = {path: path.read_bytes() for path in baseline.rglob("*") if path.is_file()}
     done, calls = run_sh(baseline, "tiny", "rl1", "--with-std")
-    fork = baseline.with_name("base-rl1--with-std")
+    fork = baseline.with_name("base-rl1-with-std")
     assert done.returncode == 0, done.stderr
-    shared = {"kg.sqlite", "synth.jsonl", "train.jsonl", "heldout.jsonl", "cot.jsonl", "sft"}
+    shared = {"kg.sqlite", "synth.jsonl", "train.jsonl", "heldout.jsonl", "cot.jsonl", "sft", "eval"}
     copied = {"metrics.jsonl", "teacher_cache.jsonl"}  # these are appended to
     assert {path.name for path in fork.iterdir()} == shared | copied
     files = [path for path in fork.rglob("*") if path.is_file()]
     assert all(path.samefile(baseline / path.relative_to(fork)) == (path.name not in copied) for path in files)
-    stages = [row["stage"] for row in read_jsonl(fork / "metrics.jsonl")]
+    assert {path.stem for path in (fork / "eval" / "heldout").iterdir()} == {"Base", "+CoT cold start"}
+    rows = list(read_jsonl(fork / "metrics.jsonl"))
+    stages = [row["stage"] for row in rows if "model" not in row]
     assert stages == ["kg_build", "synth", "curate", "distill", "sft"]
+    assert [row["model"] for row in rows if "model" in row] == ["Base", "+CoT cold start"]
     assert {path: path.read_bytes() for path in before} == before
 
     changed = [call for call in calls if "--with-std" in call.removesuffix(str(fork)).split()]
@@ -219,3 +230,18 @@ def test_an_ablation_that_cannot_be_is_one_line(baseline, words, missing, messag
     assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1
     assert not [call for call in calls if "pip" not in call]
     assert not list(baseline.parent.glob("base-*"))
+
+
+def test_questions_that_changed_are_evaluated_again(baseline):
+    assert run_sh(baseline, "tiny", "synth", "--seed", "1")[0].returncode == 0
+    assert not (baseline.with_name("base-synth-seed-1") / "eval").exists()
+
+
+@pytest.mark.parametrize("name", ["CONTACT", "TEACHER"])
+def test_what_the_large_recipes_need_is_asked_for_first(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("CONTACT", "you@example.org")
+    monkeypatch.setenv("TEACHER", "openai:any")
+    monkeypatch.delenv(name)
+    done = subprocess.run(["bash", "run.sh", "7b"], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith(f"run.sh: error: {name} is not set")
+    assert done.stderr.count("\n") == 1 and not done.stdout

@@ -20,6 +20,7 @@ from records import (
     UserError,
     append_jsonl,
     load_questions,
+    progress_bar,
     read_jsonl,
     run_stage,
     stage_parser,
@@ -183,7 +184,7 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
 
 
 def test_a_missing_run_or_input_names_its_command(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere does not exist; start one with: python kg_build.py --run .*nowhere"):
+    with pytest.raises(UserError, match=r"nowhere does not exist; start it with: python kg_build.py --run .*nowhere"):
         RunDir(tmp_path / "nowhere")
     run = RunDir(tmp_path / "new", create=True)
     for name, command in MADE_BY.items():
@@ -237,6 +238,57 @@ def test_rewind_drops_this_stage_beyond_the_step_only(tmp_path_factory, logged, 
     rows = list(read_jsonl(run.output("metrics.jsonl")))
     assert [(row["stage"], row["step"]) for row in rows] == expected
     assert all(row.get("value", 0.333333) == 0.333333 and row["time"] > 1e9 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("logged", "step", "told"),
+    [
+        (0, 0, ""),
+        (4, 4, "sft: going on from the checkpoint at step 4\n"),
+        (7, 4, "sft: going on from the checkpoint at step 4; 3 later steps of the run before are done again\n"),
+        (7, 0, "sft: there is no checkpoint, beginning at step 0; 7 later steps of the run before are done again\n"),
+    ],
+)
+def test_a_stage_says_what_it_goes_on_from(tmp_path, capsys, logged, step, told):
+    metrics = Metrics(RunDir(tmp_path), "sft")
+    for done in range(logged):
+        metrics.log(done + 1)
+    metrics.resume(step)
+    assert capsys.readouterr().out == told
+    assert sum(1 for _ in read_jsonl(metrics.path)) == step if logged else not metrics.path.exists()
+
+
+def test_one_process_at_a_time_makes_an_output(tmp_path, monkeypatch):
+    """The claim names its holder, is per output, is the first rank's alone, and ends with `kill -9`."""
+    code = f"import time; from records import RunDir; RunDir({str(tmp_path)!r}).claim('rl1'); print(flush=True)"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code + "; time.sleep(600)", "--stage", "1"],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+    )
+    holder.stdout.readline()
+    try:
+        with pytest.raises(UserError, match=f"rl1 is being made by another process .PID {holder.pid} on .*--stage 1"):
+            RunDir(tmp_path).claim("rl1")
+        RunDir(tmp_path).claim("rl2")
+        monkeypatch.setenv("RANK", "1")
+        RunDir(tmp_path).claim("rl1")
+        monkeypatch.delenv("RANK")
+    finally:
+        holder.kill()
+        holder.communicate()
+    RunDir(tmp_path).claim("rl1")
+    assert (tmp_path / ".rl1.lock").read_text().startswith(f"PID {os.getpid()} on ")
+
+
+def test_a_log_has_lines_instead_of_a_bar(monkeypatch, capfd):
+    log = progress_bar(range(1000), desc="walk")
+    assert sum(log) == 499500
+    seen = capfd.readouterr().err
+    assert "\r" not in seen and seen.count("\n") <= 2 and seen.endswith("\n") and "walk: 100%" in seen
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert sum(progress_bar(range(10), desc="walk")) == 45
+    assert "\rwalk: 100%" in capfd.readouterr().err
 
 
 def test_a_wrong_flag_is_one_line_and_help_shows_defaults(monkeypatch, capsys):
