@@ -59,9 +59,13 @@ from records import (
     Question,
     RunDir,
     UserError,
+    above,
     append_jsonl,
+    at_least,
+    fraction,
     load_questions,
     progress_bar,
+    proper_fraction,
     read_jsonl,
     run_stage,
     stage_parser,
@@ -649,44 +653,56 @@ def parse_args() -> argparse.Namespace:
     files.add_argument("--output", help="folder of the run directory for the trained model; default: rl1 or rl2")
 
     sampling = parser.add_argument_group("sampling")
-    sampling.add_argument("--questions", type=int, default=128, help="questions per step, over all processes")
+    sampling.add_argument("--questions", type=at_least(1), default=128, help="questions per step, over all processes")
     sampling.add_argument(
         "--group-size", type=int, default=8, help="k, responses per question; the baseline is their mean"
     )
     sampling.add_argument(
-        "--max-new-tokens", type=int, default=4096, help="tokens; longer responses are cut and earn nothing"
+        "--max-new-tokens", type=at_least(1), default=4096, help="tokens; longer responses are cut and earn nothing"
     )
     sampling.add_argument(
-        "--temperature", type=float, default=1.0, help="1 samples from the policy itself, as Eq. 1 asks"
+        "--temperature", type=above(0.0), default=1.0, help="1 samples from the policy itself, as Eq. 1 asks"
     )
-    sampling.add_argument("--cache-gb", type=float, default=20.0, help="GB for the sampler's KV cache, per process")
+    sampling.add_argument(
+        "--cache-gb", type=above(0.0), default=20.0, help="GB for the sampler's KV cache, per process"
+    )
 
     optimiser = parser.add_argument_group("optimiser")
-    optimiser.add_argument("--steps", type=int, default=400, help="optimiser steps at most; stage 1 may stop before")
-    optimiser.add_argument("--lr", type=float, default=1e-6, help="learning rate after warm-up; RL wants small steps")
     optimiser.add_argument(
-        "--lr-decay", type=float, default=0.0, help="share of it lost by the last step; less noise at the end"
+        "--steps", type=at_least(1), default=400, help="optimiser steps at most; stage 1 may stop before"
     )
-    optimiser.add_argument("--warmup-steps", type=int, default=10, help="steps; Adam's moments need some")
-    optimiser.add_argument("--beta2", type=float, default=0.99, help="of Adam; gradients of RL change their scale")
-    optimiser.add_argument("--max-grad-norm", type=float, default=1.0, help="longer gradients are scaled down to it")
+    optimiser.add_argument(
+        "--lr", type=above(0.0), default=1e-6, help="learning rate after warm-up; RL wants small steps"
+    )
+    optimiser.add_argument(
+        "--lr-decay", type=fraction, default=0.0, help="share of it lost by the last step; less noise at the end"
+    )
+    optimiser.add_argument("--warmup-steps", type=at_least(0), default=10, help="steps; Adam's moments need some")
+    optimiser.add_argument(
+        "--beta2", type=proper_fraction, default=0.99, help="of Adam; gradients of RL change their scale"
+    )
+    optimiser.add_argument(
+        "--max-grad-norm", type=above(0.0), default=1.0, help="longer gradients are scaled down to it"
+    )
 
     plateau = parser.add_argument_group("stage 1 ends when")
-    plateau.add_argument("--plateau-window", type=int, default=40, help="steps that the plateau is judged by")
+    plateau.add_argument("--plateau-window", type=at_least(2), default=40, help="steps that the plateau is judged by")
     plateau.add_argument(
-        "--plateau-sparsity", type=float, default=0.6, help="share of zero-advantage groups that is sparse"
+        "--plateau-sparsity", type=fraction, default=0.6, help="share of zero-advantage groups that is sparse"
     )
     plateau.add_argument(
-        "--plateau-slope", type=float, default=0.01, help="rise of the reward within a window that is none"
+        "--plateau-slope", type=at_least(0.0), default=0.01, help="rise of the reward within a window that is none"
     )
 
     mining = parser.add_argument_group("stage 2 mines")
-    mining.add_argument("--round-steps", type=int, default=50, help="steps between two minings")
-    mining.add_argument("--mine-samples", type=int, default=4, help="attempts at every question in each mining")
-    mining.add_argument("--group-growth", type=int, default=4, help="more responses per question in each round")
-    mining.add_argument("--max-group-size", type=int, default=32, help="where that growth ends; memory and time")
+    mining.add_argument("--round-steps", type=at_least(1), default=50, help="steps between two minings")
+    mining.add_argument("--mine-samples", type=at_least(1), default=4, help="attempts at every question in each mining")
+    mining.add_argument("--group-growth", type=at_least(0), default=4, help="more responses per question in each round")
     mining.add_argument(
-        "--set-aside", type=int, default=48, help="attempts without a success that set a question aside"
+        "--max-group-size", type=at_least(2), default=32, help="where that growth ends; memory and time"
+    )
+    mining.add_argument(
+        "--set-aside", type=at_least(1), default=48, help="attempts without a success that set a question aside"
     )
 
     ablations = parser.add_argument_group(
@@ -698,15 +714,23 @@ def parse_args() -> argparse.Namespace:
     ablations.add_argument(
         "--token-mean", action="store_true", help="mean instead of sum of a response's log-probabilities"
     )
-    ablations.add_argument("--clip", type=float, default=0.0, help="PPO's clipping of the ratio to 1 +- this; 0: none")
-    ablations.add_argument("--updates", type=int, default=1, help="updates on every batch of samples; more need --clip")
-    ablations.add_argument("--kl", type=float, default=0.0, help="weight of the divergence from the first policy")
+    ablations.add_argument(
+        "--clip", type=at_least(0.0), default=0.0, help="PPO's clipping of the ratio to 1 +- this; 0: none"
+    )
+    ablations.add_argument(
+        "--updates", type=at_least(1), default=1, help="updates on every batch of samples; more need --clip"
+    )
+    ablations.add_argument(
+        "--kl", type=at_least(0.0), default=0.0, help="weight of the divergence from the first policy"
+    )
     ablations.add_argument(
         "--no-mining", action="store_true", help="all questions in random order instead of the curriculum"
     )
 
     machine = parser.add_argument_group("machine")
-    machine.add_argument("--micro-tokens", type=int, default=5120, help="tokens per forward pass; fits 80 GB at 7B")
+    machine.add_argument(
+        "--micro-tokens", type=at_least(1), default=5120, help="tokens per forward pass; fits 80 GB at 7B"
+    )
     machine.add_argument(
         "--share-prompts", action="store_true", help="one row per group in training; for short responses"
     )
@@ -714,26 +738,25 @@ def parse_args() -> argparse.Namespace:
         "--pack", action="store_true", help="several sequences in a row; for responses of many lengths"
     )
     machine.add_argument(
-        "--shard-over", type=int, default=0, help="processes that share one copy of the weights; 0: all, else HSDP"
+        "--shard-over",
+        type=at_least(0),
+        default=0,
+        help="processes that share one copy of the weights; 0: all, else HSDP",
     )
     machine.add_argument("--cpu-offload", action="store_true", help="weights, optimiser in host memory: slow, but fits")
     machine.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations: less memory")
-    machine.add_argument("--save-every", type=int, default=10, help="steps between checkpoints of the training state")
+    machine.add_argument(
+        "--save-every", type=at_least(1), default=10, help="steps between checkpoints of the training state"
+    )
     machine.add_argument("--seed", type=int, default=0, help="of the data order and the sampling")
     planning = parser.add_argument_group("planning")
     planning.add_argument(
         "--plan", action="store_true", help="print memory per GPU and steps a day, and do nothing else"
     )
     gpus = int(os.environ.get("WORLD_SIZE", 8))
-    planning.add_argument("--gpus", type=int, default=gpus, help="GPUs to plan for, of all nodes")
-    planning.add_argument("--gpu-gb", type=float, default=80.0, help="GB of each of them to plan for")
+    planning.add_argument("--gpus", type=at_least(1), default=gpus, help="GPUs to plan for, of all nodes")
+    planning.add_argument("--gpu-gb", type=above(0.0), default=80.0, help="GB of each of them to plan for")
     args = parser.parse_args()
-    least = {"questions": 1, "max_new_tokens": 1, "steps": 1, "plateau_window": 2, "round_steps": 1, "mine_samples": 1}
-    for name, value in (least | {"set_aside": 1, "micro_tokens": 1, "save_every": 1, "updates": 1}).items():
-        if getattr(args, name) < value:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least {value}")
-    if not 0 < args.temperature < math.inf:
-        raise UserError(f"--temperature {args.temperature}: must be above 0; 1 samples from the policy itself")
     if args.updates > 1 and not args.clip:
         raise UserError(f"--updates {args.updates}: after the first the samples are off policy; add --clip 0.2")
     if args.group_size < 2:

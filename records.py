@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import math
 import os
 import signal
 import socket
@@ -69,6 +70,39 @@ class _StageParser(argparse.ArgumentParser):
 def stage_parser(doc: str) -> argparse.ArgumentParser:
     """The argument parser of a script whose `--help` begins with its module docstring."""
     return _StageParser(description=doc, formatter_class=_HelpFormatter)
+
+
+def _number(kind: type, holds: Callable[[Any], bool], rule: str) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' * (kind is int)}number") from None
+        if not (math.isfinite(value) and holds(value)):
+            raise argparse.ArgumentTypeError(f"{text} must be {rule}")
+        return value
+
+    return parse
+
+
+def at_least(least: float) -> Callable[[str], Any]:
+    """An argparse type: numbers from `least` on, whole ones if it is an int."""
+    return _number(type(least), lambda value: value >= least, f"at least {least}")
+
+
+def above(least: float) -> Callable[[str], Any]:
+    """An argparse type: numbers above `least`."""
+    return _number(type(least), lambda value: value > least, f"above {least}")
+
+
+def fraction(text: str) -> float:
+    """An argparse type: numbers from 0 to 1."""
+    return _number(float, lambda value: 0 <= value <= 1, "from 0 to 1")(text)
+
+
+def proper_fraction(text: str) -> float:
+    """An argparse type: numbers from 0 to below 1."""
+    return _number(float, lambda value: 0 <= value < 1, "0 or more and below 1")(text)
 
 
 def run_stage(main: Callable[[], None]) -> None:

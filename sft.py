@@ -35,7 +35,19 @@ from transformers import PreTrainedTokenizerBase
 import fsdp_utils
 from fsdp_utils import TrainingState
 from policy import Example, Policy, accumulate_gradient, score, stop_tokens
-from records import Metrics, RunDir, UserError, progress_bar, read_jsonl, run_stage, stage_parser
+from records import (
+    Metrics,
+    RunDir,
+    UserError,
+    above,
+    at_least,
+    fraction,
+    progress_bar,
+    proper_fraction,
+    read_jsonl,
+    run_stage,
+    stage_parser,
+)
 from reward import prompt_tokens
 from rollout import Sampler
 
@@ -255,44 +267,55 @@ def parse_args() -> argparse.Namespace:
     files.add_argument("--output", default="sft", help="folder of the run directory for the trained model")
 
     how_long = parser.add_argument_group("how long")
-    how_long.add_argument("--epochs", type=float, default=3.0, help="passes over the data; few rows bear several")
-    how_long.add_argument("--steps", type=int, default=0, help="optimiser steps instead of epochs; 0: by --epochs")
-    how_long.add_argument("--batch-size", type=int, default=64, help="sequences per step, over all processes")
+    how_long.add_argument("--epochs", type=above(0.0), default=3.0, help="passes over the data; few rows bear several")
     how_long.add_argument(
-        "--max-length", type=int, default=4096, help="tokens; longer chats are left out, texts are cut"
+        "--steps", type=at_least(0), default=0, help="optimiser steps instead of epochs; 0: by --epochs"
+    )
+    how_long.add_argument("--batch-size", type=at_least(1), default=64, help="sequences per step, over all processes")
+    how_long.add_argument(
+        "--max-length", type=at_least(2), default=4096, help="tokens; longer chats are left out, texts are cut"
     )
 
     optimiser = parser.add_argument_group("optimiser")
-    optimiser.add_argument("--lr", type=float, default=1e-5, help="peak learning rate; usual for 7B instruct models")
-    optimiser.add_argument("--warmup", type=float, default=0.05, help="share of the steps; Adam's moments need it")
-    optimiser.add_argument("--beta2", type=float, default=0.95, help="of Adam; short runs want a short memory")
-    optimiser.add_argument("--weight-decay", type=float, default=0.0, help="of AdamW; a cold start is too short for it")
-    optimiser.add_argument("--max-grad-norm", type=float, default=1.0, help="longer gradients are scaled down to it")
+    optimiser.add_argument(
+        "--lr", type=above(0.0), default=1e-5, help="peak learning rate; usual for 7B instruct models"
+    )
+    optimiser.add_argument("--warmup", type=fraction, default=0.05, help="share of the steps; Adam's moments need it")
+    optimiser.add_argument(
+        "--beta2", type=proper_fraction, default=0.95, help="of Adam; short runs want a short memory"
+    )
+    optimiser.add_argument(
+        "--weight-decay", type=at_least(0.0), default=0.0, help="of AdamW; a cold start is too short for it"
+    )
+    optimiser.add_argument(
+        "--max-grad-norm", type=above(0.0), default=1.0, help="longer gradients are scaled down to it"
+    )
 
     machine = parser.add_argument_group("machine")
-    machine.add_argument("--micro-tokens", type=int, default=5120, help="tokens per forward pass; fits 80 GB at 7B")
+    machine.add_argument(
+        "--micro-tokens", type=at_least(1), default=5120, help="tokens per forward pass; fits 80 GB at 7B"
+    )
     machine.add_argument(
         "--pack", action="store_true", help="several sequences in a row; for sequences of many lengths"
     )
     machine.add_argument(
-        "--shard-over", type=int, default=0, help="processes that share one copy of the weights; 0: all, else HSDP"
+        "--shard-over",
+        type=at_least(0),
+        default=0,
+        help="processes that share one copy of the weights; 0: all, else HSDP",
     )
     machine.add_argument("--cpu-offload", action="store_true", help="weights, optimiser in host memory: slow, but fits")
     machine.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations: less memory")
-    machine.add_argument("--save-every", type=int, default=100, help="steps between checkpoints of the training state")
-    machine.add_argument("--validation", type=float, default=0.02, help="share of the sequences held out, at most 512")
-    machine.add_argument("--validate-every", type=int, default=50, help="steps between validation losses")
-    machine.add_argument("--samples", type=int, default=2, help="held-out prompts answered at each validation")
+    machine.add_argument(
+        "--save-every", type=at_least(1), default=100, help="steps between checkpoints of the training state"
+    )
+    machine.add_argument(
+        "--validation", type=proper_fraction, default=0.02, help="share of the sequences held out, at most 512"
+    )
+    machine.add_argument("--validate-every", type=at_least(1), default=50, help="steps between validation losses")
+    machine.add_argument("--samples", type=at_least(0), default=2, help="held-out prompts answered at each validation")
     machine.add_argument("--seed", type=int, default=0, help="of the shuffles")
-    args = parser.parse_args()
-    for name in ("batch_size", "micro_tokens", "save_every", "validate_every"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 1")
-    if not 0 <= args.validation < 1:
-        raise UserError(f"--validation {args.validation}: a share of the sequences, 0 or more and less than 1")
-    if args.max_length < 2 or args.steps < 0 or args.epochs <= 0:
-        raise UserError("--max-length must be at least 2, --steps 0 or more, --epochs above 0")
-    return args
+    return parser.parse_args()
 
 
 def main() -> None:

@@ -613,9 +613,14 @@ def test_bad_input_names_its_remedy(run, questions):
 @pytest.mark.parametrize(
     "flag, value, message",
     [
-        ("--questions", 0, "--questions 0: must be at least 1"),
-        ("--plateau-window", 1, "--plateau-window 1: must be at least 2"),
-        ("--temperature", 0, "--temperature 0.0: must be above 0"),
+        ("--questions", 0, "--questions: 0 must be at least 1"),
+        ("--plateau-window", 1, "--plateau-window: 1 must be at least 2"),
+        ("--temperature", 0, "--temperature: 0 must be above 0"),
+        ("--lr", "nan", "--lr: nan must be above 0"),
+        ("--lr", "fast", "--lr: 'fast' is no number"),
+        ("--steps", 1.5, "--steps: '1.5' is no whole number"),
+        ("--lr-decay", 1.1, "--lr-decay: 1.1 must be from 0 to 1"),
+        ("--beta2", 1, "--beta2: 1 must be 0 or more and below 1"),
         ("--updates", 2, "--updates 2: after the first the samples are off policy; add --clip 0.2"),
         ("--cache-gb", 1e-5, r"^stage 1 step 0: one row of \d+ tokens needs .* \(--cache-gb 1e-05, --lr 1e-06\)"),
     ],

@@ -167,10 +167,10 @@ def test_a_dataset_that_changed_is_not_resumed(tmp_path, tiny, chats, monkeypatc
 @pytest.mark.parametrize(
     "flag, value, message",
     [
-        ("--validation", 1, r"--validation 1.0: a share of the sequences, 0 or more and less than 1"),
-        ("--batch-size", 0, "--batch-size 0: must be at least 1"),
-        ("--save-every", 0, "--save-every 0: must be at least 1"),
-        ("--max-length", 1, "--max-length must be at least 2"),
+        ("--validation", 1, "--validation: 1 must be 0 or more and below 1"),
+        ("--batch-size", 0, "--batch-size: 0 must be at least 1"),
+        ("--save-every", 0, "--save-every: 0 must be at least 1"),
+        ("--max-length", 1, "--max-length: 1 must be at least 2"),
     ],
 )
 def test_impossible_flags_are_refused(tmp_path, flag, value, message):
