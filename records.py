@@ -60,6 +60,9 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefa
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return "N" if action.type not in (None, str, Path) else action.dest.upper()
+
 
 class _StageParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -291,7 +294,7 @@ class RunDir:
         if create:
             self.path.mkdir(parents=True, exist_ok=True)
         if not self.path.is_dir():
-            others = ", ".join(sorted(str(path) for path in self.path.parent.glob("*/"))[:5])
+            others = ", ".join(sorted(str(path.parent) for path in self.path.parent.glob("*/metrics.jsonl")))
             raise UserError(
                 f"run directory {self.path} does not exist; start it with: python kg_build.py --run {self.path}"
                 + (f"; or take another by --run: {others}" if others else "")

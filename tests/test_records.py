@@ -19,6 +19,7 @@ from records import (
     RunDir,
     UserError,
     append_jsonl,
+    at_least,
     load_questions,
     progress_bar,
     read_jsonl,
@@ -184,7 +185,9 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
 
 
 def test_a_missing_run_or_input_names_its_command(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere does not exist; start it with: python kg_build.py --run .*nowhere"):
+    Metrics(RunDir(tmp_path / "there", create=True), "synth").log(1)
+    known = "start it with: python kg_build.py --run .*nowhere; or take another by --run: .*there"
+    with pytest.raises(UserError, match=f"nowhere does not exist; {known}$"):
         RunDir(tmp_path / "nowhere")
     run = RunDir(tmp_path / "new", create=True)
     for name, command in MADE_BY.items():
@@ -294,18 +297,23 @@ def test_a_log_has_lines_instead_of_a_bar(monkeypatch, capfd):
 def test_a_wrong_flag_is_one_line_and_help_shows_defaults(monkeypatch, capsys):
     def main():
         parser = stage_parser("Does things.\n\n    python stage.py")
-        parser.add_argument("--size", type=int, default=3, help="how much")
+        parser.add_argument("--size-of-it", type=at_least(1), default=3, help="how much")
         parser.add_argument("--file", help="which")
         parser.parse_args()
 
-    for flags, status in (["--size", "x"], 1), (["--help"], 0):
+    for flags, status in (["--size-of-it", "x"], 1), (["--help"], 0):
         monkeypatch.setattr(sys, "argv", ["stage.py", *flags])
         with pytest.raises(SystemExit) as caught:
             run_stage(main)
         assert caught.value.code == status
     out, error = capsys.readouterr()
     assert error.count("\n") == 1 and "--size" in error and "'x'" in error
-    assert "how much (default: 3)" in out and "default: None" not in out and "    python stage.py" in out
+    assert (
+        "--size-of-it N" in out
+        and "how much (default: 3)" in out
+        and "default: None" not in out
+        and "    python stage.py" in out
+    )
 
 
 def test_a_reader_that_has_seen_enough_ends_a_stage_quietly():
