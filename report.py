@@ -187,13 +187,14 @@ def curves(stages: Stages, finished: bool) -> str:
 
 
 def plateau(rows: list[Row]) -> str:
-    """What stage 1's end was judged by, over its last steps (grpo.Plateau)."""
+    """Why stage 1 ended, and what that was judged by, over its last steps (grpo.Plateau)."""
     last = [row for row in rows if "zero_advantage" in row][-PLATEAU_WINDOW:]
     half = len(last) // 2
     if not half:
         return ""
     rise = fmean(row["reward"] for row in last[half:]) - fmean(row["reward"] for row in last[:half])
-    return (
+    ended = f"It ended after step {rows[-1]['step']}: {rows[-1]['ended']}. " if "ended" in rows[-1] else ""
+    return ended + (
         f"In its last {len(last)} steps (the shaded ones) {fmean(row['zero_advantage'] for row in last):.0%} had none, "
         f"and the reward's second half was {rise:+.3f} against its first."
     )

@@ -36,6 +36,7 @@ def write_run(folder, question, models=MODELS, response="So it is."):
     for stage, steps in (("rl1", 4), ("rl2", 3)):
         values = {"reward": 0.7, "accuracy": 0.6, "zero_advantage": 0.2, "length": 30.5}
         rows += [{"stage": stage, "step": step, "time": 1.0, **values} for step in range(1, steps + 1)]
+        rows[-1]["ended"] = f"all {steps} steps are done"
     tier = {"questions": 40, "passed": 0.25, "mix": 0.4, "mined": 17, "set_aside": 3}
     rows.append({"stage": "mining", "step": 1, "round": 1, "moderate": tier, "difficult": tier | {"mined": 19}})
     for model, letters in models.items():
@@ -93,7 +94,7 @@ def test_every_section_shows_what_the_files_say(run):
     assert "Left out" not in page.text()
     assert all(part in ablation for part in ("heldout (3 questions)", "heldout, moderate", "33.3", "66.7", *MODELS))
     assert "end of stage 1" in curves and "(step 4)" in curves
-    assert "In its last 4 steps (the shaded ones) 20% had none" in curves and "+0.000 against" in curves
+    assert "It ended after step 4: all 4 steps are done. In its last 4 steps (the shaded ones) 20% had none" in curves and "+0.000 against" in curves
     assert "25.0%" in mined and "40%" in mined and "17" in mined and "19" in mined and "3" in mined
     assert "Candidiasis" in graph and "treated by" in graph and "A sentence about the drug." in graph
     assert "tokens" in lengths and "+RL stage 2" in lengths
