@@ -159,6 +159,7 @@ def rollout(
             ) if questions else []  # fmt: skip
         except ValueError as error:  # the cache is too small, the policy is broken
             raise UserError(f"{occasion}: {error} (--cache-gb {args.cache_gb}, --lr {args.lr})") from error
+        setup.sampler.free()  # the update needs the memory
     groups = []
     for question, group in zip(questions, samples):
         texts = setup.tokenizer.batch_decode([response_tokens(sample) for sample in group])

@@ -147,7 +147,7 @@ def rope_tables(model: nn.Module, length: int) -> tuple[Tensor, Tensor]:
 class Sampler:
     """Samples from a policy with a KV cache that fits into `cache_bytes`. Reads the module's weights at every call.
 
-    On a GPU the cache stays allocated between calls, with the recorded steps that point into it.
+    On a GPU the cache stays allocated between calls, with the recorded steps that point into it, until `free`.
     """
 
     def __init__(self, model: nn.Module, cache_bytes: float = 8e9):
@@ -238,6 +238,10 @@ class Sampler:
                 on_finish(len(finished))
         self._kept = batch if pads(self.model) else None
         return [results[start : start + samples] for start in range(0, total, samples)]
+
+    def free(self) -> None:
+        """Give up the cache and the recorded steps: whoever trains in between needs the memory."""
+        self._kept = None
 
     def _batch(
         self, prompts: Sequence[list[int]], samples: int, max_new_tokens: int, stop_ids: Sequence[int]
@@ -528,8 +532,8 @@ def close_gaps(gone: list[int], *columns: list[int]) -> tuple[list[int], list[in
 class Recordings:
     """Decoding steps recorded as CUDA graphs, by shape and sampling parameters.
 
-    An optimiser step changes weights in place, so recordings stay valid. FSDP may gather weights to other addresses
-    than last time; then they are recorded anew.
+    An optimiser step changes weights in place, so recordings stay valid. FSDP gathers weights anew for each rollout
+    phase, perhaps to other addresses; then they are recorded anew, some dozens of steps out of thousands.
     """
 
     def __init__(self, model: nn.Module):
@@ -554,7 +558,8 @@ class Recordings:
             return step(*key)
         if self.graphs[key] is None:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self.pool):  # records without running
+            # Records without running. What other threads do meanwhile (NCCL's watchdog asks for events) is allowed.
+            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
                 status = step(*key)
             self.graphs[key] = graph, status
         graph, status = self.graphs[key]

@@ -19,6 +19,7 @@ from test_sft import compare_runs
 from transformers import Qwen2Config, Qwen3Config
 
 import grpo
+import rollout
 from grpo import Group, Ledger, Plateau, Setup, blended_batch, normalize_rewards_per_group, nth_batch, update_policy
 from policy import Policy
 from records import LETTERS, Question, UserError, read_jsonl, write_jsonl
@@ -465,6 +466,18 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, cold_started, quest
     compare_runs(*runs, output)
     if stage == 2:
         assert (runs[0] / "ledger.jsonl").read_bytes() == (runs[1] / "ledger.jsonl").read_bytes()
+
+
+def test_the_update_finds_the_memory_of_the_sampler_free(run, monkeypatch):
+    """As on a GPU, where the sampler keeps its cache between calls."""
+    monkeypatch.setattr(rollout, "pads", lambda model: True)
+    monkeypatch.setattr(rollout, "new_recordings", lambda model: None)
+    kept, update = [], grpo.update_policy
+    monkeypatch.setattr(
+        grpo, "update_policy", lambda setup, *rest: kept.append(setup.sampler._kept) or update(setup, *rest)
+    )
+    call_main(grpo, "--stage", 1, "--run", run, "--steps", 1, *SMALL)
+    assert kept == [None]
 
 
 def test_stage_1_ends_at_the_plateau(run, capsys):

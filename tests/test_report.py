@@ -94,7 +94,10 @@ def test_every_section_shows_what_the_files_say(run):
     assert "Left out" not in page.text()
     assert all(part in ablation for part in ("heldout (3 questions)", "heldout, moderate", "33.3", "66.7", *MODELS))
     assert "end of stage 1" in curves and "(step 4)" in curves
-    assert "It ended after step 4: all 4 steps are done. In its last 4 steps (the shaded ones) 20% had none" in curves and "+0.000 against" in curves
+    assert (
+        "It ended after step 4: all 4 steps are done. In its last 4 steps (the shaded ones) 20% had none" in curves
+        and "+0.000 against" in curves
+    )
     assert "25.0%" in mined and "40%" in mined and "17" in mined and "19" in mined and "3" in mined
     assert "Candidiasis" in graph and "treated by" in graph and "A sentence about the drug." in graph
     assert "tokens" in lengths and "+RL stage 2" in lengths

@@ -292,6 +292,9 @@ def test_padded_and_recorded_steps_change_nothing(model, rows, monkeypatch):
     replays = recordings.replays
     same(sampler.generate(PROMPTS, **options), after)
     assert sampler._kept.recordings is recordings and recordings.replays > replays + 20
+    sampler.free()
+    same(sampler.generate(PROMPTS, **options), after)
+    assert sampler._kept.recordings is not recordings
 
     monkeypatch.setattr(rollout.sampling, "sample_top_p", lambda logits, *_: (logits.argmax(-1) * 0 - 1, logits[:, 0]))
     with pytest.raises(ValueError, match="not finite"):
