@@ -34,8 +34,9 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from huggingface_hub import snapshot_download
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader
+from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -49,6 +50,7 @@ from transformers import PreTrainedTokenizerBase
 from policy import Policy, load_policy
 from records import UserError
 
+FLAT = StateDictOptions(flatten_optimizer_state_dict=True)  # a name for each of the optimiser's tensors
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}  # with offloaded weights there is something to reduce on CPUs
 
 # -------------------------------------------------------------------------------------------------------- the processes
@@ -312,10 +314,10 @@ class TrainingState:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         barrier()
-        model_state, optimizer_state = get_state_dict(self.policy, self.optimizer)
         with _one_process_is_enough():
-            dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=partial)
-        torch.save(_random_states(), partial / f"random-{rank()}.pt")
+            writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)  # safetensors: data, no code
+            dcp.save(self._tensors(*self._state()), storage_writer=writer)
+        save_file(_random_states(), partial / f"random-{rank()}.state")  # another suffix: the reader takes all of one
         barrier()
         if rank() == 0:
             (partial / "extra.json").write_text(json.dumps({"step": step, **extra}))
@@ -333,16 +335,13 @@ class TrainingState:
         if not steps:
             return None
         folder = steps[-1]
-        model_state, optimizer_state = get_state_dict(self.policy, self.optimizer)
-        state = {"model": model_state, "optimizer": optimizer_state}
+        weights, optimizer = self._state()
         with _one_process_is_enough():
-            dcp.load(state, checkpoint_id=folder)
-        set_state_dict(
-            self.policy, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
-        )
-        random_file = folder / f"random-{rank()}.pt"
+            dcp.load(self._tensors(weights, optimizer), storage_reader=HuggingFaceStorageReader(str(folder)))
+        set_state_dict(self.policy, self.optimizer, model_state_dict=weights, optim_state_dict=optimizer, options=FLAT)
+        random_file = folder / f"random-{rank()}.state"
         if random_file.exists():  # with another number of processes the data stays in order, the noise does not
-            _set_random_states(torch.load(random_file, weights_only=True))
+            _set_random_states(load_file(random_file))
         return json.loads((folder / "extra.json").read_text())
 
     def remove(self) -> None:
@@ -350,6 +349,17 @@ class TrainingState:
         if rank() == 0:
             shutil.rmtree(self.folder, ignore_errors=True)
         barrier()
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Weights and optimiser by name; tensors are this rank's own parts, to be read or overwritten."""
+        return get_state_dict(self.policy, self.optimizer, options=FLAT)
+
+    def _tensors(self, weights: dict[str, Any], optimizer: dict[str, Any]) -> dict[str, Tensor]:
+        """What changes in training, once each. The optimiser's settings are no tensors: they come from the flags."""
+        state = {f"weights.{name}": value for name, value in weights.items()}
+        if self.policy.model.config.tie_word_embeddings:
+            del state["weights.model.lm_head.weight"]
+        return state | {f"optimizer.{name}": value for name, value in optimizer.items() if isinstance(value, Tensor)}
 
     def _steps(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))

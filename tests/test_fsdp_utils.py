@@ -127,13 +127,16 @@ def test_a_saved_model_is_an_ordinary_folder(two, models, name):
 
 
 def test_one_process_goes_on_from_two(two, models, tmp_path):
-    """A checkpoint of two processes, read by one: weights, optimiser and the caller's data."""
+    """A checkpoint of two processes, read by one: weights, optimiser and the caller's data. It holds data only."""
     model, tokenizer = load_policy(models["tied"])
     policy = fsdp_utils.shard(Policy(model), CPU)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=5.0, fused=True)
     state = fsdp_utils.TrainingState(two / "tied" / "state", policy, optimizer)
     assert state.load() == {"step": 1, "note": [1, "x"]}
-    assert optimizer.param_groups[0]["lr"] == 1e-3
+    suffixes = {path.suffix for path in (two / "tied" / "state").rglob("*") if path.is_file()}
+    assert suffixes == {".safetensors", ".state", ".json"}
+    assert optimizer.param_groups[0]["lr"] == 5.0  # settings come from the flags, not from the checkpoint
+    optimizer.param_groups[0]["lr"] = 1e-3
     one_step(policy, optimizer, EXAMPLES, WEIGHTS)
     fsdp_utils.save_hf(policy, tokenizer, tmp_path / "second")
     assert distance(weights(tmp_path / "second"), weights(two / "tied" / "second")) < 1e-5
@@ -192,7 +195,7 @@ def test_a_crash_while_saving_leaves_the_checkpoint_before(models, tmp_path, mon
     state.save(1, {"at": 1})
     kept = {name: value.clone() for name, value in policy.state_dict().items()}
     one_step(policy, optimizer, EXAMPLES, WEIGHTS)
-    for function in ("dcp.save", "torch.save", "os.replace"):
+    for function in ("dcp.save", "save_file", "os.replace"):
         with monkeypatch.context() as patch:
             patch.setattr(f"fsdp_utils.{function}", lambda *_, **__: 1 / 0)
             with pytest.raises((ZeroDivisionError, CheckpointException)):
