@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 words=("$0" "$@") recipe=${1:-tiny} ablated=${2:-} seed=${SEED:-0}
 baseline=${BASELINE:-runs/$recipe}
-run=${RUN:-$baseline${ablated:+-$(tr -s ' /-' - <<<"${*:2}")}} # e.g. runs/tiny-rl1-with-std
+run=${RUN:-$baseline${ablated:+-$(sed 's/ --/--/g; s/[ /]/-/g' <<<"${*:2}")}} # e.g. runs/tiny-rl1--with-std
 train="torchrun --nproc_per_node ${GPUS:-8} --" # without the --, torchrun takes --run for an option of its own
 ladder=("Base=base" "+CoT cold start=sft" "+RL stage 1=rl1" "+RL stage 2=rl2")
 nine="careqa jmed medbullets medmcqa medqa medxpertqa pubmedqa mmlu_pro_biology mmlu_pro_health" # Table 3

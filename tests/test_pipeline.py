@@ -183,7 +183,7 @@ LADDER = ("Base", "+CoT cold start", "+RL stage 1", "+RL stage 2")
 def test_an_ablation_shares_what_came_before_its_stage(baseline):
     before = {path: path.read_bytes() for path in baseline.rglob("*") if path.is_file()}
     done, calls = run_sh(baseline, "tiny", "rl1", "--with-std")
-    fork = baseline.with_name("base-rl1-with-std")
+    fork = baseline.with_name("base-rl1--with-std")
     assert done.returncode == 0, done.stderr
     shared = {"kg.sqlite", "synth.jsonl", "train.jsonl", "heldout.jsonl", "cot.jsonl", "sft", "eval"}
     copied = {"metrics.jsonl", "teacher_cache.jsonl"}  # these are appended to
@@ -233,8 +233,8 @@ def test_an_ablation_that_cannot_be_is_one_line(baseline, words, missing, messag
 
 
 def test_questions_that_changed_are_evaluated_again(baseline):
-    assert run_sh(baseline, "tiny", "synth", "--seed", "1")[0].returncode == 0
-    assert not (baseline.with_name("base-synth-seed-1") / "eval").exists()
+    assert run_sh(baseline, "tiny", "synth", "--seed", "1", "--options", "5")[0].returncode == 0
+    assert not (baseline.with_name("base-synth--seed-1--options-5") / "eval").exists()
 
 
 @pytest.mark.parametrize("name", ["CONTACT", "TEACHER"])
