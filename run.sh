@@ -36,6 +36,8 @@ stage() { # NAME COMMAND: announce the stage and run it, with the rest of the co
   "${@:2}"
 }
 
+link() { cp -al "$1" "$2" 2>/dev/null || cp -a "$1" "$2"; } # hard links where cp knows them: macOS copies
+
 fork() { # into the ablation's run directory: what the stages before made, as hard links, its metrics and evaluation
   [ -e "$baseline/report.html" ] || fail "$baseline is no finished run; finish it (bash run.sh $recipe) or set BASELINE"
   local output=$(awk -v stage="$ablated" '$1 == stage { print $2 }' <<<"$made") name files file model label
@@ -43,7 +45,7 @@ fork() { # into the ablation's run directory: what the stages before made, as ha
     fail "unknown stage '$ablated' of $recipe; known: $(cut -d' ' -f1 <<<"$made" | xargs)"
   rm -rf "$run.partial" && mkdir -p "$run.partial"
   while read -r name files && [ "$name" != "$ablated" ]; do
-    for file in $files; do [ ! -e "$baseline/$file" ] || cp -al "$baseline/$file" "$run.partial"; done
+    for file in $files; do [ ! -e "$baseline/$file" ] || link "$baseline/$file" "$run.partial"; done
     grep "^{\"stage\": \"$name\"" "$baseline/metrics.jsonl" >>"$run.partial/metrics.jsonl" || true
   done <<<"$made"
   for model in "${ladder[@]}"; do
@@ -52,7 +54,7 @@ fork() { # into the ablation's run directory: what the stages before made, as ha
     for file in "$baseline"/eval/*/"$label".json*; do
       [ -e "$file" ] || continue
       mkdir -p "$run.partial/eval/$(basename "$(dirname "$file")")"
-      cp -al "$file" "$run.partial/${file#"$baseline/"}"
+      link "$file" "$run.partial/${file#"$baseline/"}"
     done
     grep "^{\"stage\": \"evaluate\".*\"model\": \"$label\"" "$baseline/metrics.jsonl" >>"$run.partial/metrics.jsonl" || true
   done
