@@ -54,8 +54,8 @@ def check_greedy(model, prompts, stops, length):
     results = Sampler(model).generate(prompts, max_new_tokens=length, stop_ids=stops, temperature=0.0)
     for prompt, (sample,) in zip(prompts, results):
         whole = model.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            torch.tensor([prompt], device=model.device),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long, device=model.device),
             do_sample=False,
             max_new_tokens=length,
             eos_token_id=stops or None,
@@ -69,8 +69,8 @@ def check_greedy(model, prompts, stops, length):
 def check_logprobs(model, prompts, results, temperature, tolerance=1e-4):
     for prompt, samples in zip(prompts, results):
         for sample in samples:
-            tokens = torch.tensor([prompt + sample.tokens])
-            logs = (model(tokens).logits[0, len(prompt) - 1 : -1].float() / temperature).log_softmax(-1)
+            tokens = torch.tensor([prompt + sample.tokens], device=model.device)
+            logs = (model(tokens).logits[0, len(prompt) - 1 : -1].float().cpu() / temperature).log_softmax(-1)
             expected = logs.gather(1, torch.tensor(sample.tokens)[:, None])[:, 0]
             torch.testing.assert_close(torch.tensor(sample.logprobs), expected, atol=tolerance, rtol=0)
 
