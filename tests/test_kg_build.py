@@ -881,6 +881,36 @@ def test_of_206_wikipedia_pages_exactly_the_two_medical_ones_become_entities(tmp
     assert readings["Aberdeen (disambiguation)"].kind == "disambiguation"
 
 
+def run_group(command: list, timeout: float) -> None:
+    """Run a command; where it takes too long, end its whole process group. Raises SubprocessError if it fails."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        status = process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    if status:
+        raise subprocess.CalledProcessError(status, command)
+
+
+def wait_until(condition, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s in vain"
+        time.sleep(0.02)
+
+
+def test_a_setup_that_hangs_leaves_nothing_running(tmp_path):
+    ticks = tmp_path / "ticks"
+    script = f"(while :; do echo >>{ticks}; sleep 0.02; done) & wait"
+    with pytest.raises(subprocess.TimeoutExpired):
+        run_group(["bash", "-c", script], timeout=1)
+    size = ticks.stat().st_size
+    time.sleep(0.2)
+    assert ticks.stat().st_size == size > 0
+
+
 class LiveWiki:
     """A real MediaWiki on loopback, with `dump` imported.
 
@@ -895,7 +925,12 @@ class LiveWiki:
             self.address = server.getsockname()
         self.url = f"http://127.0.0.1:{self.address[1]}/w/api.php"
         command = ["bash", os.environ["MEDIAWIKI_UP"], folder / "wiki", str(self.address[1]), self.dump]
-        subprocess.run(command, check=True, timeout=300, capture_output=True)
+        try:
+            run_group(command, timeout=180)  # 20 to 70 s where packages are downloaded; more if the network hangs
+        except subprocess.SubprocessError:
+            if (folder / "wiki" / "server.pid").exists():  # the server has a group of its own
+                self.stop()
+            raise
 
     def listens(self) -> bool:
         with socket.socket() as client:
@@ -903,14 +938,12 @@ class LiveWiki:
 
     def stop(self) -> None:
         os.killpg(int((self.folder / "wiki" / "server.pid").read_text()), signal.SIGTERM)
-        while self.listens():
-            time.sleep(0.02)
+        wait_until(lambda: not self.listens())
 
     def restart(self, **environment: str) -> None:
         self.stop()
         subprocess.run(["bash", self.folder / "wiki" / "start.sh"], check=True, env={**os.environ, **environment})
-        while not self.listens():
-            time.sleep(0.02)
+        wait_until(self.listens)
 
 
 @pytest.fixture(scope="module")
