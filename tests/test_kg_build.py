@@ -102,6 +102,7 @@ REDIRECTS = {
 def export(pages: dict[str, str], redirects: dict[str, str], version: str = "0.11") -> str:
     """A MediaWiki XML export; page ids count from 1, revision ids from 1001."""
     out = [f'<mediawiki xmlns="http://www.mediawiki.org/xml/export-{version}/" version="{version}">']
+    out.append("<siteinfo><sitename>Pages &amp; tests</sitename></siteinfo>")
     for number, (title, text) in enumerate(
         {**pages, **{t: f"#REDIRECT [[{r}]]" for t, r in redirects.items()}}.items(), 1
     ):
@@ -307,6 +308,10 @@ def test_a_dump_reads_the_same_in_every_packing_and_version(tmp_path):
     assert all(reading == readings[0] for reading in readings)
     assert len(readings[0]) == len(PAGES) + len(REDIRECTS)
     assert [page.redirect for page in readings[0] if page.title == "Pyrexia"] == ["High temperature"]
+    multistream(tmp_path / "b.xml.bz2", text)
+    (tmp_path / "nameless.xml").write_text("<mediawiki></mediawiki>")
+    names = {path.name: dump_source(path, tmp_path / "x.sqlite").name() for path in tmp_path.iterdir()}
+    assert names.pop("nameless.xml") == "nameless.xml" and set(names.values()) == {"Pages & tests"}
 
 
 def multistream(path: Path, text: str, pages_a_stream: int = 4) -> Path:
@@ -416,6 +421,15 @@ def test_a_dump_without_medical_pages_is_a_user_error(tmp_path):
     assert not (tmp_path / "kg.sqlite").exists()
 
 
+def test_a_build_says_what_became_of_every_title(tmp_path, capsys):
+    db = build(tmp_path, export(PAGES, REDIRECTS))
+    visited, rest = capsys.readouterr().out.strip().split(" titles visited: ")
+    counts = [int(part.split()[0]) for part in rest.split(", ")]
+    entities = db.execute("SELECT count(*) FROM entity").fetchone()[0]
+    assert sum(counts) == int(visited) and f"{entities} became entities" in rest
+    assert f"{len(REDIRECTS)} are redirects" in rest and "3 are disambiguation pages" in rest
+
+
 def test_the_walk_goes_where_facts_are_and_stops_at_the_target(tmp_path):
     db = build(tmp_path, export(PAGES, REDIRECTS), target=4)
     titles = [title for (title,) in db.execute("SELECT title FROM entity ORDER BY id")]
@@ -465,7 +479,8 @@ def test_hostile_strings_do_not_slow_the_expressions():
     units += "<ref a |<!--|<ref></re|<|{{ | category:|ignore |<|im_|answer with |, so it |(a|a (|known as |"
     units += "disease |\t|\n\t|a, |\u00b7"
     sentence, page = kg_build.MAX_SENTENCE_CHARS, 20_000
-    long = {"NOTE", "TEMPLATE_NAME", "CATEGORY_NAME", "MEANING", "SENTENCE_END", "EMPTY_BRACKETS", "STRAY_SPACE"}
+    long = {"NOTE", "TEMPLATE_NAME", "CATEGORY_NAME", "CATEGORY_LINK", "MEANING", "SENTENCE_END", "EMPTY_BRACKETS",
+            "STRAY_SPACE", "ORDERS", "NOT_XML"}  # fmt: skip
     for unit in {*units.split("|"), "<|im", "{{a|"}:
         for name, pattern in patterns.items():
             length = page if name in long else sentence
@@ -589,8 +604,9 @@ def test_show_stats_and_text(tmp_path, graph, capsys):
     kg_build.print_entity(graph, "lung infection")
     printed = capsys.readouterr().out
     assert "disease" in printed and "Pneumonia -treated_by-> Amoxicillin" in printed and "revision 1001" in printed
-    with pytest.raises(UserError, match="no entity"):
-        kg_build.print_entity(graph, "Nothing")
+    for typo, close in (("Pneumonai", "Pneumonia"), ("lung infektion", "lung infection"), ("Xyzzy", "nothing")):
+        with pytest.raises(UserError, match=f"no entity or alias '{typo}' in the graph; close to it: {close}"):
+            kg_build.print_entity(graph, typo)
     command = [sys.executable, "kg_build.py", "--run", str(folder), "--text", str(tmp_path / "corpus.jsonl")]
     assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
     texts = {row["title"]: row["text"] for row in read_jsonl(tmp_path / "corpus.jsonl")}
@@ -826,6 +842,13 @@ def test_a_server_that_is_no_mediawiki_is_told_at_once(wiki, reply):
     with pytest.raises(UserError, match="does not answer as MediaWiki's api.php"):
         mediawiki.ApiSource(wiki.url, None).fetch(["Pneumonia"])
     assert not wiki.waits
+
+
+def test_a_server_that_continues_without_end_is_given_up(wiki, monkeypatch):
+    monkeypatch.setattr(mediawiki, "MOST_REPLIES", 20)
+    wiki.faults = [json.dumps({"query": {}, "continue": {"rvcontinue": str(number)}}) for number in range(30)]
+    with pytest.raises(UserError, match="continued one reply 20 times"):
+        mediawiki.ApiSource(wiki.url, None).fetch(["Pneumonia"])
 
 
 def test_json_without_end_is_asked_for_again(wiki):
