@@ -79,6 +79,14 @@ def test_nothing_is_lost_or_doubled(tmp_path_factory, rows, extra, seed):
     assert all(row["reason"] for row in out["rejected"])
 
 
+def test_a_lost_or_doubled_question_is_noticed(tmp_path):
+    kept = Question.from_json(question())
+    for train in ([], [kept, kept]):
+        with pytest.raises(RuntimeError, match="lost or doubled"):
+            curate.account(curate.Ledger(read=Counter(synth=1), train=train))
+    curate.account(curate.Ledger(read=Counter(synth=1), train=[kept]))
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     paths=st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=4), min_size=1, max_size=80),
@@ -117,6 +125,10 @@ def test_too_large_a_heldout_set_is_an_error(tmp_path):
         ({"options": {"A": "Aspirin.", "B": " aspirin"}}, "duplicate options"),
         ({"options": {"A": "ＡＢ", "B": "ab"}}, "duplicate options"),
         ({"question": " "}, "empty question"),
+        ({"question": None}, "empty question"),
+        ({"options": {"A": "one"}}, "not 2 to 26 options"),
+        ({"options": "A or B"}, "not 2 to 26 options"),
+        ({"options": {"A": "one", "B": ""}}, "empty option"),
         ({"answer": "BD"}, "several answers"),
         ({"answer": ["B", "D"]}, "several answers"),
         ({"answer": "F"}, "answer not among the options"),

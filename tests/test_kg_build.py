@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 import urllib.parse
+import zlib
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
@@ -209,6 +210,18 @@ def test_evidence_is_the_sentence_as_it_stands_on_the_page(graph):
     assert known["Pneumonia", "cause", "Streptococcus pneumoniae"] == ("Causes", "Streptococcus pneumoniae")
     assert known["Pneumonia", "affects", "Lung"][1] == "Pneumonia (e.g. from a virus) is an infection of the lungs."
     assert known["Pneumonia", "complication", "Sepsis"][0] == "Complications"
+    assert_evidence_stands_on_its_page(graph)
+
+
+def assert_evidence_stands_on_its_page(db: sqlite3.Connection) -> None:
+    """Every relation's sentence stands in the prose of the very revision it names, or comes from its infobox."""
+    rows = db.execute(
+        "SELECT r.section, r.sentence, text FROM relation r "
+        "LEFT JOIN entity p ON p.page = r.page AND p.revision = r.revision LEFT JOIN prose ON prose.entity = p.id"
+    ).fetchall()
+    assert rows
+    for section, sentence, prose in rows:
+        assert section.startswith("infobox: ") or sentence in zlib.decompress(prose).decode()
 
 
 def test_aliases_name_one_entity_each(graph):
@@ -827,6 +840,12 @@ def test_the_api_gives_the_same_graph_as_the_dump(tmp_path, wiki, graph):
     assert all("gzip" in headers["Accept-Encoding"] for _, headers in wiki.requests)
 
 
+def test_a_request_asks_for_fifty_titles(tmp_path, wiki):
+    build(tmp_path, mediawiki.ApiSource(wiki.url, None), seeds="; ".join(["Rash", *(f"No {n}" for n in range(120))]))
+    asked = [form["titles"].split("|") for form, _ in wiki.requests if form["prop"] != "redirects"]
+    assert [len(titles) for titles in asked[::2]] == [50, 50, 21]  # each with its continuation
+
+
 def test_the_api_client_gives_up_with_one_line(wiki):
     wiki.faults = ["503"] * mediawiki.ATTEMPTS
     with pytest.raises(UserError, match="failed 8 times .HTTP status 503.; the same command continues"):
@@ -1045,4 +1064,5 @@ def test_the_small_encyclopedia_becomes_a_whole_graph(tmp_path):
         r.relation for r in kg_build.RULES
     }
     assert db.execute("SELECT count(*) FROM page_error").fetchone() == (0,)
+    assert_evidence_stands_on_its_page(db)
     assert not db.execute("SELECT sentence FROM relation WHERE sentence LIKE '%[[%' OR sentence LIKE '%{{%'").fetchall()

@@ -6,7 +6,7 @@ import sqlite3
 from collections import Counter, defaultdict
 
 import pytest
-from conftest import call_main, python
+from conftest import call_main, metrics_of, python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -357,7 +357,9 @@ def test_a_seed_gives_the_same_questions(encyclopedia):
 def test_command_line(tmp_path):
     make_graph(tmp_path / "kg.sqlite", 0)
     done = python("synth.py", "--run", tmp_path, "--questions", "60", "--options", "3")
-    assert done.returncode == 0 and "60 questions" in done.stdout
+    assert done.returncode == 0 and "60 questions" in done.stdout and "sampled uniformly" in done.stdout
+    (row,) = metrics_of(tmp_path, "synth")
+    assert 0 <= row["rare_share"] <= 1 and 0 <= row["rare_share_uniform"] <= 1
     assert all(len(question.options) == 3 for question in load_questions(tmp_path / "synth.jsonl"))
     again = python("synth.py", "--run", tmp_path)
     assert again.returncode == 0 and "nothing to do" in again.stdout
