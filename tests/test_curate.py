@@ -145,6 +145,12 @@ def test_each_rejection_has_its_reason(changes, reason, tmp_path):
     assert len(out["train"]) == 1
 
 
+def test_a_missing_field_is_named(tmp_path):
+    rows = [question(1)] + [{k: v for k, v in question(2).items() if k != field} for field in ("options", "answer")]
+    out = run_curate(tmp_path / "run", rows, "--heldout", "0")
+    assert [row["reason"] for row in out["rejected"]] == ["missing field options", "missing field answer"]
+
+
 def test_generic_questions_with_other_answers_are_no_duplicates(tmp_path):
     rows = [question(i, path=(i,), question="Which is true?", answer="ABCD"[i]) for i in range(4)]
     assert len(run_curate(tmp_path / "run", rows, "--heldout", "0")["train"]) == 4
