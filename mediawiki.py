@@ -120,6 +120,8 @@ class PageTarget:
             self.values[key] = "".join(self.buffer)
         elif name == "page" and self.values["page", "ns"] == "0":
             title, wikitext = self.values["page", "title"], self.values.get(("revision", "text"), "")
+            if not title.strip():
+                raise ValueError("a page without a title")
             ids = int(self.values["page", "id"]), int(self.values["revision", "id"])
             redirect = normalise_title(self.values.get(("page", "redirect"), ""))
             self.pages.append(Page(title, *ids, wikitext, redirect))

@@ -208,7 +208,7 @@ def words_of(text: str) -> list[str]:
 
 def bare(title: str) -> str:
     """A title without the words in parentheses that tell it from its namesakes."""
-    return title.partition(" (")[0] if title.endswith(")") else title
+    return re.sub(r"(?<=\S) \([^()]*\)$", "", title)
 
 
 def stands_in(name: str, sentence: str, after_word: bool = False) -> bool:

@@ -405,6 +405,7 @@ def test_a_bad_multistream_dump_is_a_user_error(tmp_path, cut):
         ("page.xml", b"<html><body/></html>", "no MediaWiki export"),
         ("bomb.xml", b'<!DOCTYPE x [<!ENTITY a "aa">]><mediawiki>&a;</mediawiki>', "document type declaration"),
         ("id.xml", export(PAGES, {}).replace("<id>1</id>", "<id>one</id>").encode(), "truncated or malformed"),
+        ("title.xml", export({" ": PAGES["Rash"]}, {}).encode(), "a page without a title"),
         ("field.xml", export(PAGES, {}).replace("<ns>0</ns>", "").encode(), "truncated or malformed"),
     ],
 )
