@@ -301,7 +301,8 @@ class Graph:
             alike[large[entity].split()[0]] += (vote > 0) - (vote < 0)
         for entity, name in large.items():
             common = self.type[entity] in ("drug", "drug class") or name.isalpha() and self.type[entity] != "pathogen"
-            if (votes[entity] or alike[name.split()[0]] or (1 if common and name[1:].islower() else -1)) < 0:
+            guess = 1 if common and name[1:].islower() else -1
+            if (votes[entity] or alike[name.split()[0]] or guess) < 0:
                 small[entity] = name
         return small
 
