@@ -43,6 +43,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
@@ -723,8 +724,9 @@ CREATE TABLE IF NOT EXISTS prose(entity INTEGER PRIMARY KEY, text BLOB);   -- zl
 CREATE TABLE IF NOT EXISTS page_error(title TEXT PRIMARY KEY, reason TEXT);
 CREATE TABLE IF NOT EXISTS rejected(reason TEXT PRIMARY KEY, count INTEGER);  -- what the teacher said, or was not asked
 """
-# Needed while building only. A frontier page's state is NULL until visited, then entity, redirect, disambiguation,
-# other, missing or error.
+# Needed while building only. A frontier page's state is NULL until visited, then one of these (and how that is told).
+STATES = {"entity": "became entities", "redirect": "are redirects", "disambiguation": "are disambiguation pages",
+          "other": "are not medical", "missing": "do not exist", "error": "could not be read"}  # fmt: skip
 WORK_SCHEMA = """
 CREATE TABLE IF NOT EXISTS frontier(title TEXT PRIMARY KEY, priority REAL, distance INTEGER, state TEXT);
 CREATE INDEX IF NOT EXISTS frontier_next ON frontier(priority DESC, title) WHERE state IS NULL;
@@ -800,7 +802,7 @@ def walk(
     best = "SELECT title, priority, distance FROM frontier WHERE state IS NULL ORDER BY priority DESC, title LIMIT ?"
     count = "INSERT INTO rejected VALUES (?, ?) ON CONFLICT(reason) DO UPDATE SET count = count + excluded.count"
     started, logged = time.time(), visited
-    with tqdm(unit=" pages", desc="walk", initial=visited) as bar:
+    with tqdm(unit=" titles", desc="walk", initial=visited) as bar:
         while entities < target and (batch := db.execute(best, [BATCH]).fetchall()):
             pages = source.fetch([title for title, _, _ in batch])
             articles = [page for page in pages.values() if not page.redirect]
@@ -900,7 +902,7 @@ def build(
     source.open()
     if "linked" not in begun:
         with db:
-            db.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", task.items())
+            db.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", [*task.items(), ("wiki", source.name())])
             for title in filter(None, map(normalise_title, listed(seeds))):
                 push(db, title, STATES_FACT, 0)
             for title in source.landmarks():
@@ -915,6 +917,8 @@ def build(
         count = "SELECT count(state), (SELECT count(*) FROM entity), (SELECT count(*) FROM relation) FROM frontier"
         visited, entities, relations = db.execute(count).fetchone()
         metrics.log(visited, entities=entities, relations=relations)
+        states = db.execute("SELECT state, count(state) FROM frontier GROUP BY 1 HAVING count(state) ORDER BY 2 DESC")
+        print(f"{visited:,} titles visited: {', '.join(f'{count:,} {STATES[state]}' for state, count in states)}")
     for table in WORK_TABLES:
         db.execute(f"DROP TABLE IF EXISTS {table}")
     db.execute("VACUUM")
@@ -929,7 +933,7 @@ def build(
 def print_stats(db: sqlite3.Connection) -> None:
     """Print the counts of entities by type, relations by name, unreadable pages by reason, and aliases."""
     for heading, columns, table in (
-        ("entities", "type, count(*), sum(rare) || ' rare'", "entity"),
+        ("entities", "type, count(*), sum(rare) || ' called rare on their page'", "entity"),
         ("relations", "relation, count(*), count(DISTINCT subject) || ' subjects'", "relation"),
         ("pages not read", "reason, count(*), 'such as ' || min(title)", "page_error"),
         ("triples and texts rejected around the teacher", "reason, count, ''", "rejected"),
@@ -949,7 +953,9 @@ def print_entity(db: sqlite3.Connection, name: str) -> None:
     row = db.execute("SELECT * FROM entity WHERE title = ?", [normalise_title(name)]).fetchone()
     row = row or db.execute(by_alias, [name.lower()]).fetchone()
     if row is None:
-        raise UserError(f"no entity or alias {name!r} in the graph")
+        known = db.execute("SELECT lower(title), title FROM entity UNION SELECT name, name FROM alias").fetchall()
+        close = [dict(known)[like] for like in get_close_matches(name.lower(), dict(known), 3)]
+        raise UserError(f"no entity or alias {name!r} in the graph; close to it: {', '.join(close) or 'nothing'}")
     entity, title, kind, page, revision, rare, incoming = row
     print(f"{title}: {kind}{', rare' * rare}, page {page}, revision {revision}, {incoming} other pages refer to it")
     names = [alias for (alias,) in db.execute("SELECT name FROM alias WHERE entity = ? ORDER BY name", [entity])]

@@ -6,6 +6,7 @@ Both sources answer the same calls, so an agent that walks through a wiki does n
     landmarks()           titles that are worth a visit even if no link leads there (known to a dump only)
     fetch(titles)         title -> Page, for the pages that exist
     redirects_to(titles)  (title, target) of every redirect that leads to one of the titles
+    name()                the wiki's name: Wikipedia
     close()
 
 Wikipedia's dumps are files of many bz2 streams with 100 whole pages each: several processes read such a file together.
@@ -52,6 +53,8 @@ HIDDEN = set("file image category de en es fr it ja nl pl pt ru sv uk zh".split(
 ELSEWHERE = "media special talk user wikipedia wp template help portal draft module mos wikt wiktionary commons "
 ELSEWHERE += "wikisource meta doi pmid s q b d w c n v m"
 NO_ARTICLE = {"", *HIDDEN, *ELSEWHERE.split()}
+MOST_REPLIES = 1_000  # to one query, by continuation; 50 titles have fewer portions of text and of redirects
+SITE_NAME = re.compile(r"<sitename>([^<]{1,200})</sitename>")
 NO_TITLE = re.compile(r"[<>\[\]{}|]")  # characters that no title has
 
 
@@ -117,6 +120,8 @@ class PageTarget:
             self.values[key] = "".join(self.buffer)
         elif name == "page" and self.values["page", "ns"] == "0":
             title, wikitext = self.values["page", "title"], self.values.get(("revision", "text"), "")
+            if not title.strip():
+                raise ValueError("a page without a title")
             ids = int(self.values["page", "id"]), int(self.values["revision", "id"])
             redirect = normalise_title(self.values.get(("page", "redirect"), ""))
             self.pages.append(Page(title, *ids, wikitext, redirect))
@@ -150,14 +155,19 @@ def chunks_of(stream: BinaryIO) -> Iterator[bytes]:
     return iter(lambda: stream.read(1 << 18), b"")
 
 
+def unpacked(raw: BinaryIO, path: Path) -> BinaryIO:
+    """The content of an open file that may be compressed, as its name says."""
+    opener = {".bz2": bz2.open, ".gz": gzip.open}.get(path.suffix)
+    return opener(raw) if opener else raw
+
+
 def read_dump(path: Path) -> Iterator[Page]:
     """Yield the articles of a MediaWiki XML export (.xml, .bz2, .gz), with a progress bar in bytes of the file.
 
     Raises UserError if the file is truncated, not valid XML or not an export.
     """
     with open(path, "rb") as raw, tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc="read dump") as bar:
-        opener = {".bz2": bz2.open, ".gz": gzip.open}.get(path.suffix)
-        for page in parse_export(path, chunks_of(opener(raw) if opener else raw)):
+        for page in parse_export(path, chunks_of(unpacked(raw, path))):
             bar.update(raw.tell() - bar.n)
             yield page
 
@@ -308,6 +318,12 @@ class DumpSource:
         marks = ", ".join("?" * len(titles))
         return self.db.execute(f"SELECT title, redirect FROM article WHERE redirect IN ({marks})", titles).fetchall()
 
+    def name(self) -> str:
+        """As the head of the dump gives it; the file's name if it does not."""
+        with open(self.dump, "rb") as raw:
+            found = SITE_NAME.search(unpacked(raw, self.dump).read(10_000).decode("utf-8", "replace"))
+        return html.unescape(found[1]) if found else self.dump.name
+
     def close(self) -> None:
         self.db.close()
         self.store.unlink()
@@ -364,12 +380,13 @@ class ApiSource:
         """The `query` object of each reply to a query about `titles`, following the server's continuation."""
         fixed = {"action": "query", "format": "json", "formatversion": "2", "maxlag": "5", "titles": "|".join(titles)}
         following: dict[str, str] = {}
-        while True:
+        for _ in range(MOST_REPLIES):
             body = self.request({**fixed, **parameters, **following})
             yield body.get("query", {})
             if body.get("continue", following) == following:
                 return
             following = body["continue"]
+        raise UserError(f"{self.url} continued one reply {MOST_REPLIES} times; the same command continues later")
 
     def open(self) -> None:
         """Nothing to prepare: pages are fetched as the walk reaches them."""
@@ -397,6 +414,9 @@ class ApiSource:
         replies = self.query(titles, prop="redirects", rdnamespace="0", rdlimit="max")
         found = [page for reply in replies for page in reply.get("pages", [])]
         return [(redirect["title"], page["title"]) for page in found for redirect in page.get("redirects", [])]
+
+    def name(self) -> str:
+        return str(urlsplit(self.url).hostname)
 
     def close(self) -> None:
         self.session.close()

@@ -17,7 +17,9 @@ facts leads to it through the graph. A reading takes every entity for its synony
 
 Deviations from the paper, which does not give its sampler: the meta-paths, and the weights 1 / (1 + incoming links).
 Without a teacher, questions are plain sentence templates. With one, presentations are rewritten as clinical vignettes,
-kept only if every observed feature is still there, none is new or negated, and nothing masked is named.
+kept only if every observed feature is still there, none is new or negated, and nothing masked is named. Within a
+question a name is written as in running text ("fever", "Lyme disease"); options are titles. `--plain-wordings` asks in
+few forms and writes titles everywhere, for models too small to know that both are one name.
 
 Reads kg.sqlite. Writes synth.jsonl (question records, `evidence` = the path) and metrics.jsonl.
 
@@ -34,7 +36,9 @@ import re
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
@@ -50,8 +54,8 @@ class MetaPath:
     direction.
 
     `presentation`: features of the start are observed, not its name: one of each relation of `observed` if it names
-    any, else a random choice. `answer` limits the answer's type. `{seen}` in a wording is the named entity, or the
-    sentences that list the observed features.
+    any, else a random choice. `answer` limits the answer's type. `wordings` are for --plain-wordings; `{seen}` in one
+    is the named entity, or the sentences that list the observed features.
     """
 
     name: str
@@ -69,9 +73,17 @@ MOST = 200  # competitors looked at for one feature
 DRUGS, TESTS = ("drug",), ("test", "imaging")
 
 # How a presentation's features are told, by relation: the symptoms together, another finding in a sentence of its own.
-SYMPTOMS = ("A patient has {}.", "A person presents with {}.", "Symptoms: {}.")
-MORE_SYMPTOMS = ("Findings: {}.", "The history is remarkable for {}.", "Someone comes to the clinic with {}.")
+SYMPTOMS = ("Symptoms: {}.", "Findings: {}.", "Signs and symptoms: {}.", "A patient presents with {}.",
+            "The history is remarkable for {}.")  # fmt: skip
 FINDINGS = {
+    "mechanism": "Mechanism: {}.",
+    "diagnosed_by": "Diagnostic procedure: {}.",
+    "risk_factor": "Risk factor: {}.",
+    "affects": "The disease affects the {}.",
+}
+# The same with --plain-wordings; MetaPath.wordings are the questions that go with them.
+PLAIN_SYMPTOMS = ("A patient has {}.", "A person presents with {}.", "Symptoms: {}.")
+PLAIN_FINDINGS = {
     "mechanism": "The mechanism is {}.",
     "diagnosed_by": "The diagnosis is made with {}.",
     "risk_factor": "A risk factor is {}.",
@@ -130,34 +142,42 @@ LONG_PATHS = (
 )  # fmt: skip
 
 
-# Further surface forms, composed along a meta-path's steps: how the last step is asked, what it is asked about.
+# The surface forms, composed along a meta-path's steps: how the last step is asked, what it is asked about.
 ASKED = {
-    "treated_by": ("Which drug is used against {}?", "Which of these is a treatment for {}?"),
-    "~treated_by": ("For which disease is {} given?", "Which disease is an indication for {}?"),
-    "symptom": ("Which of these is typical of {}?", "With which symptom does {} present?"),
-    "diagnosed_by": ("Which test supports a diagnosis of {}?", "Which investigation is made to find {}?"),
-    "complication": ("Which of these can follow {}?", "Which complication is known of {}?"),
-    "cause": ("Which pathogen is behind {}?", "An infection with which organism causes {}?"),
-    "adverse_effect": ("Which adverse effect is known of {}?", "Which of these may {} bring about?"),
-}
+    "treated_by": ("Which drug treats {}?", "Which drug is used against {}?", "Which of these is a treatment for {}?",
+                   "What can be given for {}?"),
+    "~treated_by": ("Which disease is treated with {}?", "For which disease is {} given?", "What is {} used for?",
+                    "Which disease is an indication for {}?"),
+    "symptom": ("Which of these is a symptom of {}?", "Which of these is typical of {}?",
+                "With which symptom does {} present?", "Which symptom points to {}?"),
+    "diagnosed_by": ("Which test is used to diagnose {}?", "How is {} diagnosed?",
+                     "Which test supports a diagnosis of {}?", "Which investigation helps to confirm {}?"),
+    "complication": ("Which of these is a complication of {}?", "What can {} lead to?", "Which of these can follow {}?",
+                     "Which complication can {} have?"),
+    "cause": ("Which organism causes {}?", "What is {} caused by?", "Which pathogen is the cause of {}?",
+              "Infection with which of these causes {}?"),
+    "adverse_effect": ("Which of these is a side effect of {}?", "Which adverse effect can {} have?",
+                       "Which of these can {} cause?", "Which of these may be caused by {}?"),
+}  # fmt: skip
 ABOUT = {
     "~cause": "a disease caused by {}",
     "~treated_by": "a disease treated with {}",
     "treated_by": "a drug that treats {}",
     "complication": "a complication of {}",
 }
-DIAGNOSES = ("Which disease explains the findings?", "What does the patient most likely have?")
+DIAGNOSES = ("What is the most likely diagnosis?", "Which disease explains the findings?",
+             "What does the patient most likely have?", "Which disease is the most likely?")  # fmt: skip
 
 
 def wordings_of(meta: MetaPath, plain: bool = False) -> tuple[str, ...]:
-    """The surface forms of a meta-path's question: its own, and unless `plain` those composed from its steps."""
+    """The surface forms of a meta-path's question: composed from its steps, or if `plain` the few of its own."""
     if plain:
         return meta.wordings
     about = "the most likely disease" if meta.presentation else "{seen}"
     for step in meta.steps[:-1]:
         about = ABOUT[step].format(about)
     asked = ASKED[meta.steps[-1]] if meta.steps else DIAGNOSES
-    return meta.wordings + tuple(("{seen} " if meta.presentation else "") + form.format(about) for form in asked)
+    return tuple(("{seen} " if meta.presentation else "") + form.format(about) for form in asked)
 
 
 # ------------------------------------------------------------------------------------------------------------ the graph
@@ -186,40 +206,57 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())
 
 
+def bare(title: str) -> str:
+    """A title without the words in parentheses that tell it from its namesakes."""
+    return re.sub(r"(?<=\S) \([^()]*\)$", "", title)
+
+
+def stands_in(name: str, sentence: str, after_word: bool = False) -> bool:
+    """Whether a name stands in a sentence as whole words, perhaps with a plural's s. Looks at its first occurrence.
+
+    `after_word`: and right behind a word, as a capital must in order to mean something ("Symptoms: Fever, Cough").
+    """
+    before, found, after = sentence.partition(name)
+    if not found or before[-1:].isalnum() or after.removeprefix("s")[:1].isalnum():
+        return False
+    return not after_word or before[-1:] == " " and before[-2:-1].islower()
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+
+
 class Graph:
     """The knowledge graph in memory, indexed by relation in both directions. Entities are their database ids."""
 
-    def __init__(self, path: Path, uniform: bool = False):
-        """`uniform` gives every entity the same sampling weight. Raises UserError if the file is no knowledge graph."""
+    def __init__(self, path: Path):
+        """Raises UserError if the file is no knowledge graph."""
         try:
-            database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-            entities = database.execute("SELECT id, title, type, incoming FROM entity ORDER BY id").fetchall()
-            relations = database.execute(
-                "SELECT subject, relation, object, revision, sentence FROM relation ORDER BY id"
-            ).fetchall()
-            aliases = database.execute("SELECT name, entity FROM alias ORDER BY name").fetchall()
-            database.close()
+            with closing(connect(path)) as database:
+                entities = database.execute("SELECT id, title, type, incoming FROM entity ORDER BY id").fetchall()
+                relations = database.execute(
+                    "SELECT subject, relation, object, revision, sentence FROM relation ORDER BY id"
+                ).fetchall()
+                aliases = database.execute("SELECT name, entity FROM alias ORDER BY name").fetchall()
         except sqlite3.Error as error:
             raise UserError(
                 f"{path} is not a knowledge graph ({error}); make it again with: python kg_build.py"
             ) from None
         if not relations:
             raise UserError(f"{path} holds no relation; build it from a medical dump with: python kg_build.py")
+        self.path = path
         self.title = {entity: title for entity, title, _, _ in entities}
         self.entity = {title: entity for entity, title in self.title.items()}
         self.type = {entity: kind for entity, _, kind, _ in entities}
-        # Sampling weight: rare entities, which few pages link to, come first.
-        self.weight = {entity: 1 if uniform else 1 / (1 + incoming) for entity, _, _, incoming in entities}
+        self.incoming = {entity: incoming for entity, _, _, incoming in entities}
         self.of_type: dict[str, list[int]] = defaultdict(list)
         for entity, kind in self.type.items():
             self.of_type[kind].append(entity)
-        self.starts = {  # entities of a type with their cumulative weights, for quick weighted draws
-            kind: (members, list(accumulate(self.weight[entity] for entity in members)))
-            for kind, members in self.of_type.items()
-        }
+        self.weigh()
         self.names: dict[int, set[str]] = defaultdict(set)  # an entity's title and aliases, in comparable form
         self.named: dict[str, set[int]] = defaultdict(set)  # and whose they are: two entities of one name are synonyms
-        for entity, name in [*self.title.items(), *((entity, name) for name, entity in aliases)]:
+        titles = ((entity, name) for entity, title in self.title.items() for name in (title, bare(title)))
+        for entity, name in [*titles, *((entity, name) for name, entity in aliases)]:
             if words_of(name):
                 self.names[entity].add(" ".join(words_of(name)))
         for entity, names in self.names.items():
@@ -233,6 +270,41 @@ class Graph:
             self.facts.setdefault((subject, relation, object_), (revision, sentence))
             self.links[relation][subject].add(object_)
             self.links["~" + relation][object_].add(subject)
+
+    def weigh(self, uniform: bool = False) -> None:
+        """Set the sampling weights: rare entities, which few pages link to, come first; all alike if `uniform`."""
+        self.weight = {entity: 1 if uniform else 1 / (1 + incoming) for entity, incoming in self.incoming.items()}
+        self.starts = {  # entities of a type with their cumulative weights, for quick weighted draws
+            kind: (members, list(accumulate(self.weight[entity] for entity in members)))
+            for kind, members in self.of_type.items()
+        }
+
+    @cached_property
+    def in_text(self) -> dict[int, str]:
+        """Each entity's name as it is written within a sentence: "fever", "Lyme disease", and "syncope" for the title
+        "Syncope (medicine)".
+
+        The sentences of its own facts vote. Where they are silent, names that begin with the same word decide (genera
+        of organisms, say); where those are too, an organism and a name of several words keep their capital, but a
+        drug's title is its generic name.
+        """
+        large = {entity: bare(title) for entity, title in self.title.items()}
+        small = {entity: name[0].lower() + name[1:] for entity, name in large.items()}
+        votes: Counter[int] = Counter()
+        with closing(connect(self.path)) as database:
+            for subject, object_, sentence in database.execute("SELECT subject, object, sentence FROM relation"):
+                for entity in (subject, object_):  # a small letter weighs more: authors copy titles into their text
+                    votes[entity] += 2 * stands_in(small[entity], sentence)
+                    votes[entity] -= stands_in(large[entity], sentence, after_word=True)
+        alike: Counter[str] = Counter()
+        for entity, vote in votes.items():
+            alike[large[entity].split()[0]] += (vote > 0) - (vote < 0)
+        for entity, name in large.items():
+            common = self.type[entity] in ("drug", "drug class") or name.isalpha() and self.type[entity] != "pathogen"
+            guess = 1 if common and name[1:].islower() else -1
+            if (votes[entity] or alike[name.split()[0]] or guess) < 0:
+                small[entity] = name
+        return small
 
     def step(self, entity: int, step: str) -> set[int]:
         """What one step (a relation, or `~relation`) leads to from an entity."""
@@ -431,7 +503,8 @@ def make_question(
     answer = subgraph.path[-1]
     shown = [answer, *wrong]
     rng.shuffle(shown)
-    seen = tell_features(graph, subgraph, rng, plain) if meta.presentation else graph.title[start]
+    names = graph.title if plain else graph.in_text
+    seen = tell_features(names, subgraph, rng, plain) if meta.presentation else names[start]
     evidence = [
         [graph.title[subject], relation, graph.title[object_], *graph.facts[subject, relation, object_]]
         for subject, relation, object_ in subgraph.facts
@@ -450,13 +523,14 @@ def make_question(
     return (meta.name, frozenset(subgraph.facts), frozenset(shown)), question
 
 
-def tell_features(graph: Graph, subgraph: Subgraph, rng: random.Random, plain: bool) -> str:
-    """The observed features in sentences: the symptoms together, another finding by itself."""
+def tell_features(names: dict[int, str], subgraph: Subgraph, rng: random.Random, plain: bool) -> str:
+    """The observed features, by name, in sentences: the symptoms together, another finding by itself."""
     told: dict[str, list[str]] = defaultdict(list)
     for _, relation, entity in subgraph.facts[: len(subgraph.observed)]:
-        told[relation].append(graph.title[entity])
-    symptoms = rng.choice(SYMPTOMS if plain else SYMPTOMS + MORE_SYMPTOMS).format(join_names(told.pop("symptom")))
-    return " ".join([symptoms, *(FINDINGS[relation].format(join_names(names)) for relation, names in told.items())])
+        told[relation].append(names[entity])
+    openings, findings = (PLAIN_SYMPTOMS, PLAIN_FINDINGS) if plain else (SYMPTOMS, FINDINGS)
+    symptoms = rng.choice(openings).format(join_names(told.pop("symptom")))
+    return " ".join([symptoms, *(findings[relation].format(join_names(them)) for relation, them in told.items())])
 
 
 def join_names(names: list[str]) -> str:
@@ -474,7 +548,7 @@ def synthesize(
 ) -> list[Question]:
     """`count` different questions, spread evenly over the meta-paths; fewer if the graph does not hold so many.
 
-    `plain` leaves out the composed surface forms.
+    `plain` asks in few forms and writes names as titles.
 
     Two questions are the same if they have the same meta-path, facts and options: asked once more with other options, a
     question has to be read again. A meta-path whose draws keep failing or repeating is exhausted and leaves its share
@@ -527,12 +601,12 @@ def write_vignettes(graph: Graph, questions: list[Question], teacher: Teacher, s
     outcomes: Counter[str] = Counter()
     for start in tqdm(range(0, len(presentations), BATCH), desc="vignettes", unit="batch"):
         batch = presentations[start : start + BATCH]
-        requests = [Request(vignette_messages(metas[q.kind], q), q, "vignette", seed=seed) for q in batch]
+        requests = [Request(vignette_messages(graph, metas[q.kind], q), q, "vignette", seed=seed) for q in batch]
         for question, text in zip(batch, teacher.ask(requests)):
             meta, text = metas[question.kind], " ".join(text.split())
             problem = vignette_problem(graph, meta, question, text)
             if not problem:
-                endings = (wording.removeprefix("{seen} ") for wording in wordings_of(meta))
+                endings = (wording.removeprefix("{seen} ") for wording in (*meta.wordings, *wordings_of(meta)))
                 question.question = f"{text} {next(end for end in endings if question.question.endswith(end))}"
             outcomes[problem or "kept"] += 1
     return outcomes
@@ -545,8 +619,9 @@ def observed_of(meta: MetaPath, question: Question) -> list[tuple[str, str]]:
     ]
 
 
-def vignette_messages(meta: MetaPath, question: Question) -> list[dict[str, str]]:
-    findings = "\n".join(f"- {relation.replace('_', ' ')}: {title}" for relation, title in observed_of(meta, question))
+def vignette_messages(graph: Graph, meta: MetaPath, question: Question) -> list[dict[str, str]]:
+    observed = ((relation, graph.in_text[graph.entity[title]]) for relation, title in observed_of(meta, question))
+    findings = "\n".join(f"- {relation.replace('_', ' ')}: {name}" for relation, name in observed)
     return [{"role": "system", "content": VIGNETTE}, {"role": "user", "content": findings}]
 
 
@@ -597,7 +672,7 @@ def rare_share(graph: Graph, questions: list[Question]) -> float:
     """The share of answers among the rarest quarter (by incoming links) of the entities of their own type."""
     rarest: dict[str, set[str]] = {}
     for kind, members in graph.of_type.items():
-        ranked = sorted(members, key=lambda entity: graph.weight[entity], reverse=True)
+        ranked = sorted(members, key=lambda entity: graph.incoming[entity])
         rarest[kind] = {graph.title[entity] for entity in ranked[: max(1, len(ranked) // 4)]}
     kind_of = {graph.title[entity]: kind for entity, kind in graph.type.items()}
     answers = [question.options[question.answer] for question in questions]
@@ -619,12 +694,16 @@ def parse_args() -> argparse.Namespace:
         help="also ask along the meta-paths of three and four hops (LONG_PATHS)",
     )
     parser.add_argument(
-        "--plain-wordings", action="store_true", help="few forms of a question; a small model learns them sooner"
+        "--plain-wordings",
+        action="store_true",
+        help="few forms of a question, names as their titles (Fever); a small model learns them sooner",
     )
     add_teacher_arguments(parser, "none", "rewrites presentations as clinical vignettes (none: sentence templates)")
     args = parser.parse_args()
-    if args.questions < 1 or not 2 <= args.options <= 26:
-        raise UserError(f"--questions {args.questions} must be at least 1, --options {args.options} from 2 to 26")
+    if args.questions < 1:
+        raise UserError(f"--questions {args.questions}: ask for at least 1")
+    if not 2 <= args.options <= len(LETTERS):
+        raise UserError(f"--options {args.options}: a question has 2 to {len(LETTERS)} options")
     return args
 
 
@@ -643,8 +722,9 @@ def main() -> None:
     if not questions:
         raise UserError(f"{path} is too small to ask about: no meta-path has a question with {args.options} options")
     vignettes = write_vignettes(graph, questions, teacher, args.seed) if teacher else Counter()
-    plain = synthesize(Graph(path, uniform=True), min(len(questions), 1000), args.seed, args.options, meta_paths)
-    report(run, questions, rare_share(graph, questions[: len(plain)]), rare_share(graph, plain), vignettes)
+    graph.weigh(uniform=True)
+    uniform = synthesize(graph, min(len(questions), 1000), args.seed, args.options, meta_paths, args.plain_wordings)
+    report(run, questions, rare_share(graph, questions[: len(uniform)]), rare_share(graph, uniform), vignettes)
     write_jsonl(run.output("synth.jsonl"), [question.to_json() for question in questions])  # last: it ends the stage
 
 

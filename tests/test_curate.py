@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import anonymise
+import calculations
 import curate
 import duplicates
-import synth
+import mediawiki
 from records import LETTERS, Question, RunDir, UserError, load_questions, read_jsonl
 from teacher import Teacher
 
@@ -78,6 +79,14 @@ def test_nothing_is_lost_or_doubled(tmp_path_factory, rows, extra, seed):
     assert all(row["reason"] for row in out["rejected"])
 
 
+def test_a_lost_or_doubled_question_is_noticed(tmp_path):
+    kept = Question.from_json(question())
+    for train in ([], [kept, kept]):
+        with pytest.raises(RuntimeError, match="lost or doubled"):
+            curate.account(curate.Ledger(read=Counter(synth=1), train=train))
+    curate.account(curate.Ledger(read=Counter(synth=1), train=[kept]))
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     paths=st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=4), min_size=1, max_size=80),
@@ -116,6 +125,10 @@ def test_too_large_a_heldout_set_is_an_error(tmp_path):
         ({"options": {"A": "Aspirin.", "B": " aspirin"}}, "duplicate options"),
         ({"options": {"A": "ＡＢ", "B": "ab"}}, "duplicate options"),
         ({"question": " "}, "empty question"),
+        ({"question": None}, "empty question"),
+        ({"options": {"A": "one"}}, "not 2 to 26 options"),
+        ({"options": "A or B"}, "not 2 to 26 options"),
+        ({"options": {"A": "one", "B": ""}}, "empty option"),
         ({"answer": "BD"}, "several answers"),
         ({"answer": ["B", "D"]}, "several answers"),
         ({"answer": "F"}, "answer not among the options"),
@@ -132,6 +145,12 @@ def test_each_rejection_has_its_reason(changes, reason, tmp_path):
     assert len(out["train"]) == 1
 
 
+def test_a_missing_field_is_named(tmp_path):
+    rows = [question(1)] + [{k: v for k, v in question(2).items() if k != field} for field in ("options", "answer")]
+    out = run_curate(tmp_path / "run", rows, "--heldout", "0")
+    assert [row["reason"] for row in out["rejected"]] == ["missing field options", "missing field answer"]
+
+
 def test_generic_questions_with_other_answers_are_no_duplicates(tmp_path):
     rows = [question(i, path=(i,), question="Which is true?", answer="ABCD"[i]) for i in range(4)]
     assert len(run_curate(tmp_path / "run", rows, "--heldout", "0")["train"]) == 4
@@ -146,12 +165,12 @@ def patterns(module):
 
 
 HOSTILE = ["a", "A", "1", " ", "a@", "a@a.", "Dr. A", "Dr. A. ", "555-", "+1 1", "1 Aa ", "1 Aa Aa Aa ", "May 1 ",
-           "1/1/1", "2019-", "MRN ", "MRN: -", "王", "病历号", "2019年1月", "Ã", "\ud800", "(", "'’-"]  # fmt: skip
+           "1/1/1", "2019-", "MRN ", "MRN: -", "王", "病历号", "2019年1月", "Ã", "\ud800", "(", "'’-", "1,000", "1 mg",
+           "1 mg/", "1 to", "=", "<sitename>", "<"]  # fmt: skip
+TIMED = (anonymise, calculations, curate, duplicates, mediawiki)  # kg_build's have a test of their own
 
 
-@pytest.mark.parametrize(
-    "pattern", {p.pattern: p for m in (anonymise, curate, duplicates, synth) for p in patterns(m)}.values()
-)
+@pytest.mark.parametrize("pattern", {p.pattern: p for module in TIMED for p in patterns(module)}.values())
 def test_patterns_are_linear(pattern):
     """A text of 50,000 characters takes each pattern a fraction of a second, whatever it repeats."""
     for unit in HOSTILE:
@@ -162,8 +181,14 @@ def test_patterns_are_linear(pattern):
 
 
 def test_all_patterns_are_timed():
-    found = sum(len(list(patterns(module))) for module in (anonymise, curate, duplicates))
-    assert found == len(anonymise.ANONYMISE) + 2
+    found = {module.__name__: len(list(patterns(module))) for module in TIMED}
+    assert found == {
+        "anonymise": len(anonymise.ANONYMISE),
+        "calculations": 3,
+        "curate": 1,
+        "duplicates": 1,
+        "mediawiki": 2,
+    }
 
 
 # ---------------------------------------------------------------------------------- near duplicates, decontamination
@@ -395,15 +420,22 @@ def test_the_data_card(tmp_path, capsys):
     run.mkdir()
     with sqlite3.connect(run / "kg.sqlite") as graph:
         graph.execute("CREATE TABLE meta(key, value)")
-        graph.execute("INSERT INTO meta VALUES ('source', 'a dump of Wikipedia')")
+        graph.execute("INSERT INTO meta VALUES ('source', 'a dump'), ('wiki', 'Wikipedia')")
     flags = ("--heldout", "0", "--seed", "7", "--synthetic-fraction", "0.25")
     run_curate(run, [question()], *flags, public_rows=[public(i) for i in range(3)] + [public(0)])
     card, printed = (run / "card.md").read_text(), capsys.readouterr().out
-    assert f"| medqa | {run / 'public.jsonl'} | MIT |" in card and "| synth | a dump of Wikipedia | the license" in card
+    assert f"| medqa | {run / 'public.jsonl'} | MIT |" in card and "| synth | Wikipedia (a dump) | CC BY-SA" in card
     table = printed[printed.index("source  ") :].strip()
     assert table in card and re.search(r"medqa +4 +1 +0 +0 +0 +3", table) and "medqa: duplicate question" in table
     assert "| --seed | 7 |" in card and "| --synthetic-fraction | 0.25 |" in card
     assert "no label was verified" in card and "not compared with any evaluation benchmark" in card
+
+
+def test_the_data_card_without_public_questions(tmp_path):
+    """It claims no mixture and, of a wiki that it does not know, no license."""
+    run_curate(tmp_path, [question()], "--heldout", "0")
+    card = (tmp_path / "card.md").read_text()
+    assert "| synth | synth.jsonl | see its origin |" in card and "| --synthetic-fraction | not applied" in card
 
 
 def test_a_run_is_deterministic_and_finished_only_once(tmp_path, capsys):

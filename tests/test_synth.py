@@ -6,7 +6,7 @@ import sqlite3
 from collections import Counter, defaultdict
 
 import pytest
-from conftest import call_main, python
+from conftest import call_main, metrics_of, python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -237,20 +237,95 @@ def test_long_paths_have_up_to_four_hops(encyclopedia):
 
 
 def test_questions_have_many_surface_forms(encyclopedia):
-    """Every one is told apart from its answer's relation alone; the plain ones are a part of them."""
+    """Of each kind of question; the plain ones are fewer."""
     for meta in EVERY_PATH:
         forms = synth.wordings_of(meta)
-        assert len(set(forms)) == len(forms) >= 3
+        assert len(set(forms)) == len(forms) >= 4 > len(synth.wordings_of(meta, plain=True))
         assert all(form.count("{seen}") == 1 and form.endswith("?") for form in forms)
     told = defaultdict(set)
     for question in synth.synthesize(encyclopedia, 1500, 0, 4, EVERY_PATH):
-        shown = sorted(encyclopedia.title.values(), key=len, reverse=True)
+        shown = sorted(encyclopedia.in_text.values(), key=len, reverse=True)
         told[question.kind].add(re.sub("|".join(map(re.escape, shown)), "X", question.question))
     assert all(len(forms) >= 3 for forms in told.values()) and len(told["presentation>disease"]) > 20
-    plain = {meta.name: meta.wordings for meta in EVERY_PATH}
+    plain = {meta.name: synth.wordings_of(meta, plain=True) for meta in EVERY_PATH}
     for question in synth.synthesize(encyclopedia, 300, 0, 4, EVERY_PATH, plain=True):
         ends = [wording.split("{seen}")[1] for wording in plain[question.kind]]
         assert any(question.question.endswith(end) for end in ends)
+
+
+NAMES = {  # title -> type, name within a sentence
+    "Fever": ("symptom", "fever"),
+    "Koplik's spots": ("symptom", "Koplik's spots"),
+    "Lyme disease": ("disease", "Lyme disease"),
+    "Familial Mediterranean fever": ("disease", "familial Mediterranean fever"),
+    "Parkinson's disease": ("disease", "Parkinson's disease"),
+    "Von Willebrand disease": ("disease", "von Willebrand disease"),
+    "Syncope (medicine)": ("symptom", "syncope"),
+    "Seizure": ("symptom", "seizure"),
+    "HIV": ("pathogen", "HIV"),
+    "Chlamydia": ("disease", "chlamydia"),
+    "Chlamydia trachomatis": ("pathogen", "Chlamydia trachomatis"),
+    "Leishmania": ("pathogen", "Leishmania"),
+    "ACE inhibitor": ("drug class", "ACE inhibitor"),
+    "Sputum": ("symptom", "sputum"),
+    # without any evidence of their own:
+    "Chlamydia pneumoniae": ("pathogen", "Chlamydia pneumoniae"),
+    "Sputum culture": ("test", "sputum culture"),
+    "Spirometry": ("test", "spirometry"),
+    "Agalsidase beta": ("drug", "agalsidase beta"),
+    "Babinski sign": ("symptom", "Babinski sign"),
+    "Brucella": ("pathogen", "Brucella"),
+}
+SENTENCES = {  # a sentence and what it states a fact of
+    "Early Lyme disease causes a fever.": ("Lyme disease", "Fever"),
+    "Lyme disease: symptoms: Fever, Seizure, Syncope": ("Lyme disease", "Fever"),
+    "Typical are seizures with syncope, or none.": ("Lyme disease", "Seizure"),
+    "It may end in syncope.": ("Lyme disease", "Syncope (medicine)"),
+    "Attacks of familial Mediterranean fever bring on fever.": ("Familial Mediterranean fever", "Fever"),
+    "Some people with parkinson's disease have seizures.": ("Parkinson's disease", "Seizure"),
+    "In Parkinson's disease a seizure is rare.": ("Parkinson's disease", "Seizure"),
+    "For Parkinson's disease, fever is not typical.": ("Parkinson's disease", "Fever"),
+    "No symptom of Parkinson's disease is syncope.": ("Parkinson's disease", "Syncope (medicine)"),
+    "In severe von Willebrand disease and in mild Von Willebrand disease.": ("Von Willebrand disease", "Fever"),
+    "Only Koplik's spots are typical.": ("Lyme disease", "Koplik's spots"),
+    "Then HIV is found.": ("Lyme disease", "HIV"),
+    "The cause of chlamydia is Chlamydia trachomatis.": ("Chlamydia", "Chlamydia trachomatis"),
+    "Visceral leishmaniasis is its disease.": ("Lyme disease", "Leishmania"),
+    "An ACE inhibitor helps.": ("Lyme disease", "ACE inhibitor"),
+    "There is sputum.": ("Lyme disease", "Sputum"),
+}
+
+
+def test_names_within_sentences_are_written_as_in_running_text(tmp_path):
+    ids = {title: number for number, title in enumerate(NAMES, 1)}
+    database = sqlite3.connect(make_graph(tmp_path / "kg.sqlite", 0))
+    for table in ("entity", "alias", "relation"):
+        database.execute(f"DELETE FROM {table}")
+    entities = [(ids[title], title, kind) for title, (kind, _) in NAMES.items()]
+    database.executemany("INSERT INTO entity VALUES (?, ?, ?, 1, 1, 0, 0)", entities)
+    facts = [(ids[subject], ids[object_], sentence) for sentence, (subject, object_) in SENTENCES.items()]
+    database.executemany(
+        "INSERT INTO relation(subject, relation, object, revision, sentence) VALUES (?, 'symptom', ?, 1, ?)", facts
+    )
+    database.commit()
+    database.close()
+    graph = synth.Graph(tmp_path / "kg.sqlite")
+    assert {graph.title[entity]: name for entity, name in graph.in_text.items()} == {
+        t: n for t, (_, n) in NAMES.items()
+    }
+    assert graph.named["syncope"] == {ids["Syncope (medicine)"]}, "a vignette may call it so"
+
+
+def test_only_questions_write_names_so(encyclopedia):
+    """Options and evidence are titles, as is everything with plain wordings."""
+    capital = [title for entity, title in encyclopedia.title.items() if encyclopedia.in_text[entity] != title]
+    pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, capital))})\b")
+    for plain in (False, True):
+        questions = synth.synthesize(encyclopedia, 300, 0, 4, EVERY_PATH, plain)
+        assert any(pattern.search(question.question) for question in questions) == plain
+        for question in questions:
+            told = {text for row in question.evidence for text in (row[0], row[2])} | set(question.options.values())
+            assert told <= encyclopedia.entity.keys()
 
 
 def test_no_question_names_its_answer(encyclopedia):
@@ -262,13 +337,14 @@ def test_no_question_names_its_answer(encyclopedia):
         if not question.kind.startswith("presentation"):
             start = min(
                 (name for row in question.evidence[:1] for name in (row[0], row[2])),
-                key=lambda n: n not in question.question,
+                key=lambda n: n.casefold() not in question.question.casefold(),
             )
             assert not set(synth.words_of(start)) <= set(synth.words_of(answer))
 
 
 def test_rare_entities_come_first(encyclopedia, encyclopedia_path):
-    plain = synth.Graph(encyclopedia_path, uniform=True)
+    plain = synth.Graph(encyclopedia_path)
+    plain.weigh(uniform=True)
     lifted, uniform = (synth.synthesize(graph, 1000, 0, 4) for graph in (encyclopedia, plain))
     assert synth.rare_share(encyclopedia, lifted) > 1.3 * synth.rare_share(encyclopedia, uniform)
 
@@ -281,7 +357,9 @@ def test_a_seed_gives_the_same_questions(encyclopedia):
 def test_command_line(tmp_path):
     make_graph(tmp_path / "kg.sqlite", 0)
     done = python("synth.py", "--run", tmp_path, "--questions", "60", "--options", "3")
-    assert done.returncode == 0 and "60 questions" in done.stdout
+    assert done.returncode == 0 and "60 questions" in done.stdout and "sampled uniformly" in done.stdout
+    (row,) = metrics_of(tmp_path, "synth")
+    assert 0 <= row["rare_share"] <= 1 and 0 <= row["rare_share_uniform"] <= 1
     assert all(len(question.options) == 3 for question in load_questions(tmp_path / "synth.jsonl"))
     again = python("synth.py", "--run", tmp_path)
     assert again.returncode == 0 and "nothing to do" in again.stdout
@@ -302,9 +380,9 @@ def test_bad_input_is_one_line(tmp_path, prepare, message):
 
 
 def test_unusable_numbers_are_refused(tmp_path):
-    make_graph(tmp_path / "kg.sqlite", 0)
-    failed = python("synth.py", "--run", tmp_path, "--options", "1")
-    assert failed.returncode == 1 and "--options 1" in failed.stderr
+    for flag, value in (("--options", "1"), ("--questions", "0")):
+        with pytest.raises(UserError, match=f"^{flag} {value}: "):
+            call_main(synth, "--run", tmp_path, flag, value)
     with pytest.raises(UserError, match="does not exist"):
         synth.RunDir(tmp_path / "nowhere")
 
