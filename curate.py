@@ -42,8 +42,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 import reward
 from anonymise import anonymise
 from duplicates import near_duplicates, normalised, overlaps
@@ -55,6 +53,7 @@ from records import (
     RunDir,
     UserError,
     append_jsonl,
+    progress_bar,
     read_jsonl,
     run_stage,
     stage_parser,
@@ -204,7 +203,7 @@ def filter_questions(questions: Sequence[Question], ledger: Ledger) -> list[Ques
     kept: list[Question] = []
     ids: set[str] = set()
     seen: dict[tuple[str, ...], str] = {}  # content -> the id of its first question
-    for question in tqdm(questions, desc="filter", unit="question"):
+    for question in progress_bar(questions, desc="filter", unit="question"):
         others = sorted(question.options.values()) if question.evidence else []
         content = tuple(map(normalised, (question.question, question.options[question.answer], *others)))
         reason, like = anomaly(question), ""
@@ -224,7 +223,7 @@ def filter_questions(questions: Sequence[Question], ledger: Ledger) -> list[Ques
 def drop_near_duplicates(questions: Sequence[Question], ledger: Ledger) -> list[Question]:
     """Reject public questions that share most of their words with an earlier one of the same answer."""
     kept = []
-    for question, like in near_duplicates(tqdm(questions, desc="near duplicates", unit="question")):
+    for question, like in near_duplicates(progress_bar(questions, desc="near duplicates", unit="question")):
         if like:
             ledger.reject(question.id, question.source, "near duplicate", question.question, like.id)
         else:
@@ -235,7 +234,7 @@ def drop_near_duplicates(questions: Sequence[Question], ledger: Ledger) -> list[
 def decontaminate(questions: Sequence[Question], benchmarks: Sequence[Question], ledger: Ledger) -> list[Question]:
     """Reject what overlaps an evaluation benchmark: the same question, or a long run of the same words."""
     kept = []
-    progress = tqdm(questions, desc="decontaminate", unit="question", disable=not benchmarks)
+    progress = progress_bar(questions, desc="decontaminate", unit="question", disable=not benchmarks)
     for question, like, how in overlaps(progress, benchmarks):
         if like:
             reason = f"in benchmark {like.source}: {how}"
@@ -304,7 +303,7 @@ def verify_labels(questions: Sequence[Question], teacher: Teacher, seed: int, le
     One right answer settles a question, so later trials are for the doubtful ones only.
     """
     kept = []
-    for start in tqdm(range(0, len(questions), BATCH), desc="verify labels", unit="batch"):
+    for start in progress_bar(range(0, len(questions), BATCH), desc="verify labels", unit="batch"):
         batch = questions[start : start + BATCH]
         votes: dict[str, list[str | None]] = {question.id: [] for question in batch}
         open_questions = list(batch)
@@ -333,7 +332,7 @@ def grade(questions: Sequence[Question], teacher: Teacher | None, seed: int, reg
     """
     rare = rare_answers(questions)
     tiers = {q.id: q.tier if q.tier and not regrade else tier_by_rule(q, rare) for q in questions}
-    for start in tqdm(
+    for start in progress_bar(
         range(0, len(questions) if teacher else 0, BATCH), desc="grade", unit="batch", disable=not teacher
     ):
         batch = questions[start : start + BATCH]
@@ -663,6 +662,7 @@ def main() -> None:
     run = RunDir(args.run)
     if not args.accept and run.finished("train.jsonl"):
         return
+    run.claim("train.jsonl")
     teacher, ledger = language_model(args, run), Ledger()
     decisions = read_decisions(args.accept, run)
 

@@ -52,10 +52,9 @@ import mwparserfromhell
 from mwparserfromhell.nodes import ExternalLink, Heading, HTMLEntity, Node, Tag, Template, Text, Wikilink
 from mwparserfromhell.parser import ParserError
 from mwparserfromhell.wikicode import Wikicode
-from tqdm import tqdm
 
 from mediawiki import HIDDEN, MAX_PAGE_CHARS, ApiSource, DumpSource, Page, Source, normalise_title, worker_processes
-from records import Metrics, Question, RunDir, UserError, append_jsonl, run_stage, stage_parser
+from records import Metrics, Question, RunDir, UserError, append_jsonl, progress_bar, run_stage, stage_parser
 from teacher import Request, Teacher, add_teacher_arguments, teacher_of
 
 # --------------------------------------------------------------------------------- what a page says: the relation rules
@@ -802,7 +801,7 @@ def walk(
     best = "SELECT title, priority, distance FROM frontier WHERE state IS NULL ORDER BY priority DESC, title LIMIT ?"
     count = "INSERT INTO rejected VALUES (?, ?) ON CONFLICT(reason) DO UPDATE SET count = count + excluded.count"
     started, logged = time.time(), visited
-    with tqdm(unit=" titles", desc="walk", initial=visited) as bar:
+    with progress_bar(unit=" titles", desc="walk", initial=visited) as bar:
         while entities < target and (batch := db.execute(best, [BATCH]).fetchall()):
             pages = source.fetch([title for title, _, _ in batch])
             articles = [page for page in pages.values() if not page.redirect]
@@ -829,7 +828,7 @@ def walk(
 def link(db: sqlite3.Connection, source: Source) -> None:
     """Entity linking: settle redirects and aliases, then turn the mentions whose both ends fit into relations."""
     titles = [title for (title,) in db.execute("SELECT title FROM entity ORDER BY id")]
-    for at in tqdm(range(0, len(titles), BATCH), unit=" batches", desc="redirects"):
+    for at in progress_bar(range(0, len(titles), BATCH), unit=" batches", desc="redirects"):
         with db:
             db.executemany("INSERT OR IGNORE INTO redirect VALUES (?, ?)", source.redirects_to(titles[at : at + BATCH]))
     db.create_function("fold", 1, str.lower, deterministic=True)
@@ -1049,6 +1048,7 @@ def main() -> None:
     run = RunDir(args.run, create=not looking or args.source is not None)
     building = (args.source or not looking) and not run.finished("kg.sqlite")
     if building:
+        run.claim("kg.sqlite")
         source: Source
         if args.source in {None, "api"}:
             source = ApiSource(args.api_url, args.contact)

@@ -38,9 +38,8 @@ from xml.etree import ElementTree
 
 import mwparserfromhell
 import requests
-from tqdm import tqdm
 
-from records import UserError
+from records import UserError, progress_bar
 from retries import PASSING, pause_after, retry_after
 
 MAX_PAGE_CHARS = 500_000  # the longest medical articles have about 300,000
@@ -166,7 +165,10 @@ def read_dump(path: Path) -> Iterator[Page]:
 
     Raises UserError if the file is truncated, not valid XML or not an export.
     """
-    with open(path, "rb") as raw, tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc="read dump") as bar:
+    with (
+        open(path, "rb") as raw,
+        progress_bar(total=path.stat().st_size, unit="B", unit_scale=True, desc="read dump") as bar,
+    ):
         for page in parse_export(path, chunks_of(unpacked(raw, path))):
             bar.update(raw.tell() - bar.n)
             yield page
@@ -290,7 +292,7 @@ class DumpSource:
         jobs = ((read_span, self.dump, span, Span(0, self.size), self.templates) for span in rest)
         with (
             worker_processes(self.workers) as pool,
-            tqdm(total=self.size, initial=done, unit="B", unit_scale=True, desc="read dump") as bar,
+            progress_bar(total=self.size, initial=done, unit="B", unit_scale=True, desc="read dump") as bar,
         ):
             for span, rows in zip(rest, in_order(pool, jobs, ahead=4 * self.workers)):
                 yield span.end, rows

@@ -42,9 +42,18 @@ from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
-from tqdm import tqdm
-
-from records import LETTERS, TIERS, Metrics, Question, RunDir, UserError, run_stage, stage_parser, write_jsonl
+from records import (
+    LETTERS,
+    TIERS,
+    Metrics,
+    Question,
+    RunDir,
+    UserError,
+    progress_bar,
+    run_stage,
+    stage_parser,
+    write_jsonl,
+)
 from teacher import Request, Teacher, add_teacher_arguments, teacher_of
 
 
@@ -560,7 +569,7 @@ def synthesize(
     numbers: Counter[str] = Counter()
     known: set[tuple] = set()
     questions: list[Question] = []
-    with tqdm(total=count, desc="synth", unit="question") as progress:
+    with progress_bar(total=count, desc="synth", unit="question") as progress:
         while len(questions) < count and alive:
             for name, meta in list(alive.items()):
                 made = make_question(graph, meta, rng, options, plain) if len(questions) < count else None
@@ -599,7 +608,7 @@ def write_vignettes(graph: Graph, questions: list[Question], teacher: Teacher, s
     metas = {meta.name: meta for meta in (*META_PATHS, *LONG_PATHS) if meta.presentation}
     presentations = [question for question in questions if question.kind in metas]
     outcomes: Counter[str] = Counter()
-    for start in tqdm(range(0, len(presentations), BATCH), desc="vignettes", unit="batch"):
+    for start in progress_bar(range(0, len(presentations), BATCH), desc="vignettes", unit="batch"):
         batch = presentations[start : start + BATCH]
         requests = [Request(vignette_messages(graph, metas[q.kind], q), q, "vignette", seed=seed) for q in batch]
         for question, text in zip(batch, teacher.ask(requests)):
@@ -712,6 +721,7 @@ def main() -> None:
     run = RunDir(args.run)
     if run.finished("synth.jsonl"):
         return
+    run.claim("synth.jsonl")
     teacher = None if args.teacher == "none" else teacher_of(args, run)
     if teacher and not teacher.is_language_model:
         raise UserError(f"--teacher {args.teacher} writes no vignettes; choose openai:MODEL or local:FOLDER")
