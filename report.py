@@ -331,9 +331,13 @@ def hardest_question(run: RunDir) -> Question | None:
 
 
 def split_entities(question: Question) -> tuple[list[str], list[str]]:
-    """The path's entities in order: those that the question names, and the masked ones."""
+    """The path's entities in order: those that the question names, and the masked ones.
+
+    A question writes a title as a sentence does: "Syncope (medicine)" is "syncope" there.
+    """
     path = dict.fromkeys(name for subject, _, other, *_ in question.evidence for name in (subject, other))
-    named = [name for name in path if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", question.question)]
+    text, written = question.question.casefold(), {name: name.casefold().partition(" (")[0] for name in path}
+    named = [name for name in path if re.search(rf"(?<!\w){re.escape(written[name])}(?!\w)", text)]
     return named, [name for name in path if name not in named]
 
 

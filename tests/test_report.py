@@ -108,6 +108,10 @@ def test_every_section_shows_what_the_files_say(run):
 def test_named_and_masked_entities(run):
     question = make_question("Which drug treats a disease caused by Candida?")
     assert report.split_entities(question) == (["Candida"], ["Candidiasis", "Fluconazole"])
+    told = make_question(
+        "Which drug treats a syncope?", evidence=[["Syncope (medicine)", "treated_by", "Losartan", 1, "It."]]
+    )
+    assert report.split_entities(told) == (["Syncope (medicine)"], ["Losartan"])
     with report.rc_context(report.CHART_STYLE):
         drawing = report.draw_subgraph(question)
     assert drawing.count("stroke-dasharray") == 2  # the two masked boxes
