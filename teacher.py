@@ -531,24 +531,28 @@ def make_teacher(
 def add_teacher_arguments(parser: argparse.ArgumentParser, default: str, why: str) -> None:
     """The flags that every stage with a teacher shares; `teacher_of` reads them."""
     group = parser.add_argument_group("teacher")
-    group.add_argument("--teacher", default=default, help=f"openai:MODEL, local:FOLDER or evidence; {why}")
     group.add_argument(
-        "--teacher-concurrency", type=int, default=16, help="requests at a time; up to the server's limit"
+        "--teacher", default=default, metavar="NAME", help=f"openai:MODEL, local:FOLDER or evidence; {why}"
     )
-    group.add_argument(
-        "--teacher-timeout", type=float, default=300.0, help="seconds of silence until it is asked again"
-    )
-    group.add_argument("--teacher-tries", type=int, default=6, help="calls per request before the stage gives up")
-    group.add_argument(
-        "--teacher-max-calls", type=int, help="most calls that this run may cost, all its commands together; no cap"
-    )
-    group.add_argument(
-        "--teacher-max-tokens", type=int, help="most tokens, of prompts and answers, in the same way; no cap"
-    )
+    add_server_arguments(group)
 
 
-def teacher_of(args: argparse.Namespace, run: RunDir) -> Teacher:
-    """The teacher that the flags name; its cache is in the run directory. Raises UserError for a bad flag."""
+def add_server_arguments(group: argparse._ArgumentGroup) -> None:
+    """How a model behind a server is asked, and what it may cost."""
+    for name, kind, default, metavar, why in (
+        ("concurrency", int, 16, "N", "requests at a time; up to the server's limit"),
+        ("timeout", float, 300.0, "SECONDS", "of silence until it is asked again"),
+        ("tries", int, 6, "N", "calls per request before it is given up"),
+        ("max-calls", int, None, "N", "most calls that this run may cost, all its commands together; no cap"),
+        ("max-tokens", int, None, "N", "most tokens, of prompts and answers, in the same way; no cap"),
+    ):
+        group.add_argument(f"--teacher-{name}", type=kind, default=default, metavar=metavar, help=why)
+
+
+def teacher_of(
+    args: argparse.Namespace, run: RunDir, name: str | None = None, cache: str = "teacher_cache.jsonl"
+) -> Teacher:
+    """The teacher that the flags, or `name`, name; its cache is in the run directory. UserError for a bad flag."""
     caps = [cap for cap in (args.teacher_max_calls, args.teacher_max_tokens) if cap is not None]
     if min(args.teacher_concurrency, args.teacher_tries, *caps) < 1 or not args.teacher_timeout > 0:
         raise UserError(
@@ -556,8 +560,8 @@ def teacher_of(args: argparse.Namespace, run: RunDir) -> Teacher:
             "--teacher-timeout above 0 seconds"
         )
     return make_teacher(
-        args.teacher,
-        run.output("teacher_cache.jsonl"),
+        name or args.teacher,
+        run.output(cache),
         args.teacher_concurrency,
         args.teacher_timeout,
         args.teacher_tries,
