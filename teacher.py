@@ -47,7 +47,7 @@ import reward
 from records import Question, RunDir, UserError, append_jsonl, read_jsonl
 from retries import PASSING, pause_after, retry_after
 
-LOCAL_BATCH = 128  # answers of a local model between two saves
+LOCAL_BATCH = 128  # answers that a local model writes at a time, between two looks at the caps
 
 
 @dataclass(frozen=True, slots=True)
@@ -477,25 +477,28 @@ class LocalTeacher(CachedTeacher):
             while keys:
                 count = self._take_calls(min(LOCAL_BATCH, len(keys)))
                 batch, keys = keys[:count], keys[count:]
-                answers = self._sample([missing[key] for key in batch], temperature, max_tokens)
-                for key, answer in zip(batch, answers):
-                    self.tokens += answer.tokens
-                    keep(key, answer)
+                self._sample({key: missing[key] for key in batch}, temperature, max_tokens, keep)
 
-    def _sample(self, requests: Sequence[Request], temperature: float, max_tokens: int) -> list[Answer]:
+    def _sample(
+        self, asked: dict[str, Request], temperature: float, max_tokens: int, keep: Callable[[str, Answer], None]
+    ) -> None:
+        keys, requests = list(asked), list(asked.values())
         prompts = [reward.prompt_tokens(self.tokenizer, request.messages) for request in requests]
-        options = {"stop_ids": self.stop_ids, "temperature": temperature, "top_p": self.top_p}
+        opening = reward.response_opening(self.tokenizer)
+
+        def ended(row: int, sample: Any) -> None:
+            text = self.tokenizer.decode(sample.tokens, skip_special_tokens=True)
+            text, written = ((opening if requests[row].contract else "") + text).strip(), len(sample.tokens)
+            tokens = len(prompts[row]) + written
+            self.tokens += tokens
+            keep(keys[row], Answer(text, tokens, written, truncated=sample.stop_id is None))
+
+        options = {"stop_ids": self.stop_ids, "temperature": temperature, "top_p": self.top_p, "on_sample": ended}
         seeds = [request.seed for request in requests]
         try:
-            results = self.sampler.generate(prompts, max_new_tokens=max_tokens, seeds=seeds, **options)
+            self.sampler.generate(prompts, max_new_tokens=max_tokens, seeds=seeds, **options)
         except ValueError as error:
             raise UserError(f"the local teacher cannot answer: {error}") from None
-        opening, answers = reward.response_opening(self.tokenizer), []
-        for request, prompt, (sample,) in zip(requests, prompts, results):
-            text = self.tokenizer.decode(sample.tokens, skip_special_tokens=True)
-            text, written = ((opening if request.contract else "") + text).strip(), len(sample.tokens)
-            answers.append(Answer(text, len(prompt) + written, written, truncated=sample.stop_id is None))
-        return answers
 
 
 def folder_state(folder: str) -> list[Any]:

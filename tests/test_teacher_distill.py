@@ -1,5 +1,6 @@
 """Teachers against a server that misbehaves; distillation that verifies, refines and survives kill -9."""
 
+import itertools
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 import distill
 import reward
 from records import LETTERS, Question, RunDir, UserError, read_jsonl, write_jsonl
+from rollout import _Batch
 from teacher import (
     FACT_SENTENCES,
     Answer,
@@ -378,6 +380,29 @@ def test_a_local_model_is_asked_once_and_within_its_cap(tiny, tmp_path, monkeypa
     answers = teacher.ask(requests)
     assert len(kept) == 3 and answers[:3] == kept and teacher.calls == 2
     assert teacher.ask(requests) == answers and teacher.calls == 2
+
+
+def test_a_local_model_that_is_stopped_has_kept_what_it_had_answered(tiny, tmp_path, monkeypatch):
+    """Two rows at a time, six tokens each: stopped at step 8, the first two are there and the next two are not."""
+    chat, question = reward.prompt_messages(make_question()), make_question()
+    requests = [Request(chat, question, "verify", 1.0, 6, seed) for seed in range(5)]
+    teacher, steps, step = make_teacher(f"local:{tiny}", tmp_path / "cache.jsonl"), itertools.count(1), _Batch.step
+    teacher.stop_ids = []
+    monkeypatch.setattr(teacher.sampler, "capacity", lambda *sizes: (2, 2))
+
+    def stop(batch, *how):
+        if next(steps) == 8:
+            raise KeyboardInterrupt
+        return step(batch, *how)
+
+    monkeypatch.setattr(_Batch, "step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        teacher.ask(requests)
+    kept = [row["text"] for row in read_jsonl(tmp_path / "cache.jsonl")]
+    monkeypatch.undo()
+    again = make_teacher(f"local:{tiny}", tmp_path / "cache.jsonl")
+    again.stop_ids = []
+    assert len(kept) == 2 and again.ask(requests)[:2] == kept and again.calls == 3
 
 
 def test_a_local_model_without_a_chat_template_is_refused(tiny, tmp_path):
