@@ -96,10 +96,38 @@ READERS = {
     "assumes beyond the question and whatever remains uncertain, or if there is no such thing; X is B if an assumption "
     "that the conclusion rests on is hidden, or an uncertain step is put as certain.\n" + VERDICT_FORM,
 }
+ASKED = {  # once more behind the texts, where a question is best understood
+    "blind": "To which option does the reasoning lead?",
+    "evidence": "Does the reasoning contradict a statement? A: no. B: yes.",
+    "assumptions": "Does the reasoning hide an assumption or an uncertainty? A: no. B: yes.",
+}
 READER_FLAWS = {
     "blind": "without its stated answer, the reasoning does not lead a reader to the right option",
     "evidence": "the reasoning contradicts the evidence",
     "assumptions": "the reasoning hides an assumption or an uncertainty",
+}
+# Before every chat stand worked examples: small models copy a form that they see sooner than one that is described.
+EXAMPLE = Question(
+    *("example", "distill", "en", "A man has fever, cough and night sweats. What should be given?"),
+    {"A": "Heparin", "B": "Isoniazid", "C": "Insulin"},
+    "B",
+    evidence=[["Tuberculosis", "symptom", "Night sweats"], ["Tuberculosis", "treated_by", "Isoniazid"]],
+)
+SOUND = (
+    "Fever, cough and night sweats suggest tuberculosis, though only a culture would prove it. Isoniazid treats it; "
+    "heparin prevents clots and insulin lowers glucose. I assume that his liver is healthy."
+)
+FLAWED = "Night sweats prove a clot in the lung and rule tuberculosis out. What dissolves it should be given at once."
+EXAMPLE_REPLIES = {  # of each reader: to the flawed reasoning, then to the sound one
+    "blind": [("It ends at a clot, which no option dissolves.", "-"), ("It goes by tuberculosis to isoniazid.", "B")],
+    "evidence": [
+        ("By the statements night sweats are a symptom of tuberculosis; it says that they rule it out.", "B"),
+        ("What it says of night sweats and of isoniazid agrees with the statements.", "A"),
+    ],
+    "assumptions": [
+        ("It calls proven what is a mere suspicion.", "B"),
+        ("It says that tuberculosis is not proven and what it assumes of the liver.", "A"),
+    ],
 }
 READER_TOKENS = 1024  # of a reader's reply; hidden reasoning counts too
 
@@ -148,9 +176,9 @@ class Draft:
 
 @dataclass(slots=True)
 class Candidate:
-    """One of the k chains of thought of a question on its way through the loop: its chat and its drafts."""
+    """One of the k chains of thought of a question on its way through the loop: the first chat, and the drafts."""
 
-    messages: list[dict[str, str]]
+    opening: list[dict[str, str]]
     drafts: list[Draft] = field(default_factory=list)
 
 
@@ -246,20 +274,33 @@ def relettered(question: Question, seed: int) -> Question:
 
 def reader_request(reader: str, draft: Draft, question: Question, seed: int) -> Request | None:
     """What a reader is asked about a draft; None where it does not apply: no evidence."""
+    thinking = draft.thinking
+    if reader == "evidence" and not question.evidence:
+        return None
     if reader == "blind":
-        question = relettered(question, seed)
-        parts = [reward.question_text(question), without_answer(draft.thinking) or "(nothing)"]
-    else:
-        parts = [reward.question_text(question), draft.thinking]
-    names = ["question", "reasoning"]
+        question, thinking = relettered(question, seed), without_answer(thinking) or "(nothing)"
+    examples = [
+        (reader_text(reader, EXAMPLE, example), f"<think>{why}</think><answer>{letter}</answer>")
+        for example, (why, letter) in zip((FLAWED, SOUND), EXAMPLE_REPLIES[reader])
+    ]
+    messages = chat(READERS[reader], examples, reader_text(reader, question, thinking))
+    return Request(messages, question, f"read {reader}", 0.0, READER_TOKENS, seed, contract=True)
+
+
+def chat(system: str, examples: list[tuple[str, str]], content: str) -> list[dict[str, str]]:
+    """A chat of a system's turn, examples (what was asked, what was replied) and a user's turn."""
+    turns = [turn for asked, reply in examples for turn in (("user", asked), ("assistant", reply))]
+    turns = [("system", system), *turns, ("user", content)]
+    return [{"role": role, "content": text} for role, text in turns]
+
+
+def reader_text(reader: str, question: Question, thinking: str) -> str:
+    """What a reader is shown; options only where one of them is asked for, so that no other letters are about."""
+    parts = {"question": reward.question_text(question) if reader == "blind" else question.question}
     if reader == "evidence":
-        if not question.evidence:
-            return None
-        names.append("statements")
-        parts.append("\n".join([*evidence_sentences(question.evidence), *quotations(question)]))
-    content = "\n".join(f"<{name}>\n{part}\n</{name}>" for name, part in zip(names, parts))
-    chat = [{"role": "system", "content": READERS[reader]}, {"role": "user", "content": content}]
-    return Request(chat, question, f"read {reader}", 0.0, READER_TOKENS, seed, contract=True)
+        parts["statements"] = "\n".join([*evidence_sentences(question.evidence), *quotations(question)])
+    parts["reasoning"] = thinking
+    return "\n".join([*(f"<{name}>\n{part}\n</{name}>" for name, part in parts.items()), ASKED[reader]])
 
 
 def quotations(question: Question) -> list[str]:
@@ -292,18 +333,26 @@ def ask_readers(drafts: list[tuple[Draft, Question]], teacher: Teacher, seed: in
 
 def first_attempt(question: Question, teacher: Teacher, args: argparse.Namespace) -> Attempt:
     """The chats that give the teacher question and true answer and ask for the reasoning: k by the question's tier."""
-    answer = f"{question.answer}. {question.options[question.answer]}"
-    content = f"<question>\n{reward.question_text(question)}\n</question>\nAnswer: {answer}"
     system = WRITE.format(max_words=max(1, args.max_reasoning_tokens * 3 // 4))  # English: four tokens, three words
     k = args.candidates[TIERS.index(question.tier or TIERS[0])] if teacher.is_language_model else 1
-    chat = [{"role": "system", "content": system}, {"role": "user", "content": content}]
-    return Attempt(question, [Candidate(list(chat)) for _ in range(k)])
+    example = (writer_text(EXAMPLE), f"<think>{SOUND}</think><answer>{EXAMPLE.answer}</answer>")
+    opening = chat(system, [example], writer_text(question))
+    return Attempt(question, [Candidate(opening) for _ in range(k)])
 
 
-def revise(candidate: Candidate, strategy: str) -> None:
-    """Continue the chat: show the teacher its last draft and flaw, and ask for a revision by a strategy."""
+def writer_text(question: Question) -> str:
+    """What the writer is shown: the question and its true answer."""
+    answer = f"{question.answer}. {question.options[question.answer]}"
+    return f"<question>\n{reward.question_text(question)}\n</question>\nAnswer: {answer}"
+
+
+def next_chat(candidate: Candidate, strategy: str) -> list[dict[str, str]]:
+    """The chat that asks for the next draft: behind the first one, show it with its flaw and ask for a revision."""
+    if not candidate.drafts:
+        return candidate.opening
     last = candidate.drafts[-1]
-    candidate.messages = candidate.messages[:2] + [
+    return [
+        *candidate.opening,
         {"role": "assistant", "content": last.response or "(no answer)"},
         {"role": "user", "content": f"Not acceptable: {last.flaw}. {STRATEGIES[strategy]} Reply in the same form."},
     ]
@@ -330,12 +379,10 @@ def write(
     drafted, requests = [], []
     for attempt in attempts:
         for index, candidate in enumerate(attempt.candidates):
-            if number:
-                revise(candidate, strategy)
             seed = args.seed * 1_000_000 + number * 1000 + index  # no two calls for a question share one
             drafted.append(candidate)
             how = (strategy, args.temperature, args.max_tokens, seed)
-            requests.append(Request(candidate.messages, attempt.question, *how, contract=True))
+            requests.append(Request(next_chat(candidate, strategy), attempt.question, *how, contract=True))
     for candidate, response in zip(drafted, teacher.ask(requests) if requests else []):
         candidate.drafts.append(Draft(strategy, response, count(reward.parse(response).thinking)))
 

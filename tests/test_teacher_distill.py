@@ -111,7 +111,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        text = body["messages"][1]["content"]
+        text = body["messages"][-1]["content"]
         with self.server.lock:
             number = int(text.split("Question ")[1].split("?")[0])
             blind = "its conclusion was taken out" in body["messages"][0]["content"]
@@ -582,7 +582,7 @@ def test_the_blind_reader_gets_neither_answer_nor_letter_and_must_find_the_optio
     teacher = ReadingTeacher({("synth/0", 0): text})
     row = one(teacher)
     (request,) = teacher.of("read blind")
-    content = request.messages[1]["content"]
+    content = request.messages[-1]["content"]
     assert "<reasoning>\nIsoniazid blocks mycolic acid.\n</reasoning>" in content and "answer is" not in content
     assert request.question.answer != "B" and f"{request.question.answer}. Isoniazid" in content
     assert row["verdicts"] == dict.fromkeys(
@@ -602,7 +602,7 @@ def test_a_contradiction_of_the_evidence_is_told_to_the_writer():
     replies = iter(["<think>Aspirin is not a drug for it.</think><answer>B</answer>", "<answer>A</answer>"])
     teacher = ReadingTeacher(evidence=lambda request: next(replies))
     row = one(teacher)
-    statements = teacher.of("read evidence")[0].messages[1]["content"]
+    statements = teacher.of("read evidence")[0].messages[-1]["content"]
     assert "Tuberculosis is treated with Isoniazid.\nIt is treated with isoniazid.\n</statements>" in statements
     assert (row["strategy"], row["rounds"]) == ("backtracking", 1)
     assert row["flaws"] == ["the reasoning contradicts the evidence (Aspirin is not a drug for it.)"]
@@ -672,7 +672,7 @@ def test_the_refinement_loop(tmp_path, capsys):
         },
     ]
     revision = teacher.of("self_correction")[-1].messages
-    assert revision[2]["content"] == "Hm." and distill.STRATEGIES["self_correction"] in revision[3]["content"]
+    assert revision[-2]["content"] == "Hm." and distill.STRATEGIES["self_correction"] in revision[-1]["content"]
     numbers = distill.report(rows)
     assert (numbers["questions"], numbers["passed"], numbers["failed"], numbers["first_rate"]) == (5, 4, 1, 20.0)
     assert [numbers[name] for name in ("first", *distill.STRATEGIES)] == [1, 1, 1, 1]
