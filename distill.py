@@ -467,10 +467,19 @@ def statistics(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def report(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Print how the reasoning came out, for each tier and in all; the numbers for metrics.jsonl."""
+def by_tier(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The statistics of each tier that there is, and of all."""
     groups = {tier: [row for row in rows if row["tier"] == tier] for tier in TIERS}
-    numbers = {name: statistics(group) for name, group in [*groups.items(), ("all", rows)] if group}
+    return {name: statistics(group) for name, group in [*groups.items(), ("all", rows)] if group}
+
+
+def report(rows: Sequence[dict[str, Any]], teacher: Teacher) -> None:
+    """Print how the reasoning came out, for each tier and in all, and what it took."""
+    numbers = by_tier(rows)
+    if not teacher.is_language_model:
+        print("{passed:,} of {questions:,} chains in the evidence's own words, {mean_tokens:.0f} tokens on average; "
+              "no language model wrote or verified them".format_map(numbers["all"]))  # fmt: skip
+        return
     titles = ["questions", "first try", *(f"+{name.replace('_', ' ')}" for name in STRATEGIES), "failed", "tokens, p95"]
     print("tier       " + "".join(f"{title:>18}" for title in titles))
     for name, row in numbers.items():
@@ -481,8 +490,7 @@ def report(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     flaws = [row["history"][-1]["flaw"] for row in rows if "history" in row]
     for flaw, number in Counter(re.split(" \\(|: ", flaw)[0] for flaw in flaws).most_common():
         print(f"  {number:>8,}  failed: {flaw}")
-    tiers = {f"{name}_first_rate": row["first_rate"] for name, row in numbers.items() if name != "all"}
-    return numbers.get("all", statistics(rows)) | tiers
+    print(f"the teacher took {teacher.cost()}")
 
 
 # ----------------------------------------------------------------------------------------------------------------- main
@@ -551,15 +559,16 @@ def main() -> None:
     questions = select(possible, args.questions, args.seed)
 
     rows = distill(questions, teacher, args, run)
-    numbers = report(rows)
-    print(f"the teacher took {teacher.cost()}")
+    report(rows, teacher)
     passed = [row for row in rows if "messages" in row]
     if not passed:
         raise UserError("no chain of thought passed; see cot.partial.jsonl, delete it and try another --teacher")
     write_jsonl(run.output("cot_failed.jsonl"), [row for row in rows if "history" in row])
     metrics = Metrics(run, "distill")
     metrics.rewind(-1)
-    metrics.log(0, **numbers, teacher_calls=teacher.calls, teacher_tokens=teacher.tokens)
+    tiers = by_tier(rows)
+    rates = {f"{tier}_first_rate": row["first_rate"] for tier, row in tiers.items() if tier != "all"}
+    metrics.log(0, **tiers["all"], **rates, teacher_calls=teacher.calls, teacher_tokens=teacher.tokens)
     write_jsonl(run.output("cot.jsonl"), passed)
     run.output("cot.partial.jsonl").unlink()
 

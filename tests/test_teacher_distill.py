@@ -673,10 +673,12 @@ def test_the_refinement_loop(tmp_path, capsys):
     ]
     revision = teacher.of("self_correction")[-1].messages
     assert revision[-2]["content"] == "Hm." and distill.STRATEGIES["self_correction"] in revision[-1]["content"]
-    numbers = distill.report(rows)
+    distill.report(rows, teacher)
+    tiers = distill.by_tier(rows)
+    numbers = tiers["all"]
     assert (numbers["questions"], numbers["passed"], numbers["failed"], numbers["first_rate"]) == (5, 4, 1, 20.0)
     assert [numbers[name] for name in ("first", *distill.STRATEGIES)] == [1, 1, 1, 1]
-    assert numbers["mean_tokens"] == numbers["p95_tokens"] == 9 and numbers["easy_first_rate"] == 20.0
+    assert numbers["mean_tokens"] == numbers["p95_tokens"] == 9 and tiers["easy"]["first_rate"] == 20.0
     printed = capsys.readouterr().out
     assert "1 (20.0%)" in printed and "1  failed: the form is not" in printed
 
@@ -685,6 +687,16 @@ def test_the_evidence_teacher_is_no_reader(tmp_path):
     (row,) = distill.distill([make_question(tier="difficult")], EvidenceTeacher(), flags(), RunDir(tmp_path))
     assert [row["verdicts"][reader] for reader in distill.READERS] == [None] * 3
     assert row["verdicts"]["form"] is row["verdicts"]["brevity"] is True and row["candidates"] == 1
+
+
+def test_what_no_language_model_wrote_is_not_reported_as_passed_at_the_first_try(tmp_path, capsys):
+    write_jsonl(tmp_path / "train.jsonl", [make_question(number).to_json() for number in range(3)])
+    call_main(distill, "--run", tmp_path, "--teacher", "evidence")
+    printed = capsys.readouterr().out
+    assert "3 of 3 chains in the evidence's own words, 12 tokens on average" in printed
+    assert "first try" not in printed and "calls" not in printed
+    (row,) = read_jsonl(tmp_path / "metrics.jsonl")
+    assert row["passed"] == 3 and row["teacher_calls"] == 0 and row["easy_first_rate"] == 100.0
 
 
 def test_selection_is_stratified_seeded_and_without_repeats():
