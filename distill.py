@@ -236,8 +236,8 @@ def check_rules(draft: Draft, question: Question, limit: int) -> None:
     rules = [
         ("form", result.well_formed, "the form is not <think>...</think><answer>X</answer>"),
         ("answer", result.correct, "the reasoning ends at a wrong answer"),
-        ("reasoning", bool(parsed.thinking), "there is no reasoning"),
         ("betrayal", not BETRAYAL.search(parsed.thinking), "the reasoning betrays that the answer was given"),
+        ("reasoning", says_more(parsed.thinking, question), "there is no reasoning, or it only names the answer"),
         ("brevity", draft.tokens <= limit, f"the reasoning is longer than {limit} tokens"),
         ("calculations", wrong is None if done_again else None, f"the calculation is wrong: {wrong}"),
     ]
@@ -253,6 +253,15 @@ def without_answer(thinking: str) -> str:
     sentences = [part.strip() for part in SENTENCE_END.split(thinking)]
     kept = [sentence for sentence in sentences if sentence and not ANNOUNCEMENT.search(sentence)]
     return LETTER_REFERENCE.sub("[option]", " ".join(kept))
+
+
+def says_more(thinking: str, question: Question) -> bool:
+    """Whether a word of it is neither of an announced answer nor an option's name: else the shortest draft that "leads"
+    to the right option would be that option."""
+    rest = without_answer(thinking).casefold()
+    for option in sorted(question.options.values(), key=len, reverse=True):
+        rest = rest.replace(option.casefold(), " ")
+    return re.search(r"[^\W\d_]{2}", rest) is not None
 
 
 def relettered(question: Question, seed: int) -> Question:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import distill
 import reward
-from records import LETTERS, Question, RunDir, UserError, read_jsonl, write_jsonl
+from records import LETTERS, Question, RunDir, UserError, load_questions, read_jsonl, write_jsonl
 from rollout import _Batch
 from teacher import (
     FACT_SENTENCES,
@@ -458,10 +458,10 @@ def flags(**changes):
     return Namespace(**defaults | {"temperature": 0.7, "max_tokens": 64, "seed": 0} | changes)
 
 
-def ruled(response, question=None):
-    """A draft after the checks by rule, its limit 50 tokens."""
+def ruled(response, question=None, limit=50):
+    """A draft after the checks by rule, its limit in tokens."""
     draft = distill.Draft("first", response, distill.token_counter(None)(reward.parse(response).thinking))
-    distill.check_rules(draft, question or make_question(), 50)
+    distill.check_rules(draft, question or make_question(), limit)
     return draft
 
 
@@ -470,6 +470,8 @@ FLAWED = {
     "Isoniazid, so B.": ("form", "form"),
     "<think>Aspirin.</think><answer>A</answer>": ("answer", "wrong answer"),
     "<think> </think><answer>B</answer>": ("reasoning", "no reasoning"),
+    "<think>B. isoniazid</think><answer>B</answer>": ("reasoning", "only names the answer"),
+    "<think>Aspirin, insulin. The answer is isoniazid.</think><answer>B</answer>": ("reasoning", "only names"),
     "<think>As the correct answer is B, it must be B.</think><answer>B</answer>": ("betrayal", "betrays"),
     "<think>The provided answer is B.</think><answer>B</answer>": ("betrayal", "betrays"),
     "<think>We know that the correct answer is B, so isoniazid.</think><answer>B</answer>": ("betrayal", "betrays"),
@@ -477,7 +479,7 @@ FLAWED = {
     "<think>已知答案为B。</think><answer>B</answer>": ("betrayal", "betrays"),
     f"<think>{'word ' * 51}</think><answer>B</answer>": ("brevity", "longer than 50 tokens"),
     f"<think>{'字' * 51}</think><answer>B</answer>": ("brevity", "longer than 50 tokens"),
-    f"<think>{'w, ' * 26}</think><answer>B</answer>": ("brevity", "longer than 50 tokens"),
+    f"<think>{'we, ' * 26}</think><answer>B</answer>": ("brevity", "longer than 50 tokens"),
     "<think>70 kg × 5 mg/kg = 35 mg.</think><answer>B</answer>": ("calculations", "70 kg * 5 mg/kg = 35 mg"),
     "<think>70 kg × 5 mg/kg = 350 g.</think><answer>B</answer>": ("calculations", "= 350 g"),
     "": ("form", "form"),
@@ -495,7 +497,8 @@ def test_flaws_are_found(response, check, reason):
     ("thinking", "done_again"),
     [
         ("Isoniazid treats it.", None),
-        ("Of the given answer choices only one fits. The correct answer is B.", None),
+        ("异烟肼可杀灭结核杆菌。", None),
+        ("It kills the bacteria. Of the given answer choices only one fits. The correct answer is B.", None),
         ("70 kg × 5 mg/kg = 350 mg. Isoniazid treats it.", True),
     ],
 )
@@ -764,6 +767,32 @@ def test_a_server_that_dies_half_way_and_a_cap_lose_nothing(serve, tmp_path, mon
     call_main(distill, *arguments)
     assert len(list(read_jsonl(tmp_path / "cot.jsonl"))) == 12
     assert sum((server.hits + back.hits).values()) == 12 * 4  # no call was made twice
+
+
+@pytest.mark.skipif("CHAT_MODEL" not in os.environ, reason="no CHAT_MODEL is served at TEACHER_BASE_URL")
+def test_distillation_by_a_real_model_loses_nothing_and_pays_once(tmp_path):
+    """CHAT_MODEL, served at TEACHER_BASE_URL, writes and reads; CHAT_QUESTIONS: question records, of which it gets six.
+
+    Nothing is asserted about what it writes but that the checks hold of every chain that passed.
+    """
+    model, file = os.environ["CHAT_MODEL"], os.environ.get("CHAT_QUESTIONS")
+    asked = list(read_jsonl(file))[:6] if file else [make_question(number).to_json() for number in range(6)]
+    write_jsonl(tmp_path / "train.jsonl", asked)
+    run, args = RunDir(tmp_path), flags(rounds=1, max_tokens=200, max_reasoning_tokens=200)
+    questions = {question.id: question for question in load_questions(tmp_path / "train.jsonl")}
+    teacher = OpenAITeacher(model, tmp_path / "cache.jsonl", concurrency=4)
+    rows = distill.distill(list(questions.values()), teacher, args, run)
+    assert [row["id"] for row in rows] == list(questions) and all(("messages" in r) != ("history" in r) for r in rows)
+    for row in rows:
+        if "messages" in row:
+            assert ruled(row["messages"][-1]["content"], questions[row["id"]], 200).verified
+            assert False not in row["verdicts"].values() and row["verdicts"]["blind"]
+    assert teacher.calls >= len(list(read_jsonl(tmp_path / "cache.jsonl"))) > 0
+
+    run.output("cot.partial.jsonl").unlink()
+    again = OpenAITeacher(model, tmp_path / "cache.jsonl")
+    assert distill.distill(list(questions.values()), again, args, run) == rows
+    assert again.calls == 0
 
 
 @pytest.mark.parametrize(
