@@ -3,11 +3,11 @@
     1. The teacher gets a question and its true answer and writes k concise, structured chains of thought; k grows with
        the question's tier.
     2. They are verified, the shortest first, and the first that holds is taken (pass@k). `RULES` are checked here: the
-       response contract, an end at the true answer, no phrase that betrays that the answer was given, a limit in
-       tokens, calculations and units done again (calculations.py). `READERS` are further calls of the teacher: a blind
-       reader, who gets the reasoning without its stated answer, must arrive at the true option; an examiner compares
-       it with the question's evidence sentences, another looks for hidden assumptions and hidden uncertainty. A reply
-       that cannot be read counts against the reasoning.
+       response contract, an end at the true answer, no phrase that betrays that the answer was given, more said than
+       that answer, a limit in tokens, calculations and units done again (calculations.py). `READERS` are further calls
+       of the teacher: a blind reader, who gets the reasoning without its stated answer, must arrive at the true
+       option; an examiner compares it with the question's evidence sentences, another looks for hidden assumptions and
+       hidden uncertainty. A reply that cannot be read counts against the reasoning.
     3. If none of the k holds, each goes through the refinement loop: the teacher is told the flaw and revises by
        backtracking, then by path exploration, then by self-correction, until one holds or the rounds are used up.
        What still fails stays aside, with its history.
@@ -530,7 +530,7 @@ def parse_args() -> argparse.Namespace:
         "--tokenizer", help="the model's folder whose tokens are counted; none: words, marks, Chinese characters"
     )
     size.add_argument(
-        "--batch-size", type=int, default=128, help="questions between two saves; a crash costs one batch"
+        "--batch-size", type=int, default=128, help="questions asked about at a time; a crash costs no answer"
     )
 
     sampling = parser.add_argument_group("sampling")
