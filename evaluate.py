@@ -31,6 +31,7 @@ import hashlib
 import json
 import math
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ from fsdp_utils import gather_objects, rank, world_size
 from policy import Example, Policy, load_policy, score, stop_tokens
 from records import (
     LETTERS,
+    MADE_BY,
     TIERS,
     Metrics,
     Question,
@@ -62,9 +64,9 @@ from records import (
 )
 from reward import PROMPTS, parse, prompt_messages, prompt_tokens, response_opening
 from rollout import Sampler
-from teacher import Request, make_teacher
+from teacher import Request, add_server_arguments, teacher_of
 
-CHUNK = 512  # questions a process answers between two writes to disk
+CHUNK = 512  # responses that a process makes between two writes to disk: what a kill may cost
 SCORED_TOKENS = 16384  # tokens per forward pass of --score loglikelihood
 RESAMPLES = 10_000  # of the bootstrap
 PAPER = Path(__file__).parent / "data" / "paper_tables.csv"  # Tables 3 and 4 as printed
@@ -199,7 +201,7 @@ class ServedModel:
     def __init__(self, name: str, run: RunDir, args: argparse.Namespace):
         if world_size() > 1:
             raise UserError("a server is asked by one process: start evaluate.py without torchrun")
-        self.teacher = make_teacher(name, run.output("eval") / "server_cache.jsonl", args.concurrency)
+        self.teacher = teacher_of(args, run, name, "eval/server_cache.jsonl")
         self.args = args
 
     def prepare(self, questions: list[Question]) -> None:
@@ -228,8 +230,9 @@ def answer_questions(
     """
     model.prepare([question for question, _ in todo])
     progress = tqdm(total=len(todo), desc=f"{out.parent.name}: {out.stem}", unit="question", disable=rank() > 0)
-    for start in range(0, len(todo), CHUNK * world_size()):
-        chunk = todo[start : start + CHUNK * world_size()]
+    size = max(1, CHUNK // settings["samples"]) * world_size()
+    for start in range(0, len(todo), size):
+        chunk = todo[start : start + size]
         mine = chunk[rank() :: world_size()]
         missing = {question.id: samples for question, samples in mine}
         rows = model.answer([question for question, _ in mine])
@@ -340,13 +343,19 @@ def evaluate_model(
         require_same_settings(out, settings)
         todo = unanswered(out, questions, args.samples)
         if todo:
-            served = str(source).startswith("openai:")
-            model = model or (ServedModel(str(source), run, args) if served else LocalModel(source, args))
+            model = model or load_model(source, run, args)
             answer_questions(model, todo, out, settings)
         results[benchmark] = score_file(out)
         if rank() == 0:
             conclude(out, results[benchmark], label, benchmark, run)
     return results
+
+
+def load_model(source: str | Path, run: RunDir, args: argparse.Namespace) -> LocalModel | ServedModel:
+    """The model of a folder, a hub id or a server. Raises UserError, with the remedy, if it is not there."""
+    if str(source).startswith("openai:"):
+        return ServedModel(str(source), run, args)
+    return LocalModel(run.input(source) if source in MADE_BY else source, args)
 
 
 def result_file(run: RunDir, benchmark: str, label: str) -> Path:
@@ -481,6 +490,7 @@ def paired_bootstrap(first: dict[str, float], second: dict[str, float]) -> tuple
 # -------------------------------------------------------------------------------------------------------------- tables
 
 Results = dict[str, dict[str, Scores]]  # model -> benchmark -> scores
+GAIN = "ΔAvg.: accuracy, averaged over the benchmarks, above the first row's (above its own Base in the paper)."
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
@@ -497,7 +507,7 @@ def percent(share: float | None) -> str:
 
 def ablation_table(results: Results) -> str:
     """Table 4: one row a model; accuracy in % with its 95% interval by benchmark (and tier), averages, and the gain
-    over the first row. "Avg." counts every benchmark the same, as the paper does, "Micro" every question."""
+    over the first row. Of several benchmarks "Avg." counts each the same, as the paper does, "Micro" every question."""
     models = list(results)
     benchmarks = list(results[models[0]])
     columns = [
@@ -508,13 +518,13 @@ def ablation_table(results: Results) -> str:
     for model in models:
         cells = [str(cell(results[model][name], tier)) for name, tier in columns]
         mean = macro_average(results[model])
-        micro = [percent(micro_average(results[model]))] if len(benchmarks) > 1 else []
+        averages = [percent(mean), percent(micro_average(results[model]))] if len(benchmarks) > 1 else []
         formats_kept = [scores.well_formed for scores in results[model].values()]
         gain = f"{100 * (mean - base):+.1f}"
-        rows.append([model, *cells, percent(mean), *micro, gain, percent(mean_or_none(formats_kept))])
-    micro = ["Micro"] if len(benchmarks) > 1 else []
-    header = ["Variant", *(tier.capitalize() if tier else name for name, tier in columns), "Avg.", *micro, "ΔAvg."]
-    return markdown_table([*header, "Format"], rows)
+        rows.append([model, *cells, *averages, gain, percent(mean_or_none(formats_kept))])
+    averages = ["Avg.", "Micro"] if len(benchmarks) > 1 else []
+    header = ["Variant", *(tier.capitalize() if tier else name for name, tier in columns), *averages, "ΔAvg."]
+    return markdown_table([*header, "Format"], rows) + f"\n\n{GAIN}"
 
 
 def kinds_table(results: Results) -> str:
@@ -565,14 +575,17 @@ def micro_average(scores: dict[str, Scores]) -> float:
 
 
 def differences_table(pairs: Iterable[tuple[str, dict[str, Scores], dict[str, Scores]]]) -> str:
-    """Differences in percentage points on the same questions, with their 95% intervals: (name, first, second) each."""
+    """Differences in percentage points on the same questions, with their 95% intervals: (name, first, second) each.
+    "shared": the same model, asked in the same way, gave the same answers."""
     rows = []
     for name, first, second in pairs:
         for benchmark in first:
             if benchmark in second:
                 n, mean, low, high = paired_bootstrap(first[benchmark].correct, second[benchmark].correct)
-                interval = f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
-                rows.append([benchmark, name, str(n), interval, "yes" if low > 0 or high < 0 else "no"])
+                points = f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+                shared = first[benchmark].settings and first[benchmark] == second[benchmark]
+                cells = ["shared", ""] if shared else [points, "yes" if low > 0 or high < 0 else "no"]
+                rows.append([benchmark, name, str(n), *cells])
     header = ["Benchmark", "Difference", "n", "Points", "Beyond its interval"]
     return markdown_table(header, rows) if rows else ""
 
@@ -599,27 +612,39 @@ def ladder_place(label: str) -> tuple[int, str]:
     return ladder.index(label.lower()) if label.lower() in ladder else len(ladder), label
 
 
-def load_runs(paths: list[Path]) -> dict[str, Results]:
-    """Every saved evaluation of some runs, by the run's name; the variants in the order of `ladder_place`."""
+def run_names(paths: list[Path]) -> list[str]:
+    """The runs' names, their paths where names are equal; of the first run's forks what they change, in words: beside
+    `tiny`, `tiny-rl1--with-std` is "rl1 --with-std"."""
     names = [path.resolve().name for path in paths]
+    unique = [name if names.count(name) == 1 else str(path) for path, name in zip(paths, names)]
+    return [re.sub("-?--", " --", re.sub(rf"^{re.escape(names[0])}-(?=\D)", "", name)) for name in unique]
+
+
+def are_seeds(runs: Iterable[str]) -> bool:
+    """Whether runs differ by nothing but a seed: a number behind their names' last hyphen, not behind a flag."""
+    return len({name if "--" in name else re.sub(r"-\d+$", "", name) for name in runs}) == 1
+
+
+def load_runs(paths: list[Path]) -> dict[str, Results]:
+    """Every saved evaluation of some runs, by `run_names`; the variants in the order of `ladder_place`."""
     runs: dict[str, Results] = {}
-    for path, name in zip(paths, names):
+    for path, name in zip(paths, run_names(paths)):
         results: Results = {}
         for file in sorted(path.glob("eval/*/*.jsonl"), key=lambda file: ladder_place(file.stem)):
             results.setdefault(file.stem, {})[file.parent.name] = score_file(file)
         if not results:
             raise UserError(f"{path} holds no evaluation; make one with: python evaluate.py --run {path}")
-        runs[name if names.count(name) == 1 else str(path)] = results
+        runs[name] = results
     return runs
 
 
 def runs_table(runs: dict[str, Results]) -> str:
-    """The accuracy of every variant in each run, and its step from the variant before. Of several runs (seeds of one
-    recipe, ablations) mean, spread (largest minus smallest) and the mean's step, for the variants that all have."""
+    """The accuracy of every variant in each run. Of seeds of one method also mean, spread and step, for the variants
+    that all have; of one run the step."""
     labels = sorted({label for results in runs.values() for label in results}, key=ladder_place)
-    benchmarks = sorted({name for results in runs.values() for scores in results.values() for name in scores})
-    rows, several = [], len(runs) > 1
-    for benchmark in benchmarks:
+    titles = ["Mean", "Spread", "Step"][0 if len(runs) > 1 else 2 :] if are_seeds(runs) else []
+    rows = []
+    for benchmark in measured_in(runs):
         before = None
         for label in labels:
             scores = [results.get(label, {}).get(benchmark) for results in runs.values()]
@@ -631,27 +656,31 @@ def runs_table(runs: dict[str, Results]) -> str:
                 mean, spread = fmean(values), max(values) - min(values)
                 step = "" if before is None else f"{mean - before:+.1f}"
                 before, summary = mean, [f"{mean:.1f}", f"{spread:.1f}", step]
-            rows.append([benchmark, label, *cells, *(summary if several else summary[2:])])
-    return markdown_table(["Benchmark", "Variant", *runs, *(["Mean", "Spread"] if several else []), "Step"], rows)
+            rows.append([benchmark, label, *cells, *summary[3 - len(titles) :]])
+    return markdown_table(["Benchmark", "Variant", *runs, *titles], rows)
+
+
+def measured_in(runs: dict[str, Results]) -> list[str]:
+    """The benchmarks of all runs together."""
+    return sorted({name for results in runs.values() for scores in results.values() for name in scores})
 
 
 def paper_table(runs: dict[str, Results]) -> str:
     """The runs beside the rows of Tables 3 and 4; the column "Source" tells what was measured here from what the paper
     states. "Avg." is the mean over a row's own benchmarks, so compare it between rows that have the same ones."""
-    quoted = paper_rows()
-    measured = {benchmark for results in runs.values() for scores in results.values() for benchmark in scores}
-    titles = {dataset.name: dataset.title for dataset in formats.DATASETS if dataset.name in quoted[0]}
-    columns = [name for name in titles if measured & set(titles)] + sorted(measured - set(titles))
+    titles = {dataset.name: dataset.title for dataset in formats.DATASETS if dataset.name in formats.BENCHMARKS}
+    columns = [*titles, *(name for name in measured_in(runs) if name not in titles)]
     rows = []
     for run, results in runs.items():
         base = next(iter(results.values()))
         for label, scores in results.items():
             cells = [percent(scores[name].overall.accuracy) if name in scores else "-" for name in columns]
+            mean = percent(macro_average(scores)) if len(scores) > 1 else "-"
             gain = f"{100 * (macro_average(scores) - macro_average(base)):+.1f}" if set(scores) == set(base) else "-"
             prompts = {item.settings.get("prompt", "contract") for item in scores.values()} - {"contract"}
             source = ", prompt ".join(["measured here", *sorted(prompts)])
-            rows.append([f"{run}: {label}", source, *cells, percent(macro_average(scores)), gain])
-    for row in quoted:
+            rows.append([f"{run}: {label}", source, *cells, mean, gain])
+    for row in paper_rows():
         cells, gain = [row.get(name, "-") for name in columns], f"+{row['gain']}" if row["gain"] else "-"
         rows.append([f"{row['size']}: {row['model']}", f"quoted, {row['table']}", *cells, row["avg"], gain])
     return markdown_table(["Model", "Source", *(titles.get(name, name) for name in columns), "Avg.", "ΔAvg."], rows)
@@ -660,14 +689,19 @@ def paper_table(runs: dict[str, Results]) -> str:
 def print_runs(paths: list[Path]) -> None:
     """`--table`: all from the saved responses, without any model."""
     runs = load_runs(paths)
-    first = next(iter(runs))
+    first, *others = runs
+    print(f"Accuracy in %\n\n{runs_table(runs)}\n")
+    if are_seeds(runs):
+        print("Step: the gain over the row above, of the mean. Spread: the largest minus the smallest.\n")
+    else:
+        same = [(f"{label}: {first} -> {run}", runs[first][label], runs[run][label])
+                for run in others for label in runs[first] if label in runs[run]]  # fmt: skip
+        print(f"Against {first}, on the same questions (paired bootstrap, 95%)\n\n{differences_table(same)}\n")
+    if {*measured_in(runs)} & {*formats.BENCHMARKS}:
+        print("Measured here and quoted from the paper; Avg. is over a row's own benchmarks, the paper's over its nine")
+        print(f"\n{paper_table(runs)}\n\n{GAIN}\n")
     pairs = [pair for run, results in runs.items() for pair in steps(results, f"{run}: ")]
-    for run, results in list(runs.items())[1:]:
-        shared = [label for label in runs[first] if label in results]
-        pairs += [(f"{label}: {first} -> {run}", runs[first][label], results[label]) for label in shared]
-    print(f"{runs_table(runs)}\n\nAccuracy in %, measured here and quoted from the paper; Avg. is over a row's own")
-    print(f"benchmarks, the paper's over its nine\n\n{paper_table(runs)}")
-    print(f"\nDifferences on the same questions (paired bootstrap, 95%)\n\n{differences_table(pairs)}")
+    print(f"From row to row, on the same questions (paired bootstrap, 95%)\n\n{differences_table(pairs)}")
     for run, results in runs.items():
         print(f"\nHow {run} was measured\n\n{details_table(results)}")
 
@@ -733,7 +767,7 @@ def parse_args() -> argparse.Namespace:
     sampling.add_argument("--top-p", type=float, default=0.95, help="nucleus, where the temperature is above 0")
     sampling.add_argument("--seed", type=int, default=0, help="of the sampling")
     sampling.add_argument("--cache-gb", type=float, default=20.0, help="GB for the sampler's KV cache, per process")
-    sampling.add_argument("--concurrency", type=int, default=16, help="requests at a time to a server")
+    add_server_arguments(parser.add_argument_group("a model behind a server"))
     args = parser.parse_args()
     args.prompt = args.prompt or ("letter" if args.score == "loglikelihood" else "contract")
     check_args(args)
@@ -743,8 +777,8 @@ def parse_args() -> argparse.Namespace:
 def check_args(args: argparse.Namespace) -> None:
     """Raises UserError for flags that cannot be or do not go together."""
     served = any("openai:" in item for item in args.model)
-    if min(args.samples, args.max_new_tokens, args.concurrency) < 1:
-        raise UserError("--samples, --max-new-tokens and --concurrency must be at least 1")
+    if min(args.samples, args.max_new_tokens) < 1:
+        raise UserError("--samples and --max-new-tokens must be at least 1")
     if args.samples > 1 and (args.temperature == 0 or args.score == "loglikelihood"):
         raise UserError(
             "--samples above 1 needs --score answer and a --temperature above 0: greedy samples are all alike"

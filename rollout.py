@@ -196,6 +196,7 @@ class Sampler:
         top_p: float = 1.0,
         seeds: Sequence[int] | None = None,
         on_finish: Callable[[int], None] | None = None,
+        on_sample: Callable[[int, Sample], None] | None = None,
     ) -> list[list[Sample]]:
         """`samples` responses for every prompt.
 
@@ -205,6 +206,7 @@ class Sampler:
             stop_ids: each ends a response.
             seeds: one per prompt (default: its index); sample j of a prompt derives its own from it.
             on_finish: called with the number of responses that have just ended (for a progress bar).
+            on_sample: called with each response when it ends, sample j of prompt i as number i * `samples` + j.
 
         Returns:
             For each prompt, in order, its list of samples.
@@ -234,6 +236,8 @@ class Sampler:
             finished = batch.release(status)
             for row, sample in finished:
                 results[row] = sample
+                if on_sample:
+                    on_sample(row, sample)
             if finished and on_finish:
                 on_finish(len(finished))
         self._kept = batch if pads(self.model) else None

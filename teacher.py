@@ -47,7 +47,7 @@ import reward
 from records import Question, RunDir, UserError, append_jsonl, read_jsonl
 from retries import PASSING, pause_after, retry_after
 
-LOCAL_BATCH = 128  # answers of a local model between two saves
+LOCAL_BATCH = 128  # answers that a local model writes at a time, between two looks at the caps
 
 
 @dataclass(frozen=True, slots=True)
@@ -477,25 +477,28 @@ class LocalTeacher(CachedTeacher):
             while keys:
                 count = self._take_calls(min(LOCAL_BATCH, len(keys)))
                 batch, keys = keys[:count], keys[count:]
-                answers = self._sample([missing[key] for key in batch], temperature, max_tokens)
-                for key, answer in zip(batch, answers):
-                    self.tokens += answer.tokens
-                    keep(key, answer)
+                self._sample({key: missing[key] for key in batch}, temperature, max_tokens, keep)
 
-    def _sample(self, requests: Sequence[Request], temperature: float, max_tokens: int) -> list[Answer]:
+    def _sample(
+        self, asked: dict[str, Request], temperature: float, max_tokens: int, keep: Callable[[str, Answer], None]
+    ) -> None:
+        keys, requests = list(asked), list(asked.values())
         prompts = [reward.prompt_tokens(self.tokenizer, request.messages) for request in requests]
-        options = {"stop_ids": self.stop_ids, "temperature": temperature, "top_p": self.top_p}
+        opening = reward.response_opening(self.tokenizer)
+
+        def ended(row: int, sample: Any) -> None:
+            text = self.tokenizer.decode(sample.tokens, skip_special_tokens=True)
+            text, written = ((opening if requests[row].contract else "") + text).strip(), len(sample.tokens)
+            tokens = len(prompts[row]) + written
+            self.tokens += tokens
+            keep(keys[row], Answer(text, tokens, written, truncated=sample.stop_id is None))
+
+        options = {"stop_ids": self.stop_ids, "temperature": temperature, "top_p": self.top_p, "on_sample": ended}
         seeds = [request.seed for request in requests]
         try:
-            results = self.sampler.generate(prompts, max_new_tokens=max_tokens, seeds=seeds, **options)
+            self.sampler.generate(prompts, max_new_tokens=max_tokens, seeds=seeds, **options)
         except ValueError as error:
             raise UserError(f"the local teacher cannot answer: {error}") from None
-        opening, answers = reward.response_opening(self.tokenizer), []
-        for request, prompt, (sample,) in zip(requests, prompts, results):
-            text = self.tokenizer.decode(sample.tokens, skip_special_tokens=True)
-            text, written = ((opening if request.contract else "") + text).strip(), len(sample.tokens)
-            answers.append(Answer(text, len(prompt) + written, written, truncated=sample.stop_id is None))
-        return answers
 
 
 def folder_state(folder: str) -> list[Any]:
@@ -531,24 +534,28 @@ def make_teacher(
 def add_teacher_arguments(parser: argparse.ArgumentParser, default: str, why: str) -> None:
     """The flags that every stage with a teacher shares; `teacher_of` reads them."""
     group = parser.add_argument_group("teacher")
-    group.add_argument("--teacher", default=default, help=f"openai:MODEL, local:FOLDER or evidence; {why}")
     group.add_argument(
-        "--teacher-concurrency", type=int, default=16, help="requests at a time; up to the server's limit"
+        "--teacher", default=default, metavar="NAME", help=f"openai:MODEL, local:FOLDER or evidence; {why}"
     )
-    group.add_argument(
-        "--teacher-timeout", type=float, default=300.0, help="seconds of silence until it is asked again"
-    )
-    group.add_argument("--teacher-tries", type=int, default=6, help="calls per request before the stage gives up")
-    group.add_argument(
-        "--teacher-max-calls", type=int, help="most calls that this run may cost, all its commands together; no cap"
-    )
-    group.add_argument(
-        "--teacher-max-tokens", type=int, help="most tokens, of prompts and answers, in the same way; no cap"
-    )
+    add_server_arguments(group)
 
 
-def teacher_of(args: argparse.Namespace, run: RunDir) -> Teacher:
-    """The teacher that the flags name; its cache is in the run directory. Raises UserError for a bad flag."""
+def add_server_arguments(group: argparse._ArgumentGroup) -> None:
+    """How a model behind a server is asked, and what it may cost."""
+    for name, kind, default, metavar, why in (
+        ("concurrency", int, 16, "N", "requests at a time; up to the server's limit"),
+        ("timeout", float, 300.0, "SECONDS", "of silence until it is asked again"),
+        ("tries", int, 6, "N", "calls per request before it is given up"),
+        ("max-calls", int, None, "N", "most calls that this run may cost, all its commands together; no cap"),
+        ("max-tokens", int, None, "N", "most tokens, of prompts and answers, in the same way; no cap"),
+    ):
+        group.add_argument(f"--teacher-{name}", type=kind, default=default, metavar=metavar, help=why)
+
+
+def teacher_of(
+    args: argparse.Namespace, run: RunDir, name: str | None = None, cache: str = "teacher_cache.jsonl"
+) -> Teacher:
+    """The teacher that the flags, or `name`, name; its cache is in the run directory. UserError for a bad flag."""
     caps = [cap for cap in (args.teacher_max_calls, args.teacher_max_tokens) if cap is not None]
     if min(args.teacher_concurrency, args.teacher_tries, *caps) < 1 or not args.teacher_timeout > 0:
         raise UserError(
@@ -556,8 +563,8 @@ def teacher_of(args: argparse.Namespace, run: RunDir) -> Teacher:
             "--teacher-timeout above 0 seconds"
         )
     return make_teacher(
-        args.teacher,
-        run.output("teacher_cache.jsonl"),
+        name or args.teacher,
+        run.output(cache),
         args.teacher_concurrency,
         args.teacher_timeout,
         args.teacher_tries,

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import evaluate
 from records import LETTERS, Question, UserError, append_jsonl, read_jsonl, write_jsonl
 from reward import format_response, prompt_messages, prompt_tokens
-from teacher import OpenAITeacher
 
 QUICK = ("--max-new-tokens", "8", "--transcripts", "0")
 
@@ -145,24 +145,52 @@ def test_table_of_several_runs(tmp_path, capsys):
     assert cells_of(text, "heldout ", "RL ") == ["heldout", "RL", "40.0", "60.0", "50.0", "20.0", "+50.0"]
     step = cells_of(text, "run-1: Base -> RL")
     assert step[2] == "10" and step[3].startswith("+60.0 (") and step[4] == "yes"
-    assert cells_of(text, "RL: run-0 -> run-1")[3].startswith("+20.0 (+0.0 to")
-    assert cells_of(text, "run-1: RL")[1:] == ["measured here", "60.0", "60.0", "+60.0"]
-    assert cells_of(text, "7B: +RL Stage 2")[1:] == ["quoted, Table 4", "-", "63.4", "+7.9"]
+    assert "Step: the gain over the row above" in text
+    assert "quoted" not in text and "run-0 -> run-1" not in text  # no benchmark of the paper's; seeds are no methods
 
 
-def test_variants_of_several_runs_stand_below_each_other(tmp_path, capsys):
-    """An ablation is the same variant in another run directory. Means are of what all runs have."""
-    write_results(tmp_path / "full", **{"+CoT cold start": 4, "Base": 0, "+RL stage 2": 8})
-    write_results(tmp_path / "no-mining", **{"Base": 1, "+RL stage 2": 5, "+RL stage 1": 3})
-    call_main(evaluate, "--table", tmp_path / "full", tmp_path / "no-mining")
-    table = capsys.readouterr().out.split("\n\n")[0].splitlines()
-    assert [[cell.strip() for cell in line.strip("|").split("|")][1:] for line in table if "---" not in line] == [
-        ["Variant", "full", "no-mining", "Mean", "Spread", "Step"],
-        ["Base", "0.0", "10.0", "5.0", "10.0", ""],
-        ["+CoT cold start", "40.0", "-", "", "", ""],
-        ["+RL stage 1", "-", "30.0", "", "", ""],
-        ["+RL stage 2", "80.0", "50.0", "65.0", "30.0", "+60.0"],
+def table_after(text, title):
+    """The cells of the first table behind a title, but for the column of the benchmark."""
+    table = text.split(f"{title}\n\n", 1)[1].split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")][1:] for line in table if "| ---" not in line]
+
+
+def test_an_ablation_stands_beside_its_baseline(tmp_path, capsys):
+    """A fork is another method, not another seed: each run is a column, the differences to the first come next."""
+    write_results(tmp_path / "full", **{"+CoT cold start": 4, "Base": 1, "+RL stage 2": 8})
+    write_results(tmp_path / "full-rl2--no-mining---steps-5", **{"Base": 1, "+RL stage 2": 5, "+RL stage 1": 3})
+    for run in tmp_path.iterdir():  # the fork has the very same base
+        (run / "eval" / "heldout" / "Base.json").write_text('{"settings": {"questions": 10, "model_hash": "0123"}}')
+    call_main(evaluate, "--table", tmp_path / "full", tmp_path / "full-rl2--no-mining---steps-5")
+    text = capsys.readouterr().out
+    assert table_after(text, "Accuracy in %") == [
+        ["Variant", "full", "rl2 --no-mining --steps-5"],
+        ["Base", "10.0", "10.0"],
+        ["+CoT cold start", "40.0", "-"],
+        ["+RL stage 1", "-", "30.0"],
+        ["+RL stage 2", "80.0", "50.0"],
     ]
+    assert table_after(text, "Against full, on the same questions (paired bootstrap, 95%)")[1:] == [
+        ["Base: full -> rl2 --no-mining --steps-5", "10", "shared", ""],
+        ["+RL stage 2: full -> rl2 --no-mining --steps-5", "10", "-30.0 (-60.0 to +0.0)", "no"],
+    ]
+    assert text.index("Against full") < text.index("From row to row") and "Mean" not in text
+
+
+@pytest.mark.parametrize(
+    ("names", "seeds"),
+    [
+        (["tiny"], True),
+        (["tiny-0", "tiny-1", "tiny-2"], True),
+        (["tiny", "tiny-1"], True),
+        (["tiny-rl1", "tiny-rl2"], False),  # forks of two stages
+        (["tiny-rl1--clip-0.2", "tiny-rl1--clip-0.3"], False),
+        (["7b", "32b"], False),
+        (["a/tiny-0", "b/tiny-0"], False),
+    ],
+)
+def test_what_counts_as_seeds_of_one_method(names, seeds):
+    assert evaluate.are_seeds(evaluate.run_names([Path(name) for name in names])) == seeds
 
 
 def test_table_of_one_run_has_neither_mean_nor_spread(tmp_path, capsys):
@@ -190,6 +218,7 @@ def test_a_run_stands_beside_the_papers_rows(tmp_path, capsys):
         "MMLU-Pro Health", "Avg.", "ΔAvg.",
     ]  # fmt: skip
     ours = ["measured here", "-", "-", "-", "-", "75.0", "-", "75.0", "-", "-", "75.0", "+0.0"]
+    assert cells_of(text, "7B: +RL Stage 2")[-2:] == ["63.4", "+7.9"]
     assert cells_of(text, f"{tmp_path.name}: ours")[1:] == ours
     assert cells_of(text, "Fleming-R1-7B")[6:9] == ["75.10", "19.14", "78.60"]
 
@@ -245,6 +274,8 @@ def test_bad_input_is_one_line(run, flags, message):
         (("--model", "a=openai:m", "--score", "loglikelihood"), "not a server"),
         (("--benchmark", "medqua=pyproject.toml"), "pyproject.toml, line 1: .* of their own: heldout, careqa"),
         (("--prompt", "nicely"), "invalid choice: 'nicely'"),
+        (("--model", "a=rl2"), "rl2 does not exist; make it with: python grpo.py --stage 2 --run"),
+        (("--model", "a=openai:m", "--teacher-max-calls", "0"), "--teacher-max-calls"),
     ],
 )
 def test_bad_input_is_a_clear_error(run, tiny, flags, message):
@@ -408,9 +439,6 @@ def server(monkeypatch):
     server.asked, server.life, server.lock = [], 10**6, threading.Lock()
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.setenv("TEACHER_BASE_URL", f"http://127.0.0.1:{server.server_address[1]}/v1")
-    monkeypatch.setattr(
-        evaluate, "make_teacher", lambda name, cache, concurrency: OpenAITeacher("m", cache, 2, tries=2, backoff=0.01)
-    )
     yield server
     server.shutdown()
     server.server_close()
@@ -418,9 +446,11 @@ def server(monkeypatch):
 
 def test_a_server_that_dies_half_way_is_gone_on_with(run, server, questions, capsys):
     server.life = 9
-    flags = ("--run", run, "--model", "served=openai:m", "--prompt", "explicit", *QUICK)
+    flags = ("--run", run, "--model", "served=openai:m", "--prompt", "explicit", "--teacher-concurrency", "2", *QUICK)
+    with pytest.raises(UserError, match=r"--teacher-max-calls 4 \(4 calls"):
+        call_main(evaluate, *flags, "--teacher-max-calls", "4")
     with pytest.raises(UserError, match="what it answered is kept"):
-        call_main(evaluate, *flags)
+        call_main(evaluate, *flags, "--teacher-tries", "2")
     server.life = 10**6
     call_main(evaluate, *flags)
     assert len(server.asked) == len(questions)  # nothing was asked twice

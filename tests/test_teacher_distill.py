@@ -1,5 +1,6 @@
 """Teachers against a server that misbehaves; distillation that verifies, refines and survives kill -9."""
 
+import itertools
 import json
 import os
 import signal
@@ -22,7 +23,8 @@ from hypothesis import strategies as st
 
 import distill
 import reward
-from records import LETTERS, Question, RunDir, UserError, read_jsonl, write_jsonl
+from records import LETTERS, Question, RunDir, UserError, load_questions, read_jsonl, write_jsonl
+from rollout import _Batch
 from teacher import (
     FACT_SENTENCES,
     Answer,
@@ -109,7 +111,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        text = body["messages"][1]["content"]
+        text = body["messages"][-1]["content"]
         with self.server.lock:
             number = int(text.split("Question ")[1].split("?")[0])
             blind = "its conclusion was taken out" in body["messages"][0]["content"]
@@ -380,6 +382,29 @@ def test_a_local_model_is_asked_once_and_within_its_cap(tiny, tmp_path, monkeypa
     assert teacher.ask(requests) == answers and teacher.calls == 2
 
 
+def test_a_local_model_that_is_stopped_has_kept_what_it_had_answered(tiny, tmp_path, monkeypatch):
+    """Two rows at a time, six tokens each: stopped at step 8, the first two are there and the next two are not."""
+    chat, question = reward.prompt_messages(make_question()), make_question()
+    requests = [Request(chat, question, "verify", 1.0, 6, seed) for seed in range(5)]
+    teacher, steps, step = make_teacher(f"local:{tiny}", tmp_path / "cache.jsonl"), itertools.count(1), _Batch.step
+    teacher.stop_ids = []
+    monkeypatch.setattr(teacher.sampler, "capacity", lambda *sizes: (2, 2))
+
+    def stop(batch, *how):
+        if next(steps) == 8:
+            raise KeyboardInterrupt
+        return step(batch, *how)
+
+    monkeypatch.setattr(_Batch, "step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        teacher.ask(requests)
+    kept = [row["text"] for row in read_jsonl(tmp_path / "cache.jsonl")]
+    monkeypatch.undo()
+    again = make_teacher(f"local:{tiny}", tmp_path / "cache.jsonl")
+    again.stop_ids = []
+    assert len(kept) == 2 and again.ask(requests)[:2] == kept and again.calls == 3
+
+
 def test_a_local_model_without_a_chat_template_is_refused(tiny, tmp_path):
     teacher = make_teacher(f"local:{tiny}", tmp_path / "cache.jsonl")
     teacher.tokenizer.chat_template = None
@@ -433,10 +458,10 @@ def flags(**changes):
     return Namespace(**defaults | {"temperature": 0.7, "max_tokens": 64, "seed": 0} | changes)
 
 
-def ruled(response, question=None):
-    """A draft after the checks by rule, its limit 50 tokens."""
+def ruled(response, question=None, limit=50):
+    """A draft after the checks by rule, its limit in tokens."""
     draft = distill.Draft("first", response, distill.token_counter(None)(reward.parse(response).thinking))
-    distill.check_rules(draft, question or make_question(), 50)
+    distill.check_rules(draft, question or make_question(), limit)
     return draft
 
 
@@ -445,6 +470,8 @@ FLAWED = {
     "Isoniazid, so B.": ("form", "form"),
     "<think>Aspirin.</think><answer>A</answer>": ("answer", "wrong answer"),
     "<think> </think><answer>B</answer>": ("reasoning", "no reasoning"),
+    "<think>B. isoniazid</think><answer>B</answer>": ("reasoning", "only names the answer"),
+    "<think>Aspirin, insulin. The answer is isoniazid.</think><answer>B</answer>": ("reasoning", "only names"),
     "<think>As the correct answer is B, it must be B.</think><answer>B</answer>": ("betrayal", "betrays"),
     "<think>The provided answer is B.</think><answer>B</answer>": ("betrayal", "betrays"),
     "<think>We know that the correct answer is B, so isoniazid.</think><answer>B</answer>": ("betrayal", "betrays"),
@@ -452,7 +479,7 @@ FLAWED = {
     "<think>已知答案为B。</think><answer>B</answer>": ("betrayal", "betrays"),
     f"<think>{'word ' * 51}</think><answer>B</answer>": ("brevity", "longer than 50 tokens"),
     f"<think>{'字' * 51}</think><answer>B</answer>": ("brevity", "longer than 50 tokens"),
-    f"<think>{'w, ' * 26}</think><answer>B</answer>": ("brevity", "longer than 50 tokens"),
+    f"<think>{'we, ' * 26}</think><answer>B</answer>": ("brevity", "longer than 50 tokens"),
     "<think>70 kg × 5 mg/kg = 35 mg.</think><answer>B</answer>": ("calculations", "70 kg * 5 mg/kg = 35 mg"),
     "<think>70 kg × 5 mg/kg = 350 g.</think><answer>B</answer>": ("calculations", "= 350 g"),
     "": ("form", "form"),
@@ -470,7 +497,8 @@ def test_flaws_are_found(response, check, reason):
     ("thinking", "done_again"),
     [
         ("Isoniazid treats it.", None),
-        ("Of the given answer choices only one fits. The correct answer is B.", None),
+        ("异烟肼可杀灭结核杆菌。", None),
+        ("It kills the bacteria. Of the given answer choices only one fits. The correct answer is B.", None),
         ("70 kg × 5 mg/kg = 350 mg. Isoniazid treats it.", True),
     ],
 )
@@ -557,7 +585,7 @@ def test_the_blind_reader_gets_neither_answer_nor_letter_and_must_find_the_optio
     teacher = ReadingTeacher({("synth/0", 0): text})
     row = one(teacher)
     (request,) = teacher.of("read blind")
-    content = request.messages[1]["content"]
+    content = request.messages[-1]["content"]
     assert "<reasoning>\nIsoniazid blocks mycolic acid.\n</reasoning>" in content and "answer is" not in content
     assert request.question.answer != "B" and f"{request.question.answer}. Isoniazid" in content
     assert row["verdicts"] == dict.fromkeys(
@@ -577,7 +605,7 @@ def test_a_contradiction_of_the_evidence_is_told_to_the_writer():
     replies = iter(["<think>Aspirin is not a drug for it.</think><answer>B</answer>", "<answer>A</answer>"])
     teacher = ReadingTeacher(evidence=lambda request: next(replies))
     row = one(teacher)
-    statements = teacher.of("read evidence")[0].messages[1]["content"]
+    statements = teacher.of("read evidence")[0].messages[-1]["content"]
     assert "Tuberculosis is treated with Isoniazid.\nIt is treated with isoniazid.\n</statements>" in statements
     assert (row["strategy"], row["rounds"]) == ("backtracking", 1)
     assert row["flaws"] == ["the reasoning contradicts the evidence (Aspirin is not a drug for it.)"]
@@ -647,11 +675,13 @@ def test_the_refinement_loop(tmp_path, capsys):
         },
     ]
     revision = teacher.of("self_correction")[-1].messages
-    assert revision[2]["content"] == "Hm." and distill.STRATEGIES["self_correction"] in revision[3]["content"]
-    numbers = distill.report(rows)
+    assert revision[-2]["content"] == "Hm." and distill.STRATEGIES["self_correction"] in revision[-1]["content"]
+    distill.report(rows, teacher)
+    tiers = distill.by_tier(rows)
+    numbers = tiers["all"]
     assert (numbers["questions"], numbers["passed"], numbers["failed"], numbers["first_rate"]) == (5, 4, 1, 20.0)
     assert [numbers[name] for name in ("first", *distill.STRATEGIES)] == [1, 1, 1, 1]
-    assert numbers["mean_tokens"] == numbers["p95_tokens"] == 9 and numbers["easy_first_rate"] == 20.0
+    assert numbers["mean_tokens"] == numbers["p95_tokens"] == 9 and tiers["easy"]["first_rate"] == 20.0
     printed = capsys.readouterr().out
     assert "1 (20.0%)" in printed and "1  failed: the form is not" in printed
 
@@ -660,6 +690,16 @@ def test_the_evidence_teacher_is_no_reader(tmp_path):
     (row,) = distill.distill([make_question(tier="difficult")], EvidenceTeacher(), flags(), RunDir(tmp_path))
     assert [row["verdicts"][reader] for reader in distill.READERS] == [None] * 3
     assert row["verdicts"]["form"] is row["verdicts"]["brevity"] is True and row["candidates"] == 1
+
+
+def test_what_no_language_model_wrote_is_not_reported_as_passed_at_the_first_try(tmp_path, capsys):
+    write_jsonl(tmp_path / "train.jsonl", [make_question(number).to_json() for number in range(3)])
+    call_main(distill, "--run", tmp_path, "--teacher", "evidence")
+    printed = capsys.readouterr().out
+    assert "3 of 3 chains in the evidence's own words, 12 tokens on average" in printed
+    assert "first try" not in printed and "calls" not in printed
+    (row,) = read_jsonl(tmp_path / "metrics.jsonl")
+    assert row["passed"] == 3 and row["teacher_calls"] == 0 and row["easy_first_rate"] == 100.0
 
 
 def test_selection_is_stratified_seeded_and_without_repeats():
@@ -727,6 +767,32 @@ def test_a_server_that_dies_half_way_and_a_cap_lose_nothing(serve, tmp_path, mon
     call_main(distill, *arguments)
     assert len(list(read_jsonl(tmp_path / "cot.jsonl"))) == 12
     assert sum((server.hits + back.hits).values()) == 12 * 4  # no call was made twice
+
+
+@pytest.mark.skipif("CHAT_MODEL" not in os.environ, reason="no CHAT_MODEL is served at TEACHER_BASE_URL")
+def test_distillation_by_a_real_model_loses_nothing_and_pays_once(tmp_path):
+    """CHAT_MODEL, served at TEACHER_BASE_URL, writes and reads; CHAT_QUESTIONS: question records, of which it gets six.
+
+    Nothing is asserted about what it writes but that the checks hold of every chain that passed.
+    """
+    model, file = os.environ["CHAT_MODEL"], os.environ.get("CHAT_QUESTIONS")
+    asked = list(read_jsonl(file))[:6] if file else [make_question(number).to_json() for number in range(6)]
+    write_jsonl(tmp_path / "train.jsonl", asked)
+    run, args = RunDir(tmp_path), flags(rounds=1, max_tokens=200, max_reasoning_tokens=200)
+    questions = {question.id: question for question in load_questions(tmp_path / "train.jsonl")}
+    teacher = OpenAITeacher(model, tmp_path / "cache.jsonl", concurrency=4)
+    rows = distill.distill(list(questions.values()), teacher, args, run)
+    assert [row["id"] for row in rows] == list(questions) and all(("messages" in r) != ("history" in r) for r in rows)
+    for row in rows:
+        if "messages" in row:
+            assert ruled(row["messages"][-1]["content"], questions[row["id"]], 200).verified
+            assert False not in row["verdicts"].values() and row["verdicts"]["blind"]
+    assert teacher.calls >= len(list(read_jsonl(tmp_path / "cache.jsonl"))) > 0
+
+    run.output("cot.partial.jsonl").unlink()
+    again = OpenAITeacher(model, tmp_path / "cache.jsonl")
+    assert distill.distill(list(questions.values()), again, args, run) == rows
+    assert again.calls == 0
 
 
 @pytest.mark.parametrize(
