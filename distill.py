@@ -43,8 +43,6 @@ from itertools import zip_longest
 from statistics import mean
 from typing import Any
 
-from tqdm import tqdm
-
 import reward
 from calculations import calculations
 from records import (
@@ -56,6 +54,7 @@ from records import (
     UserError,
     append_jsonl,
     load_questions,
+    progress_bar,
     read_jsonl,
     run_stage,
     stage_parser,
@@ -449,7 +448,9 @@ def distill(
     partial, count = run.output("cot.partial.jsonl"), token_counter(args.tokenizer)
     rows = {row["id"]: row for row in read_jsonl(partial)} if partial.exists() else {}
     pending = [question for question in questions if question.id not in rows]
-    with tqdm(total=len(questions), initial=len(questions) - len(pending), desc="distill", unit="question") as progress:
+    with progress_bar(
+        total=len(questions), initial=len(questions) - len(pending), desc="distill", unit="question"
+    ) as progress:
         for start in range(0, len(pending), args.batch_size):
             batch = [first_attempt(q, teacher, args) for q in pending[start : start + args.batch_size]]
             refine(batch, teacher, count, args)
@@ -557,6 +558,7 @@ def main() -> None:
     if run.finished("cot.jsonl"):
         run.output("cot.partial.jsonl").unlink(missing_ok=True)
         return
+    run.claim("cot.jsonl")
     train = load_questions(run.input("train.jsonl"), run.made_by("train.jsonl"))
     teacher = teacher_of(args, run)
     possible = [question for question in train if teacher.can_reason_about(question)]

@@ -41,7 +41,6 @@ from typing import Any
 
 import numpy as np
 from huggingface_hub import hf_hub_download
-from tqdm import tqdm
 
 import formats
 import fsdp_utils
@@ -57,6 +56,7 @@ from records import (
     UserError,
     append_jsonl,
     load_questions,
+    progress_bar,
     read_jsonl,
     run_stage,
     stage_parser,
@@ -201,6 +201,7 @@ class ServedModel:
     def __init__(self, name: str, run: RunDir, args: argparse.Namespace):
         if world_size() > 1:
             raise UserError("a server is asked by one process: start evaluate.py without torchrun")
+        run.claim("eval/server_cache.jsonl")
         self.teacher = teacher_of(args, run, name, "eval/server_cache.jsonl")
         self.args = args
 
@@ -229,7 +230,7 @@ def answer_questions(
     All processes take a share of the questions. A new file gets its notes, how it is made, with the first responses.
     """
     model.prepare([question for question, _ in todo])
-    progress = tqdm(total=len(todo), desc=f"{out.parent.name}: {out.stem}", unit="question", disable=rank() > 0)
+    progress = progress_bar(total=len(todo), desc=f"{out.parent.name}: {out.stem}", unit="question", disable=rank() > 0)
     size = max(1, CHUNK // settings["samples"]) * world_size()
     for start in range(0, len(todo), size):
         chunk = todo[start : start + size]
@@ -343,6 +344,7 @@ def evaluate_model(
         require_same_settings(out, settings)
         todo = unanswered(out, questions, args.samples)
         if todo:
+            run.claim(str(out.relative_to(run.path)))
             model = model or load_model(source, run, args)
             answer_questions(model, todo, out, settings)
         results[benchmark] = score_file(out)

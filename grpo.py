@@ -155,7 +155,7 @@ def rollout(
                 stop_ids=setup.stops,
                 temperature=args.temperature,
                 seeds=seeds,
-                on_finish=progress.update if progress else None,
+                on_sample=(lambda *_: progress.update()) if progress else None,
             ) if questions else []  # fmt: skip
         except ValueError as error:  # the cache is too small, the policy is broken
             raise UserError(f"{occasion}: {error} (--cache-gb {args.cache_gb}, --lr {args.lr})") from error

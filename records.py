@@ -58,7 +58,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefa
     """The description as it is written, and every flag with its default, where it has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         return "N" if action.type not in (None, str, Path) else action.dest.upper()
@@ -128,14 +128,18 @@ def run_stage(main: Callable[[], None]) -> None:
 
 
 class _Lines:
-    """A text stream for tqdm that is no terminal: what would be drawn over the last state becomes a line of its own."""
+    """A text stream for tqdm that is no terminal: what would be drawn over the last state becomes a line of its own.
+
+    The first state, before anything is done, is left out.
+    """
 
     def __init__(self, stream: TextIO):
-        self.stream = stream
+        self.stream, self.begun = stream, False
 
     def write(self, text: str) -> None:
-        if text.strip():
+        if text.strip() and self.begun:
             self.stream.write(text.strip() + "\n")
+        self.begun = self.begun or bool(text.strip())
 
     def flush(self) -> None:
         self.stream.flush()
@@ -327,13 +331,15 @@ class RunDir:
         """
         if os.environ.get("RANK", "0") != "0":
             return
-        lock = open(self.path / f".{name}.lock", "a+")
+        output, locks = self.path / name, self.path / ".locks"
+        locks.mkdir(exist_ok=True)
+        lock = open(locks / name.replace("/", "-"), "a+")
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             lock.seek(0)
             raise UserError(
-                f"{self.path / name} is being made by another process ({lock.read().strip()}); "
+                f"{output} is being made by another process ({lock.read().strip()}); "
                 "wait for it or stop it, then run this again"
             ) from None
         except OSError as error:  # some network file systems know no locks

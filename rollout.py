@@ -195,7 +195,6 @@ class Sampler:
         temperature: float = 1.0,
         top_p: float = 1.0,
         seeds: Sequence[int] | None = None,
-        on_finish: Callable[[int], None] | None = None,
         on_sample: Callable[[int, Sample], None] | None = None,
     ) -> list[list[Sample]]:
         """`samples` responses for every prompt.
@@ -205,7 +204,6 @@ class Sampler:
             max_new_tokens: a response that reaches it without a stop token is cut there.
             stop_ids: each ends a response.
             seeds: one per prompt (default: its index); sample j of a prompt derives its own from it.
-            on_finish: called with the number of responses that have just ended (for a progress bar).
             on_sample: called with each response when it ends, sample j of prompt i as number i * `samples` + j.
 
         Returns:
@@ -233,13 +231,10 @@ class Sampler:
                 waiting += room
             else:
                 status = batch.step(temperature, top_p)
-            finished = batch.release(status)
-            for row, sample in finished:
+            for row, sample in batch.release(status):
                 results[row] = sample
                 if on_sample:
                     on_sample(row, sample)
-            if finished and on_finish:
-                on_finish(len(finished))
         self._kept = batch if pads(self.model) else None
         return [results[start : start + samples] for start in range(0, total, samples)]
 

@@ -41,10 +41,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from tqdm import tqdm
 
 import reward
-from records import Question, RunDir, UserError, append_jsonl, read_jsonl
+from records import Question, RunDir, UserError, append_jsonl, progress_bar, read_jsonl
 from retries import PASSING, pause_after, retry_after
 
 LOCAL_BATCH = 128  # answers that a local model writes at a time, between two looks at the caps
@@ -246,7 +245,7 @@ class CachedTeacher(Teacher):
         known = {key: answer for key in keys if (answer := self.cache.get(key))}
         missing = {key: request for key, request in zip(keys, requests) if key not in known}
         if missing:
-            with tqdm(total=len(missing), desc="teacher", unit="answer", leave=False, disable=None) as progress:
+            with progress_bar(total=len(missing), desc="teacher", unit="answer", leave=False) as progress:
 
                 def keep(key: str, answer: Answer) -> None:
                     known[key] = answer

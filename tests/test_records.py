@@ -281,14 +281,15 @@ def test_one_process_at_a_time_makes_an_output(tmp_path, monkeypatch):
         holder.kill()
         holder.communicate()
     RunDir(tmp_path).claim("rl1")
-    assert (tmp_path / ".rl1.lock").read_text().startswith(f"PID {os.getpid()} on ")
+    assert (tmp_path / ".locks" / "rl1").read_text().startswith(f"PID {os.getpid()} on ")
 
 
 def test_a_log_has_lines_instead_of_a_bar(monkeypatch, capfd):
     log = progress_bar(range(1000), desc="walk")
     assert sum(log) == 499500
     seen = capfd.readouterr().err
-    assert "\r" not in seen and seen.count("\n") <= 2 and seen.endswith("\n") and "walk: 100%" in seen
+    assert "\r" not in seen and seen.count("\n") == 1 and seen.startswith("walk: 100%")
+    assert sum(progress_bar(range(1000), leave=False)) == 499500 and capfd.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert sum(progress_bar(range(10), desc="walk")) == 45
     assert "\rwalk: 100%" in capfd.readouterr().err

@@ -174,8 +174,9 @@ def test_the_cache_budget_changes_nothing(model, reference, rows):
     sampler = Sampler(model, row * rows + row // 2)
     assert sampler.capacity(30, 30, 5) == (rows, rows)
     options = {"samples": 5, "max_new_tokens": 30, "stop_ids": [1, 2, 3, 4], "seeds": range(6)}
-    same(sampler.generate(PROMPTS, **options, on_finish=finished.append), reference)
-    assert sum(finished) == 30 and all(number > 0 for number in finished)
+    same(sampler.generate(PROMPTS, **options, on_sample=lambda *ended: finished.append(ended)), reference)
+    assert sorted(number for number, _ in finished) == list(range(30))
+    assert all(sample.tokens == reference[number // 5][number % 5].tokens for number, sample in finished)
 
 
 def test_large_groups_share_places(model, monkeypatch):
