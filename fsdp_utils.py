@@ -14,6 +14,7 @@ This is a tool: it imports no stage.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import math
@@ -48,7 +49,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from transformers import PreTrainedTokenizerBase
 
 from policy import Policy, load_policy
-from records import UserError
+from records import UserError, at_least
 
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)  # a name for each of the optimiser's tensors
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}  # with offloaded weights there is something to reduce on CPUs
@@ -274,6 +275,21 @@ def require_finite(step: int, loss: float, norm: float, suspects: list[str], tra
         f"step {step}: the loss ({loss}) or gradient norm ({norm}) is not finite, with {', '.join(names[:4])}{more}; "
         "the last checkpoint is good, lower --lr"
     )
+
+
+def add_machine_arguments(parser: argparse.ArgumentParser, save_every: int) -> argparse._ArgumentGroup:
+    """The flags of a training stage that fit it to its machine and change nothing of what it learns."""
+    group = parser.add_argument_group("machine")
+    add = group.add_argument
+    add("--micro-tokens", type=at_least(1), default=5120, help="tokens per forward pass; fits 80 GB at 7B")
+    add("--pack", action="store_true", help="several sequences in a row; for sequences of many lengths")
+    share = "processes that share one copy of the weights; 0: all, else HSDP"
+    add("--shard-over", type=at_least(0), default=0, help=share)
+    add("--cpu-offload", action="store_true", help="weights, optimiser in host memory: slow, but fits")
+    add("--gradient-checkpointing", action="store_true", help="recompute activations: less memory")
+    often = "steps between checkpoints of the training state"
+    add("--save-every", type=at_least(1), default=save_every, help=often)
+    return group
 
 
 # ---------------------------------------------------------------------------------------------------------- checkpoints

@@ -549,7 +549,7 @@ def train(setup: Setup, run: RunDir, questions: list[Question], job: fsdp_utils.
                 **({"ended": ended} if ended else {}),
             )
             shown = {"acc": "accuracy", "fmt": "format", "zero": "zero_advantage", "len": "length"}
-            progress.set_postfix({name: f"{statistics[key]:.2f}" for name, key in shown.items()})
+            progress.set_postfix({name: f"{statistics[key]:.2f}" for name, key in shown.items()}, refresh=False)
         if ended:
             if main_rank:
                 progress.write(f"{args.output}: stage {args.stage} ends after step {done}: {ended}")
@@ -728,26 +728,9 @@ def parse_args() -> argparse.Namespace:
         "--no-mining", action="store_true", help="all questions in random order instead of the curriculum"
     )
 
-    machine = parser.add_argument_group("machine")
-    machine.add_argument(
-        "--micro-tokens", type=at_least(1), default=5120, help="tokens per forward pass; fits 80 GB at 7B"
-    )
+    machine = fsdp_utils.add_machine_arguments(parser, save_every=10)
     machine.add_argument(
         "--share-prompts", action="store_true", help="one row per group in training; for short responses"
-    )
-    machine.add_argument(
-        "--pack", action="store_true", help="several sequences in a row; for responses of many lengths"
-    )
-    machine.add_argument(
-        "--shard-over",
-        type=at_least(0),
-        default=0,
-        help="processes that share one copy of the weights; 0: all, else HSDP",
-    )
-    machine.add_argument("--cpu-offload", action="store_true", help="weights, optimiser in host memory: slow, but fits")
-    machine.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations: less memory")
-    machine.add_argument(
-        "--save-every", type=at_least(1), default=10, help="steps between checkpoints of the training state"
     )
     machine.add_argument("--seed", type=int, default=0, help="of the data order and the sampling")
     planning = parser.add_argument_group("planning")

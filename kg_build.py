@@ -816,7 +816,7 @@ def walk(
                         visited += 1
             known = db.execute("SELECT max(rowid) FROM frontier").fetchone()[0]
             bar.total = known
-            bar.set_postfix(entities=entities)
+            bar.set_postfix(entities=entities, refresh=False)
             bar.update(visited - bar.n)
             if visited >= logged + 1000:
                 metrics.log(visited, entities=entities, frontier=known - visited, seconds=time.time() - started)

@@ -127,6 +127,9 @@ def run_stage(main: Callable[[], None]) -> None:
         sys.exit(128 + signal.SIGPIPE)
 
 
+CURSOR_UP = "\x1b[A"  # tqdm returns by it from a bar below another
+
+
 class _Lines:
     """A text stream for tqdm that is no terminal: what would be drawn over the last state becomes a line of its own.
 
@@ -137,9 +140,10 @@ class _Lines:
         self.stream, self.begun = stream, False
 
     def write(self, text: str) -> None:
-        if text.strip() and self.begun:
-            self.stream.write(text.strip() + "\n")
-        self.begun = self.begun or bool(text.strip())
+        state = text.replace(CURSOR_UP, "").strip()
+        if state and self.begun:
+            self.stream.write(state + "\n")
+        self.begun = self.begun or bool(state)
 
     def flush(self) -> None:
         self.stream.flush()

@@ -248,7 +248,8 @@ def train(args: argparse.Namespace, run: RunDir, data: Path, made_by: str, job: 
         if main_rank:
             rate = sum(len(example.tokens) for example in batch) / (time.time() - began)
             metrics.log(done, loss=loss, grad_norm=norm, trained_tokens=tokens, tokens_per_s=rate, **values)
-            progress.set_postfix(loss=f"{loss:.3f}", **{name: f"{value:.3f}" for name, value in values.items()})
+            shown = {name: f"{value:.3f}" for name, value in {"loss": loss, **values}.items()}
+            progress.set_postfix(shown, refresh=False)
         stopping = job.stopping() and done < steps
         if stopping or done % args.save_every == 0 and done < steps:
             state.save(done, {"sequences": len(examples)})
@@ -291,24 +292,7 @@ def parse_args() -> argparse.Namespace:
         "--max-grad-norm", type=above(0.0), default=1.0, help="longer gradients are scaled down to it"
     )
 
-    machine = parser.add_argument_group("machine")
-    machine.add_argument(
-        "--micro-tokens", type=at_least(1), default=5120, help="tokens per forward pass; fits 80 GB at 7B"
-    )
-    machine.add_argument(
-        "--pack", action="store_true", help="several sequences in a row; for sequences of many lengths"
-    )
-    machine.add_argument(
-        "--shard-over",
-        type=at_least(0),
-        default=0,
-        help="processes that share one copy of the weights; 0: all, else HSDP",
-    )
-    machine.add_argument("--cpu-offload", action="store_true", help="weights, optimiser in host memory: slow, but fits")
-    machine.add_argument("--gradient-checkpointing", action="store_true", help="recompute activations: less memory")
-    machine.add_argument(
-        "--save-every", type=at_least(1), default=100, help="steps between checkpoints of the training state"
-    )
+    machine = fsdp_utils.add_machine_arguments(parser, save_every=100)
     machine.add_argument(
         "--validation", type=proper_fraction, default=0.02, help="share of the sequences held out, at most 512"
     )
