@@ -52,6 +52,11 @@ from policy import Policy, load_policy
 from records import UserError, at_least
 
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)  # a name for each of the optimiser's tensors
+# Flags that may change when a stage goes on: they fit it to its machine, or say how long and how closely it is watched.
+FREE = (
+    "run output steps micro_tokens pack share_prompts shard_over cpu_offload gradient_checkpointing cache_gb save_every"
+)
+FREE = {*FREE.split(), "validate_every", "samples", "plan", "gpus", "gpu_gb"}
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}  # with offloaded weights there is something to reduce on CPUs
 
 # -------------------------------------------------------------------------------------------------------- the processes
@@ -320,8 +325,12 @@ class TrainingState:
     then deleted. A crash while saving leaves the previous one intact.
     """
 
-    def __init__(self, folder: Path, policy: Policy, optimizer: torch.optim.Optimizer):
+    def __init__(
+        self, folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, args: argparse.Namespace | None = None
+    ):
+        """`args`: the stage's flags; a checkpoint goes on under those that it was made with."""
         self.folder, self.policy, self.optimizer = folder, policy, optimizer
+        self.flags = {name: value for name, value in vars(args or argparse.Namespace()).items() if name not in FREE}
 
     def save(self, step: int, extra: dict[str, Any]) -> None:
         """`extra`: plain JSON data of the caller (counters, queues), the same on every rank."""
@@ -336,7 +345,7 @@ class TrainingState:
         save_file(_random_states(), partial / f"random-{rank()}.state")  # another suffix: the reader takes all of one
         barrier()
         if rank() == 0:
-            (partial / "extra.json").write_text(json.dumps({"step": step, **extra}))
+            (partial / "extra.json").write_text(json.dumps({"step": step, "flags": self.flags, **extra}))
             older = self._steps()
             shutil.rmtree(final, ignore_errors=True)
             os.replace(partial, final)
@@ -346,11 +355,23 @@ class TrainingState:
         barrier()
 
     def load(self) -> dict[str, Any] | None:
-        """Restore the latest checkpoint; its `extra` with its "step", or None if there is none."""
+        """Restore the latest checkpoint; its `extra` with its "step", or None if there is none.
+
+        Raises UserError if a flag that decides what is learned was another one then.
+        """
         steps = self._steps()
         if not steps:
             return None
         folder = steps[-1]
+        extra = json.loads((folder / "extra.json").read_text())
+        flags = extra.pop("flags")
+        for name, value in self.flags.items():
+            if flags.get(name, value) != value:
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(
+                    f"{self.folder} was made with {flag} {flags[name]}, now it is {value}; give {flag} as before, or "
+                    "delete that folder to start over"
+                )
         weights, optimizer = self._state()
         with _one_process_is_enough():
             dcp.load(self._tensors(weights, optimizer), storage_reader=HuggingFaceStorageReader(str(folder)))
@@ -358,7 +379,7 @@ class TrainingState:
         random_file = folder / f"random-{rank()}.state"
         if random_file.exists():  # with another number of processes the data stays in order, the noise does not
             _set_random_states(load_file(random_file))
-        return json.loads((folder / "extra.json").read_text())
+        return extra
 
     def remove(self) -> None:
         """Delete all checkpoints: the stage is finished."""

@@ -39,6 +39,7 @@ import os
 import random
 import resource
 import shutil
+import sys
 import time
 from collections import Counter, deque
 from dataclasses import asdict, dataclass, field
@@ -99,8 +100,9 @@ def normalize_rewards_per_group(rewards: Tensor, with_std: bool = False) -> Tens
 def grpo_loss(logprobs: Tensor, advantages: Tensor, responses: int) -> Tensor:
     """Eq. 1: - 1/(questions k) sum_i log pi(y_i | x) A(x, y_i), with log pi(y_i | x) = sum_t log pi(y_i,t | x, y_i,<t).
 
-    `logprobs` (N,) are token log-probabilities of any part of the batch, `advantages` (N,) each token's response's
-    advantage; `responses` is the number of responses of the whole batch, so the parts' losses add up to the batch's.
+    `logprobs` (N,) are token log-probabilities of any part of the batch; `advantages` (N,) are those of each token's
+    response, with --token-mean over its length. `responses` is the number of responses of the whole batch, so the
+    parts' losses add up to the batch's.
     """
     return -(logprobs * advantages).sum() / responses
 
@@ -184,16 +186,19 @@ def update_policy(
     args = setup.args
     rewards = torch.tensor([[item.total for item in group.rewards] for group in groups], dtype=torch.float64)
     group_advantages = normalize_rewards_per_group(rewards, args.with_std) if groups else rewards
-    examples, token_advantages, sampler_logprobs, scales = [], [], [], []  # the lists hold a value per response token
+    # For each example of the trainer, a value for each of its response tokens:
+    examples, token_advantages, token_weights, sampler_logprobs = [], [], [], []
     for group, row in zip(groups, group_advantages.tolist()):
         trained = [(sample, advantage) for sample, advantage in zip(group.samples, row) if advantage != 0 or args.kl]
         for part in [trained] if args.share_prompts else [[item] for item in trained]:
             if part:
-                examples.append(example_of(group, [sample for sample, _ in part]))
-                scale = [1 / len(sample.tokens) if args.token_mean else 1.0 for sample, _ in part]
-                token_advantages.append([a * c for (s, a), c in zip(part, scale) for _ in s.tokens])
-                sampler_logprobs.append([logprob for sample, _ in part for logprob in sample.logprobs])
-                scales.append([c for (s, _), c in zip(part, scale) for _ in s.tokens])
+                samples = [sample for sample, _ in part]
+                weights = [1 / len(sample.tokens) if args.token_mean else 1.0 for sample in samples]
+                weighted = [advantage * weight for (_, advantage), weight in zip(part, weights)]
+                examples.append(example_of(group, samples))
+                token_advantages.append(per_token(weighted, samples))
+                token_weights.append(per_token(weights, samples))
+                sampler_logprobs.append([logprob for sample in samples for logprob in sample.logprobs])
 
     responses = questions * len(groups[0].samples) if groups else 1
     passes = (args.micro_tokens, setup.device, args.temperature, args.pack)
@@ -202,9 +207,9 @@ def update_policy(
 
     def loss_of(indices: list[int], logprobs: Tensor, entropies: Tensor) -> Tensor:
         nonlocal entropy_sum, loss_sum
-        advantages, sampled, scale = (
+        advantages, weights, sampled = (
             logprobs.new_tensor([value for index in indices for value in values[index]])
-            for values in (token_advantages, sampler_logprobs, scales)
+            for values in (token_advantages, token_weights, sampler_logprobs)
         )
         gaps.append((logprobs.detach() - sampled).cpu())
         entropy_sum += entropies.sum().item()
@@ -214,7 +219,7 @@ def update_policy(
             loss = grpo_loss(logprobs, advantages, responses)
         if args.kl:
             reference = torch.cat([references[index] for index in indices])
-            loss = loss + args.kl * kl_penalty(logprobs, reference, scale, responses)
+            loss = loss + args.kl * kl_penalty(logprobs, reference, weights, responses)
         loss_sum += loss.item()
         return loss
 
@@ -238,6 +243,11 @@ def update_policy(
         "ratio_outside": outside / tokens,
         "trained_tokens": tokens,
     }
+
+
+def per_token(values: list[float], samples: list[Sample]) -> list[float]:
+    """Each sample's value, once for each of its tokens."""
+    return [value for value, sample in zip(values, samples) for _ in sample.tokens]
 
 
 def example_of(group: Group, samples: list[Sample]) -> Example:
@@ -476,7 +486,7 @@ def train(setup: Setup, run: RunDir, questions: list[Question], job: fsdp_utils.
     optimizer = torch.optim.AdamW(
         setup.policy.parameters(), lr=args.lr, betas=(0.9, args.beta2), weight_decay=0.0, fused=True
     )
-    state = TrainingState(run.output(args.output + ".state"), setup.policy, optimizer)
+    state = TrainingState(run.output(args.output + ".state"), setup.policy, optimizer, args)
     metrics, minings = Metrics(run, args.output), Metrics(run, "mining")
     plateau = Plateau(args.plateau_window, args.plateau_sparsity, args.plateau_slope)
     ledger = Ledger(questions)
@@ -499,13 +509,14 @@ def train(setup: Setup, run: RunDir, questions: list[Question], job: fsdp_utils.
     for step in progress:
         began = time.time()
         group_size, timing = args.group_size, {}
+        number, place = divmod(step, args.round_steps)  # of stage 2: the round, and the step within it
+        if args.stage == 2:
+            group_size = min(args.group_size + number * args.group_growth, args.max_group_size)
         if args.no_mining:
             batch = nth_batch(questions, step, args.questions, f"{args.seed}/all")
         elif args.stage == 1:
             batch = blended_batch(questions, step, args.questions, args.seed)
         else:
-            number, place = divmod(step, args.round_steps)
-            group_size = min(args.group_size + number * args.group_growth, args.max_group_size)
             if place == 0:
                 mined, summary = mine(setup, ledger, questions, number, step, state.folder / "mining.jsonl", job)
                 timing["seconds_mine"] = time.time() - began
@@ -622,7 +633,8 @@ def peak_memory(device: torch.device) -> float:
     """Peak memory in GB: of the GPU where there is one, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, else KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def print_plan(args: argparse.Namespace) -> None:

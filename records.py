@@ -323,9 +323,11 @@ class RunDir:
 
     def finished(self, name: str) -> bool:
         """True, with a line for the user, if the output is already there: the stage then has nothing to do."""
-        done = (self.path / name).exists()
+        done, lock = (self.path / name).exists(), self.path / ".locks" / name
         if done:
-            print(f"{self.path / name} is there already: nothing to do (delete it to make it again)")
+            command = lock.read_text().partition(": ")[2] if lock.exists() else ""
+            other = f", made by another command ({command})" if command not in ("", " ".join(sys.argv)) else ""
+            print(f"{self.path / name} is there already{other}: nothing to do (delete it to make it again)")
         return done
 
     def claim(self, name: str) -> None:

@@ -11,6 +11,11 @@
 #   bash run.sh tiny rl1               the same without arguments, after you have changed the code
 set -euo pipefail
 cd "$(dirname "$0")"
+case ${1:-tiny} in
+tiny | 7b | 32b | base) ;;
+-h | --help) sed -n '2,/^set/{s/^# \{0,1\}//p;}' run.sh && exit ;;
+*) echo "run.sh: error: unknown recipe '$1'; known: tiny, 7b, 32b, base (see bash run.sh --help)" >&2 && exit 1 ;;
+esac
 words=("$0" "$@") recipe=${1:-tiny} ablated=${2:-} seed=${SEED:-0}
 baseline=${BASELINE:-runs/$recipe}
 run=${RUN:-$baseline${ablated:+-$(sed 's/ --/--/g; s/[ /]/-/g' <<<"${*:2}")}} # e.g. runs/tiny-rl1--with-std
@@ -33,7 +38,14 @@ fail() {
 stage() { # NAME COMMAND: announce the stage and run it, with the rest of the command line if it is the ablated one
   echo "== $1 =="
   [ "$1" != "$ablated" ] || set -- "$@" "${words[@]:3}"
-  "${@:2}"
+  local status=0
+  "${@:2}" & # in the background: only then a request to stop (Ctrl-C, SIGTERM) can be handed on while it runs
+  trap "kill -TERM $! 2>/dev/null" INT TERM
+  wait $! || status=$?
+  while kill -0 $! 2>/dev/null; do wait $! || status=$?; done # it saves
+  trap - INT TERM
+  [ $status -lt 128 ] || fail "stage $1 was stopped by signal $((status - 128)); the same command continues"
+  return $status
 }
 
 link() { cp -al "$1" "$2" 2>/dev/null || cp -a "$1" "$2"; } # hard links where cp knows them: macOS copies
@@ -119,9 +131,6 @@ base)
   stage reading python sft.py $pretrain --model "$run/facts" --data reading.jsonl --output reading --steps 1600 --lr 1e-3
   stage subject python sft.py $pretrain --model "$run/reading" --data subject.jsonl --output subject --steps 6500 --lr 1e-3
   rm -rf data/base && cp -r "$run/subject" data/base
-  ;;
-*)
-  fail "unknown recipe '$recipe'; known: tiny, 7b, 32b, base"
   ;;
 esac
 [ -z "$ablated" ] || stage compare python evaluate.py --table "$baseline" "$run"

@@ -203,7 +203,7 @@ def train(args: argparse.Namespace, run: RunDir, data: Path, made_by: str, job: 
     optimizer = torch.optim.AdamW(
         policy.parameters(), lr=args.lr, betas=(0.9, args.beta2), weight_decay=args.weight_decay, fused=True
     )
-    state = TrainingState(run.output(args.output + ".state"), policy, optimizer)
+    state = TrainingState(run.output(args.output + ".state"), policy, optimizer, args)
     resumed = state.load()
     start = resumed["step"] if resumed else 0
     if resumed and resumed["sequences"] != len(examples):

@@ -232,6 +232,22 @@ def test_an_ablation_that_cannot_be_is_one_line(baseline, words, missing, messag
     assert not list(baseline.parent.glob("base-*"))
 
 
+def test_a_request_to_stop_reaches_the_stage(tmp_path):
+    """SIGTERM to run.sh alone: the stage saves, run.sh waits for it and says what to do."""
+    (tmp_path / "python").write_text(
+        f"#!/bin/sh\n[ $2 != pip ] || exit 0\ntrap 'sleep 0.5; echo saved >{tmp_path}/log; exit 143' TERM\n"
+        f"touch {tmp_path}/up\nwhile :; do sleep 0.05; done\n"
+    )
+    (tmp_path / "python").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "VIRTUAL_ENV": str(tmp_path), "RUN": str(tmp_path / "x")}
+    run = subprocess.Popen(["bash", "run.sh"], cwd=PROJECT, env=environment, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "up").exists():
+        time.sleep(0.02)
+    run.terminate()
+    assert "stage kg_build was stopped by signal 15; the same command continues" in run.communicate(timeout=30)[1]
+    assert run.returncode == 1 and (tmp_path / "log").read_text() == "saved\n"
+
+
 def test_questions_that_changed_are_evaluated_again(baseline):
     assert run_sh(baseline, "tiny", "synth", "--seed", "1", "--options", "5")[0].returncode == 0
     assert not (baseline.with_name("base-synth--seed-1--options-5") / "eval").exists()

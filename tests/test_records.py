@@ -206,6 +206,16 @@ def test_a_finished_output_is_left_alone(tmp_path, capsys):
     assert run.finished("sft") and "nothing to do" in capsys.readouterr().out
 
 
+def test_a_finished_output_names_the_other_command_that_made_it(tmp_path, capsys, monkeypatch):
+    run = RunDir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sft.py", "--lr", "1"])
+    run.claim("sft")
+    run.output("sft").mkdir()
+    assert run.finished("sft") and "another" not in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["sft.py", "--lr", "2"])
+    assert run.finished("sft") and "made by another command (sft.py --lr 1): nothing" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("error, status", [(UserError("bad --x 3"), 1), (KeyboardInterrupt(), 130)])
 def test_an_expected_end_is_one_line(monkeypatch, capsys, error, status):
     def main():

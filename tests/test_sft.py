@@ -164,6 +164,17 @@ def test_a_dataset_that_changed_is_not_resumed(tmp_path, tiny, chats, monkeypatc
         call_main(sft, *flags)
 
 
+def test_other_flags_do_not_go_on_from_a_checkpoint(tmp_path, tiny, chats):
+    """Those that decide what is learned are refused by name; those of the machine are free."""
+    write_jsonl(tmp_path / "cot.jsonl", chats)
+    flags = ["--run", tmp_path, "--model", tiny, *"--steps 3 --batch-size 4 --validation 0 --save-every 1".split()]
+    assert killed_after("sft", 2, *flags, "--seed", 1).returncode == -9
+    with pytest.raises(UserError, match="sft.state was made with --seed 1, now it is 2; give --seed as before"):
+        call_main(sft, *flags, "--seed", 2)
+    call_main(sft, *flags, "--seed", 1, "--micro-tokens", 999, "--save-every", 2)
+    assert [row["step"] for row in metrics_of(tmp_path, "sft")] == [1, 2, 3]
+
+
 @pytest.mark.parametrize(
     "flag, value, message",
     [
