@@ -4,7 +4,7 @@ A model answers every question (once and greedily by default) under the response
 `reward.parse`, the training reward's own extractor, reads the answer: the last explicit <answer>, no fuzzy fallback.
 A response without one, an empty or a cut one, is wrong and stays in the denominator.
 
-    python evaluate.py --run runs/tiny --model Base=data/base "+CoT cold start=sft" "+RL stage 1=rl1" "+RL stage 2=rl2"
+    python evaluate.py --run runs/tiny --max-new-tokens 80 --model Base=data/base "+RL stage 1=rl1" "+RL stage 2=rl2"
     python evaluate.py --benchmark medqa pubmedqa --model "Fleming-R1-7B=runs/main/rl2"    # from the hub
     python evaluate.py --benchmark medbullets=medbullets_op5.csv --model ours=rl2          # a local file, native format
     python evaluate.py --model "GPT-OSS=openai:openai/gpt-oss-120b" --prompt explicit      # a server: TEACHER_BASE_URL
@@ -273,6 +273,8 @@ def model_hash(source: str | Path) -> str | None:
     if str(source).startswith("openai:"):
         return str(source)
     if not Path(source).is_dir():
+        if str(source).count("/") != 1:  # no name of the hub's
+            return None
         try:
             return Path(hf_hub_download(str(source), "config.json")).parent.name[:16]
         except (OSError, ValueError):  # no such folder, no such repository, no network
@@ -314,8 +316,8 @@ def require_same_settings(out: Path, settings: dict[str, Any]) -> None:
     if changed:
         name = changed[0]
         raise UserError(
-            f"{out} was made with another {name} ({before.get(name)}, now {settings[name]}); "
-            "delete it to answer again, or give the model another label"
+            f"{out} was made with another {name} ({before.get(name)}, now {settings[name]}); ask as before, give the "
+            "model another label, or delete that file to answer again"
         )
 
 
@@ -577,18 +579,15 @@ def micro_average(scores: dict[str, Scores]) -> float:
 
 
 def differences_table(pairs: Iterable[tuple[str, dict[str, Scores], dict[str, Scores]]]) -> str:
-    """Differences in percentage points on the same questions, with their 95% intervals: (name, first, second) each.
-    "shared": the same model, asked in the same way, gave the same answers."""
+    """Differences in percentage points on the same questions, with their 95% intervals: (name, first, second) each."""
     rows = []
     for name, first, second in pairs:
         for benchmark in first:
             if benchmark in second:
                 n, mean, low, high = paired_bootstrap(first[benchmark].correct, second[benchmark].correct)
                 points = f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
-                shared = first[benchmark].settings and first[benchmark] == second[benchmark]
-                cells = ["shared", ""] if shared else [points, "yes" if low > 0 or high < 0 else "no"]
-                rows.append([benchmark, name, str(n), *cells])
-    header = ["Benchmark", "Difference", "n", "Points", "Beyond its interval"]
+                rows.append([benchmark, name, str(n), points, "yes" if low > 0 or high < 0 else "no"])
+    header = ["Benchmark", "Difference", "n", "Points", "Interval without 0"]
     return markdown_table(header, rows) if rows else ""
 
 
@@ -632,6 +631,8 @@ def load_runs(paths: list[Path]) -> dict[str, Results]:
     runs: dict[str, Results] = {}
     for path, name in zip(paths, run_names(paths)):
         results: Results = {}
+        if not path.is_dir():
+            raise UserError(f"run directory {path} does not exist")
         for file in sorted(path.glob("eval/*/*.jsonl"), key=lambda file: ladder_place(file.stem)):
             results.setdefault(file.stem, {})[file.parent.name] = score_file(file)
         if not results:
@@ -692,20 +693,22 @@ def print_runs(paths: list[Path]) -> None:
     """`--table`: all from the saved responses, without any model."""
     runs = load_runs(paths)
     first, *others = runs
-    print(f"Accuracy in %\n\n{runs_table(runs)}\n")
-    if are_seeds(runs):
-        print("Step: the gain over the row above, of the mean. Spread: the largest minus the smallest.\n")
-    else:
-        same = [(f"{label}: {first} -> {run}", runs[first][label], runs[run][label])
-                for run in others for label in runs[first] if label in runs[run]]  # fmt: skip
-        print(f"Against {first}, on the same questions (paired bootstrap, 95%)\n\n{differences_table(same)}\n")
+    for run, results in runs.items():
+        print(f"How {run} was measured\n\n{details_table(results)}\n")
+    pairs = [pair for run, results in runs.items() for pair in steps(results, f"{run}: ")]
+    print(f"From row to row, on the same questions (paired bootstrap, 95%)\n\n{differences_table(pairs)}\n")
     if {*measured_in(runs)} & {*formats.BENCHMARKS}:
         print("Measured here and quoted from the paper; Avg. is over a row's own benchmarks, the paper's over its nine")
         print(f"\n{paper_table(runs)}\n\n{GAIN}\n")
-    pairs = [pair for run, results in runs.items() for pair in steps(results, f"{run}: ")]
-    print(f"From row to row, on the same questions (paired bootstrap, 95%)\n\n{differences_table(pairs)}")
-    for run, results in runs.items():
-        print(f"\nHow {run} was measured\n\n{details_table(results)}")
+    print(f"Accuracy in %\n\n{runs_table(runs)}")  # last: what a terminal shows
+    if are_seeds(runs):
+        print("\nStep: the gain over the row above, of the mean. Spread: the largest minus the smallest.")
+    else:  # a model that both runs share differs in nothing
+        same = [(f"{label}: {first} -> {run}", runs[first][label], runs[run][label]) for run in others
+                for label in runs[first] if label in runs[run] and runs[first][label] != runs[run][label]]  # fmt: skip
+        table = differences_table(same) or "No model differs."
+        print(f"\nAgainst {first}, on the same questions (paired bootstrap, 95%)\n\n{table}")
+        print("\nThe interval is that of the questions; how far two seeds of one method differ comes on top of it.")
 
 
 def transcripts(paths: dict[str, Path], questions: list[Question], count: int) -> str:

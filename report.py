@@ -174,10 +174,12 @@ def curves(stages: Stages, finished: bool) -> str:
     if not stages["rl1"] and not stages["rl2"]:
         return section(title, "Left out: there was no reinforcement learning yet (grpo.py).")
     lead = (
-        "Means over each step's samples, and their running mean. Stage 2 trains on what the policy fails, so its "
-        "questions are harder. A question whose responses all earn the same has no advantage: nothing is learned from "
-        "it (Eqs. 1-3). When most are like that and the reward no longer rises, stage 1 has reached its plateau. "
+        "Means over each step's samples, and their running mean. A question whose responses all earn the same has no "
+        "advantage: nothing is learned from it (Eqs. 1-3). When most are like that and the reward no longer rises, "
+        "stage 1 has reached its plateau. "
     )
+    if stages["mining"]:
+        lead += "Stage 2 trains on what the policy fails, so its questions are harder. "
     lead += plateau(stages["rl1"]) if finished else ""
     earned = {"reward": ("reward", "blue"), "accuracy": ("accuracy", "orange")}
     sparse = {"zero_advantage": ("questions without advantage", "blue")}
@@ -245,7 +247,7 @@ def mining(rows: list[Row]) -> str:
     """What stage 2 chose to train on, round by round and tier by tier."""
     title = "What mining chose"
     if not rows:
-        return section(title, "Left out: metrics.jsonl has no round of mining (grpo.py --stage 2 writes them).")
+        return section(title, "Left out: there was no round of mining (grpo.py --stage 2 without --no-mining).")
     rounds = {row["round"]: {tier: row[tier] for tier in TIERS if tier in row} for row in rows}
     mixes = [{tier: counts["questions"] for tier, counts in rounds[min(rounds)].items()}]
     mixes += [{tier: counts["mined"] for tier, counts in tiers.items()} for tiers in rounds.values()]

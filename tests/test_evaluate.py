@@ -142,7 +142,15 @@ def test_table_of_several_runs(tmp_path, capsys):
         write_results(tmp_path / name, Base=0, RL=hits)
     call_main(evaluate, "--table", tmp_path / "run-0", tmp_path / "run-1")
     text = capsys.readouterr().out
-    assert cells_of(text, "heldout ", "RL ") == ["heldout", "RL", "40.0", "60.0", "50.0", "20.0", "+50.0"]
+    assert cells_of(text.partition("Accuracy in %")[2], "heldout ", "RL ") == [
+        "heldout",
+        "RL",
+        "40.0",
+        "60.0",
+        "50.0",
+        "20.0",
+        "+50.0",
+    ]
     step = cells_of(text, "run-1: Base -> RL")
     assert step[2] == "10" and step[3].startswith("+60.0 (") and step[4] == "yes"
     assert "Step: the gain over the row above" in text
@@ -156,7 +164,7 @@ def table_after(text, title):
 
 
 def test_an_ablation_stands_beside_its_baseline(tmp_path, capsys):
-    """A fork is another method, not another seed: each run is a column, the differences to the first come next."""
+    """A fork is another method, not another seed: each run is a column, the differences to the first come last."""
     write_results(tmp_path / "full", **{"+CoT cold start": 4, "Base": 1, "+RL stage 2": 8})
     write_results(tmp_path / "full-rl2--no-mining---steps-5", **{"Base": 1, "+RL stage 2": 5, "+RL stage 1": 3})
     for run in tmp_path.iterdir():  # the fork has the very same base
@@ -171,10 +179,11 @@ def test_an_ablation_stands_beside_its_baseline(tmp_path, capsys):
         ["+RL stage 2", "80.0", "50.0"],
     ]
     assert table_after(text, "Against full, on the same questions (paired bootstrap, 95%)")[1:] == [
-        ["Base: full -> rl2 --no-mining --steps-5", "10", "shared", ""],
         ["+RL stage 2: full -> rl2 --no-mining --steps-5", "10", "-30.0 (-60.0 to +0.0)", "no"],
     ]
-    assert text.index("Against full") < text.index("From row to row") and "Mean" not in text
+    assert text.index("Against full") > text.index("From row to row") and "Mean" not in text
+    with pytest.raises(UserError, match="tinny does not exist"):
+        call_main(evaluate, "--table", tmp_path / "full", tmp_path / "tinny")
 
 
 @pytest.mark.parametrize(
@@ -197,8 +206,9 @@ def test_table_of_one_run_has_neither_mean_nor_spread(tmp_path, capsys):
     write_results(tmp_path / "run", Base=1, RL=4)
     call_main(evaluate, "--table", tmp_path / "run")
     text = capsys.readouterr().out
-    assert cells_of(text, "| Benchmark") == ["Benchmark", "Variant", "run", "Step"]
-    assert cells_of(text, "heldout ", "RL ") == ["heldout", "RL", "40.0", "+30.0"]
+    accuracies = text.partition("Accuracy in %")[2]
+    assert cells_of(accuracies, "| Benchmark") == ["Benchmark", "Variant", "run", "Step"]
+    assert cells_of(text.partition("Accuracy in %")[2], "heldout ", "RL ") == ["heldout", "RL", "40.0", "+30.0"]
 
 
 def cells_of(text, *parts):
@@ -336,7 +346,7 @@ def test_results_made_in_another_way_are_not_mixed_in(run, tiny, questions, tmp_
         (("--prompt", "explicit"), "prompt"),
         (("--no-thinking",), "prompt_hash"),
     ):
-        with pytest.raises(UserError, match=f"made with another {name} .*; delete it"):
+        with pytest.raises(UserError, match=f"made with another {name} .*; ask as before"):
             call_main(evaluate, *flags, *change)
     other = tmp_path_factory.mktemp("other") / "model"
     shutil.copytree(tiny, other)
