@@ -1010,6 +1010,7 @@ def write_graphml(db: sqlite3.Connection, path: Path) -> None:
                 file.write(f"<{element}{attributes}>{data}</{element}>\n")
         file.write("</graph>\n</graphml>\n")
     os.replace(partial, path)
+    print(f"the graph is in {path}")
 
 
 def main() -> None:

@@ -268,7 +268,7 @@ class DumpSource:
             raise UserError(f"--source {dump} does not exist; give a MediaWiki XML export, or 'api'")
         self.dump, self.store, self.templates, self.workers = dump, store, landmarks, workers
         self.size = dump.stat().st_size
-        self.identity = f"{dump.resolve()}, {self.size} bytes"
+        self.identity = f"{dump.name}, {self.size} bytes"
 
     def open(self) -> None:
         """Copy the dump's articles into the store. If that was killed, it goes on after the last whole stream."""
