@@ -631,9 +631,7 @@ def load_runs(paths: list[Path]) -> dict[str, Results]:
     runs: dict[str, Results] = {}
     for path, name in zip(paths, run_names(paths)):
         results: Results = {}
-        if not path.is_dir():
-            raise UserError(f"run directory {path} does not exist")
-        for file in sorted(path.glob("eval/*/*.jsonl"), key=lambda file: ladder_place(file.stem)):
+        for file in sorted(RunDir(path).path.glob("eval/*/*.jsonl"), key=lambda file: ladder_place(file.stem)):
             results.setdefault(file.stem, {})[file.parent.name] = score_file(file)
         if not results:
             raise UserError(f"{path} holds no evaluation; make one with: python evaluate.py --run {path}")

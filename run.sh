@@ -11,10 +11,15 @@
 #   bash run.sh tiny rl1               the same without arguments, after you have changed the code
 set -euo pipefail
 cd "$(dirname "$0")"
+fail() {
+  echo "run.sh: error: $1" >&2
+  exit 1
+}
+
 case ${1:-tiny} in
 tiny | 7b | 32b | base) ;;
 -h | --help) sed -n '2,/^set/{s/^# \{0,1\}//p;}' run.sh && exit ;;
-*) echo "run.sh: error: unknown recipe '$1'; known: tiny, 7b, 32b, base (see bash run.sh --help)" >&2 && exit 1 ;;
+*) fail "unknown recipe '$1'; known: tiny, 7b, 32b, base (see bash run.sh --help)" ;;
 esac
 words=("$0" "$@") recipe=${1:-tiny} ablated=${2:-} seed=${SEED:-0}
 baseline=${BASELINE:-runs/$recipe}
@@ -29,11 +34,6 @@ distill cot.jsonl
 sft sft
 rl1 rl1
 rl2 rl2"
-
-fail() {
-  echo "run.sh: error: $1" >&2
-  exit 1
-}
 
 stage() { # NAME COMMAND: announce the stage and run it, with the rest of the command line if it is the ablated one
   echo "== $1 =="
