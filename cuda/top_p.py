@@ -202,7 +202,7 @@ if triton is not None:
         index = tl.arange(0, triton.next_power_of_2(TILES))
         peaks = tl.full(index.shape, float("-inf"), tl.float32)
         weights = tl.full(index.shape, 0.0, tl.float32)
-        for tile in range(TILES):
+        for tile in tl.range(0, TILES, num_stages=3):  # the next tiles' loads are under way while this one is summed
             x = _load_tile(row_ptr, tile, inv_temperature, vocabulary, BLOCK)
             peak = tl.max(x, 0)
             peaks = tl.where(index == tile, peak, peaks)

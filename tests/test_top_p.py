@@ -262,7 +262,7 @@ from triton.compiler import ASTSource
 import cuda.top_p as m
 pointers = {"seeds_ptr": "*i64", "steps_ptr": "*i64", "tokens_ptr": "*i64"}
 numbers = {"row_stride": "i32", "vocabulary": "i32", "inv_temperature": "fp32", "top_p": "fp32"}
-spills = {}
+found = {}
 for capability, dtype in ((80, "fp32"), (90, "bf16"), (100, "fp32")):
     for kernel, constants in ((m._row_kernel, {"TRUNCATED": True, "SPLIT": 0}),
                               (m._row_kernel, {"TRUNCATED": True, "SPLIT": 2}),
@@ -270,16 +270,18 @@ for capability, dtype in ((80, "fp32"), (90, "bf16"), (100, "fp32")):
         constants |= {"TILES": 38, "BLOCK": m.BLOCK}
         types = {name: "constexpr" for name in constants} | pointers | numbers | {"logits_ptr": "*" + dtype}
         signature = {name: types.get(name, "*fp32") for name in kernel.arg_names}
-        source = ASTSource(kernel, signature, constants)
+        aligned = [name for name in signature if name.endswith("_ptr") or name in ("row_stride", "vocabulary")]
+        attributes = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned}
+        source = ASTSource(kernel, signature, constants, attributes)
         compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8})
-        spills[f"{capability} {kernel.__name__} {constants.get('SPLIT')}"] = compiled.n_spills if hasattr(
-            compiled, "n_spills") else len(compiled.asm["cubin"])
-print(json.dumps(spills))
+        found[f"{kernel.__name__} {capability} {constants.get('SPLIT')}"] = compiled.asm["ptx"].count("cp.async")
+print(json.dumps(found))
 """
     result = python("-c", code, TRITON_INTERPRET="0")
     assert result.returncode == 0, result.stderr[-2000:]
-    sizes = json.loads(result.stdout)
-    assert len(sizes) == 9
+    asynchronous = json.loads(result.stdout)  # copies that go on while the program computes
+    assert len(asynchronous) == 9
+    assert all(number > 0 for name, number in asynchronous.items() if name.startswith("_row_kernel"))
 
 
 # ---------------------------------------------------------------------------------------------------- the folder's name
