@@ -14,10 +14,11 @@ real is known from lengths, never from token values, and the stop token is part 
 A row's random numbers depend on its seed and its own step (see `cuda/top_p.py`): the same seed gives the same text,
 whatever else is in the batch.
 
-On a GPU a decoding step is hundreds of small kernels, and launching them would take longer than running them. There a
-step is recorded once as a CUDA graph and replayed with one launch. A recording has fixed shapes and addresses, so the
-step (`_Batch._decode`) asks the device nothing, the batch is padded to one of few sizes (`bucket`), and its tensors
-stay where they are between calls. On the CPU the same code runs as it stands, without padding.
+On a GPU a decoding step is hundreds of small kernels, and launching them takes longer than running them. There what
+lies between the matrix products is done by a few Triton kernels (`cuda/decode.py`), and a step is recorded once as a
+CUDA graph and replayed with one launch. A recording has fixed shapes and addresses, so the step (`_Batch._decode`) asks
+the device nothing, the batch is padded to one of few sizes (`bucket`), and its tensors stay where they are between
+calls. On the CPU the same step runs in torch operations, without padding.
 
 This is a tool: it imports no stage.
 """
@@ -31,6 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cuda import decode as kernels
 from cuda import top_p as sampling
 from policy import micro_batches
 
@@ -39,6 +41,9 @@ PREFILL_TOKENS = 16384  # prompts' tokens that run at once: bounds the memory of
 # F.linear calls MKL, which on AMD's processors does without AVX-512; oneDNN, part of the same PyTorch, does not.
 ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose frequencies do not change with the length
+
+
+Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]  # of a layer's q, k, v: see `decoder`
 
 
 @dataclass(slots=True)
@@ -72,43 +77,48 @@ class KVCache:
         shape = (config.num_hidden_layers, rows, config.num_key_value_heads, length, head_dim(model))
         return KVCache(weight.new_zeros(shape), weight.new_zeros(shape))
 
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of one layer, (rows, kv_heads, length, head_dim) each."""
+        return self.keys[index], self.values[index]
+
     def move(self, to: Tensor, source: Tensor, length: int) -> None:
         """Copy the first `length` tokens of the rows `source` (N,) to the rows `to` (N,)."""
         for state in (self.keys, self.values):
             state[:, to, :, :length] = state[:, source, :, :length]
 
 
-def decoder(
-    model: nn.Module, tokens: Tensor, positions: Tensor, rope: tuple[Tensor, Tensor], attend: Callable
-) -> Tensor:
-    """Hidden states (B, T, D) of `tokens` (B, T) at `positions` (B, T), after the final norm.
+def decoder(model: nn.Module, tokens: Tensor, attend: Attention) -> Tensor:
+    """Hidden states (B, T, D) of `tokens` (B, T), after the final norm.
 
-    `rope` holds the cosines and sines by position, (length, head_dim) each. `attend(layer, q, k, v)` stores the layer's
-    new keys and values and returns the attention output; q is (B, heads, T, head_dim), k and v (B, kv_heads, T,
-    head_dim).
+    `attend(layer, q, k, v)` rotates queries and keys to their positions, stores the layer's new keys and values and
+    returns the attention output, shaped as q. q is (B, heads, T, head_dim), k and v are (B, kv_heads, T, head_dim).
     """
     body = model.model
     batch, length = tokens.shape
-    cos, sin = (table[positions][:, None] for table in rope)  # (B, 1, T, head_dim)
     x = F.embedding(tokens, body.embed_tokens.weight)
     for index, layer in enumerate(body.layers):
         attention, mlp = layer.self_attn, layer.mlp
         h = rms_norm(x, layer.input_layernorm)
-        q = linear(h, attention.q_proj).view(batch, length, -1, attention.head_dim).transpose(1, 2)
-        k = linear(h, attention.k_proj).view(batch, length, -1, attention.head_dim).transpose(1, 2)
-        v = linear(h, attention.v_proj).view(batch, length, -1, attention.head_dim).transpose(1, 2)
+        q, k, v = (
+            linear(h, projection).view(batch, length, -1, attention.head_dim)
+            for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
         if hasattr(attention, "q_norm"):  # Qwen3
             q, k = rms_norm(q, attention.q_norm), rms_norm(k, attention.k_norm)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        out = attend(index, q, k, v).transpose(1, 2).reshape(batch, length, -1)
-        x = x + linear(out, attention.o_proj)
+        out = attend(index, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        x = x + linear(out.transpose(1, 2).reshape(batch, length, -1), attention.o_proj)
         h = rms_norm(x, layer.post_attention_layernorm)
-        x = x + linear(F.silu(linear(h, mlp.gate_proj)) * linear(h, mlp.up_proj), mlp.down_proj)
+        x = x + linear(swiglu(linear(h, mlp.gate_proj), linear(h, mlp.up_proj)), mlp.down_proj)
     return rms_norm(x, body.norm)
 
 
 def head_dim(model: nn.Module) -> int:
     return model.model.layers[0].self_attn.head_dim
+
+
+def fused(x: Tensor) -> bool:
+    """Whether the kernels of cuda/decode.py serve: on a GPU, where there is Triton."""
+    return x.is_cuda and kernels.triton is not None
 
 
 def linear(x: Tensor, module: nn.Linear) -> Tensor:
@@ -120,9 +130,15 @@ def linear(x: Tensor, module: nn.Linear) -> Tensor:
 
 def rms_norm(x: Tensor, module: nn.Module) -> Tensor:
     """Root-mean-square norm over the last dimension, computed in float32 as the Hugging Face modules do."""
+    if fused(x):
+        return kernels.rms_norm(x, module.weight, module.variance_epsilon)
     x32 = x.float()
     x32 = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + module.variance_epsilon)
     return module.weight * x32.to(x.dtype)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    return kernels.swiglu(gate, up) if fused(gate) else F.silu(gate) * up
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -235,12 +251,14 @@ class Sampler:
                 results[row] = sample
                 if on_sample:
                     on_sample(row, sample)
-        self._kept = batch if pads(self.model) else None
+        self._kept = batch if batch.recordings else None
         return [results[start : start + samples] for start in range(0, total, samples)]
 
     def free(self) -> None:
         """Give up the cache and the recorded steps: whoever trains in between needs the memory."""
-        self._kept = None
+        if self._kept:
+            self._kept = None
+            torch.cuda.empty_cache()  # all of it: what came to lie in a piece of the cache would pin the rest
 
     def _batch(
         self, prompts: Sequence[list[int]], samples: int, max_new_tokens: int, stop_ids: Sequence[int]
@@ -248,7 +266,7 @@ class Sampler:
         """An empty batch for these prompts: the last call's, with its recorded steps, if its sizes are the same."""
         kept, self._kept = self._kept, None  # a call that fails leaves nothing behind
         longest = max(map(len, prompts))
-        if pads(self.model):
+        if fused(self.model.model.embed_tokens.weight):
             longest = -(-longest // 256) * 256  # so that the next call's sizes are the same
         rows, slots = self.capacity(longest, max_new_tokens, samples)
         sizes = (min(rows, len(prompts) * samples), min(slots, len(prompts)), samples, longest, max_new_tokens)
@@ -274,11 +292,6 @@ class Sampler:
         for stop_id in stop_ids:
             if not 0 <= stop_id < config.vocab_size:
                 raise ValueError(f"stop id {stop_id} is outside the vocabulary of {config.vocab_size}")
-
-
-def pads(model: nn.Module) -> bool:
-    """Whether decoding steps are padded to few shapes: on a GPU, where each shape is recorded."""
-    return model.model.embed_tokens.weight.is_cuda
 
 
 def bucket(number: int, limit: int) -> int:
@@ -314,7 +327,7 @@ class _Batch:
         self.live = torch.zeros(self.rows, **integers)  # 1 for places below `active`
         self.tokens = torch.zeros(self.rows, self.max_new_tokens, **integers)
         self.logprobs = torch.zeros(self.rows, self.max_new_tokens, device=weight.device)
-        # A prompt's queries stand together: place of sample j of slot s, and where in that table a place stands.
+        # A prompt's rows stand together: place of sample j of slot s, and where in that table a place stands.
         self.places = torch.zeros(self.slots, self.samples, **integers)
         self.lanes = torch.zeros(self.rows, **integers)
 
@@ -372,16 +385,21 @@ class _Batch:
             padded = [prompts[index] + [0] * (longest - len(prompts[index])) for index in part]
             tokens = torch.tensor(padded, device=device)  # (P, T)
             slots = torch.tensor(part, device=device) + first
-
-            def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, slots=slots, longest=longest) -> Tensor:
-                # Padding stands on the right, where the causal mask hides it from every real token.
-                self.prompts.keys[layer, slots, :, :longest] = k
-                self.prompts.values[layer, slots, :, :longest] = v
-                return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-
-            positions = torch.arange(longest, device=device).expand_as(tokens)
-            hidden = decoder(self.model, tokens, positions, self.rope, attend)
+            hidden = decoder(self.model, tokens, self._prompt_attention(slots, longest))
             self.last_hidden[slots] = hidden[torch.arange(len(part), device=device), lengths - 1]
+
+    def _prompt_attention(self, slots: Tensor, length: int) -> Attention:
+        """Attention of whole prompts, padded to `length` on the right, for `decoder`; they go into `slots` (P,)."""
+        cos, sin = (table[:length] for table in self.rope)  # (T, head_dim)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+            for state, new in zip(self.prompts.layer(layer), (k, v)):
+                state[slots, :, :length] = new
+            # The causal mask hides the padding from every real token.
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+        return attend
 
     def _arrange(self) -> None:
         """Tell the device which places are live and which prompts they belong to."""
@@ -397,34 +415,47 @@ class _Batch:
 
     def step(self, temperature: float, top_p: float) -> Tensor:
         """One token for every active row. Returns the status of the active places and perhaps of idle ones."""
-        shape = (self.active, len(self.slot_prompts), max(self.slot_lengths), max(self.sampled))
-        if pads(self.model):
-            limits = (self.rows, self.slots, self.prompt_length, self.max_new_tokens)
-            shape = tuple(bucket(number, limit) for number, limit in zip(shape, limits))
+        windows = (len(self.slot_prompts), max(self.slot_lengths), max(self.sampled))
         self.sampled = [count + 1 for count in self.sampled]
-        if self.recordings is None:
-            return self._decode(*shape, temperature, top_p)
-        return self.recordings.run(self._decode, (*shape, temperature, top_p))
+        if self.recordings:
+            return self.recordings.run(self._decode, (bucket(self.active, self.rows), temperature, top_p))
+        return self._decode(self.active, temperature, top_p, windows)
 
     def _decode(
-        self, rows: int, slots: int, prompt_window: int, window: int, temperature: float, top_p: float
+        self, rows: int, temperature: float, top_p: float, windows: tuple[int, int, int] | None = None
     ) -> Tensor:
         """The last tokens of the first `rows` places go into the cache; sample the next ones. Returns the status.
 
-        No prompt in the first `slots` is longer than `prompt_window`, no row has sampled more than `window` tokens. The
-        host takes no part in it: nothing here depends on a value on the device.
+        `windows`, for the torch operations: how many slots are used, and the longest prompt and response in them. The
+        kernels do without: nothing in the step depends on a value on the device, and the host takes no part in it.
         """
-        device = self.counts.device
+        row = torch.arange(rows, device=self.counts.device)
+        last = self.counts[:rows] - 1
+        attend = self._row_attention(last, *windows) if windows else self._fused_row_attention(last)
+        hidden = decoder(self.model, self.tokens[row, last][:, None], attend)
+        return self._sample(row, linear(hidden[:, 0], self.model.lm_head), temperature, top_p)
+
+    def _fused_row_attention(self, last: Tensor) -> Attention:
+        """Attention of the rows' tokens number `last` (B,), for `decoder`, by a Triton kernel."""
+        slots, lengths = self.lanes[: len(last)] // self.samples, self.lengths[: len(last)]
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            new = tuple(x[:, :, 0] for x in (q, k, v))
+            caches = self.prompts.layer(layer), self.responses.layer(layer)
+            return kernels.attend(new, self.rope, *caches, slots, lengths, last)[:, :, None]
+
+        return attend
+
+    def _row_attention(self, last: Tensor, slots: int, prompt_window: int, window: int) -> Attention:
+        """The same in torch operations: no prompt in the first `slots` is longer than `prompt_window`, no row has
+        sampled more than `window` tokens."""
+        rows, device = len(last), last.device
         row = torch.arange(rows, device=device)
-        places, lanes, lengths, last = (
-            self.places[:slots],
-            self.lanes[:rows],
-            self.lengths[:rows],
-            self.counts[:rows] - 1,
-        )
+        places, lanes, lengths = self.places[:slots], self.lanes[:rows], self.lengths[:rows]
         beyond_prompt = torch.arange(prompt_window, device=device) >= lengths[:, None]
         beyond_response = torch.arange(window, device=device) > last[:, None]
         hidden_tokens = torch.cat((beyond_prompt, beyond_response), -1)[:, None, None]  # (B, 1, 1, prompt + response)
+        cos, sin = (table[lengths + last][:, None, None] for table in self.rope)  # (B, 1, 1, head_dim)
 
         def by_prompt(x: Tensor) -> Tensor:
             """(B, kv_heads, group, N), by row -> (slots, kv_heads, samples * group, N), by prompt."""
@@ -437,24 +468,19 @@ class _Batch:
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             # A prompt's keys are read once for all of its rows, a row's own keys for itself; one softmax over both.
             # The query heads that share a key head stand in for the query length.
-            self.responses.keys[layer, row, :, last] = k[:, :, 0]
-            self.responses.values[layer, row, :, last] = v[:, :, 0]
-            keys, values = (
-                self.responses.keys[layer, :rows, :, :window],
-                self.responses.values[layer, :rows, :, :window],
-            )
-            prompt_keys = self.prompts.keys[layer, :slots, :, :prompt_window]
-            prompt_values = self.prompts.values[layer, :slots, :, :prompt_window]
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+            for state, new in zip(self.responses.layer(layer), (k, v)):
+                state[row, :, last] = new[:, :, 0]
+            keys, values = (state[:rows, :, :window] for state in self.responses.layer(layer))
+            prompt_keys, prompt_values = (state[:slots, :, :prompt_window] for state in self.prompts.layer(layer))
             grouped = q.reshape(rows, k.shape[1], -1, q.shape[-1]) * q.shape[-1] ** -0.5
-            scores = torch.cat((by_row(dot(by_prompt(grouped), prompt_keys)), dot(grouped, keys)), -1)
+            scores = torch.cat((by_row(by_prompt(grouped) @ prompt_keys.mT), grouped @ keys.mT), -1).float()
             weights = scores.masked_fill_(hidden_tokens, -torch.inf).softmax(-1).to(v.dtype)
             of_prompt, of_response = weights.split((prompt_window, window), -1)
             out = by_row(by_prompt(of_prompt) @ prompt_values) + of_response @ values
             return out.reshape(q.shape)
 
-        tokens = self.tokens[row, last]
-        hidden = decoder(self.model, tokens[:, None], (lengths + last)[:, None], self.rope, attend)
-        return self._sample(row, linear(hidden[:, 0], self.model.lm_head), temperature, top_p)
+        return attend
 
     def _sample(self, places: Tensor, logits: Tensor, temperature: float, top_p: float) -> Tensor:
         """Sample a token of each place (B,) from its logits (B, V). Returns the status (B,).
@@ -529,16 +555,20 @@ def close_gaps(gone: list[int], *columns: list[int]) -> tuple[list[int], list[in
 
 
 class Recordings:
-    """Decoding steps recorded as CUDA graphs, by shape and sampling parameters.
+    """Decoding steps recorded as CUDA graphs, by the number of rows and the sampling parameters.
 
     An optimiser step changes weights in place, so recordings stay valid. FSDP gathers weights anew for each rollout
-    phase, perhaps to other addresses; then they are recorded anew, some dozens of steps out of thousands.
+    phase, perhaps to other addresses; then they are recorded anew, about ten steps out of thousands.
     """
 
     def __init__(self, model: nn.Module):
         self.model = model
+        self.forget()
+
+    def forget(self) -> None:
         self.graphs: dict[tuple, tuple[torch.cuda.CUDAGraph, Tensor] | None] = {}
-        self.pool = torch.cuda.graph_pool_handle()  # one pool of memory for all of them: they never run together
+        # One pool of memory for all of them: they never run together. It ends with the last graph that uses it.
+        self.pool = torch.cuda.graph_pool_handle()
         self.addresses = self._weights()
 
     def _weights(self) -> list[int]:
@@ -547,8 +577,7 @@ class Recordings:
     def forget_if_moved(self) -> None:
         """To be called before the first step after anything may have touched the weights."""
         if self.addresses != self._weights():
-            self.graphs.clear()
-            self.addresses = self._weights()
+            self.forget()
 
     def run(self, step: Callable[..., Tensor], key: tuple) -> Tensor:
         """`step(*key)`: as it stands the first time, which compiles its kernels; then recorded; then replayed."""
@@ -567,13 +596,5 @@ class Recordings:
 
 
 def new_recordings(model: nn.Module) -> Recordings | None:
-    """None where steps cannot be recorded: on the CPU, or without Triton, since the torch path asks the device."""
-    return Recordings(model) if pads(model) and sampling.triton is not None else None
-
-
-def dot(queries: Tensor, keys: Tensor) -> Tensor:
-    """Scores (.., T, S) of queries (.., T, head_dim) and keys (.., S, head_dim), float32 whatever the inputs."""
-    if queries.is_cuda and queries.dtype != torch.float32:  # matmul would round its result to the inputs' dtype
-        flat = torch.bmm(queries.flatten(0, 1), keys.flatten(0, 1).mT, out_dtype=torch.float32)
-        return flat.unflatten(0, queries.shape[:2])
-    return (queries @ keys.mT).float()
+    """None where steps are not recorded: on the CPU, or without Triton, since torch operations ask the device."""
+    return Recordings(model) if fused(model.model.embed_tokens.weight) else None

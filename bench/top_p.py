@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -79,9 +79,8 @@ def cpu_rows() -> list[str]:
     return rows
 
 
-def gpu_rows() -> list[str]:
+def gpu_rows() -> Iterator[str]:
     """The kernel at 256 x 151,936 against sorting and against one pass over the logits, and at small batches."""
-    rows = []
     for dtype in (torch.bfloat16, torch.float32):
         for number in (256, 8):
             logits = (torch.randn(number, 151_936, device="cuda") * 2).to(dtype)
@@ -96,10 +95,9 @@ def gpu_rows() -> list[str]:
             best = fastest(sides, 20, "cuda")
             ours, one_pass = best["ours"] / REPEATS, best["pass"] / REPEATS
             what = f"kernel, {number} x 151,936, {str(dtype).removeprefix('torch.')}"
-            rows.append(table_row(what, ours, "sort + multinomial", best["sort"], "15x", "30x"))
+            yield table_row(what, ours, "sort + multinomial", best["sort"], "15x", "30x")
             share = f"{one_pass / ours:.2f}x, a quarter is asked"
-            rows.append(f"| the same | {ours:.3g} | one pass (sum) | {one_pass:.3g} | {share} | 0.25x | 0.4x |")
-    return rows
+            yield f"| the same | {ours:.3g} | one pass (sum) | {one_pass:.3g} | {share} | 0.25x | 0.4x |"
 
 
 REPEATS = 20  # in one recording, so that launching it and waiting for it does not count

@@ -470,9 +470,14 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, cold_started, quest
 
 def test_the_update_finds_the_memory_of_the_sampler_free(run, monkeypatch):
     """As on a GPU, where the sampler keeps its cache between calls."""
-    monkeypatch.setattr(rollout, "pads", lambda model: True)
-    monkeypatch.setattr(rollout, "new_recordings", lambda model: None)
-    kept, update = [], grpo.update_policy
+    kept, update, generate = [], grpo.update_policy, rollout.Sampler.generate
+
+    def generate_and_keep(sampler, *args, **options):
+        results = generate(sampler, *args, **options)
+        sampler._kept = "the cache"
+        return results
+
+    monkeypatch.setattr(rollout.Sampler, "generate", generate_and_keep)
     monkeypatch.setattr(
         grpo, "update_policy", lambda setup, *rest: kept.append(setup.sampler._kept) or update(setup, *rest)
     )
