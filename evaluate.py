@@ -54,7 +54,9 @@ from records import (
     Question,
     RunDir,
     UserError,
+    above,
     append_jsonl,
+    at_least,
     load_questions,
     progress_bar,
     read_jsonl,
@@ -751,7 +753,7 @@ def parse_args() -> argparse.Namespace:
     what.add_argument(
         "--table", nargs="+", metavar="RUN", help="print several runs' saved results beside the paper's, nothing else"
     )
-    what.add_argument("--transcripts", type=int, default=2, help="questions to print with their answers")
+    what.add_argument("--transcripts", type=at_least(0), default=2, help="questions to print with their answers")
 
     how = parser.add_argument_group("how the question is put and the answer is scored")
     how.add_argument(
@@ -764,12 +766,12 @@ def parse_args() -> argparse.Namespace:
     )
 
     sampling = parser.add_argument_group("sampling")
-    sampling.add_argument("--max-new-tokens", type=int, default=4096, help="tokens; longer responses are cut and wrong")
-    sampling.add_argument("--samples", type=int, default=1, help="responses a question; above 1: pass@k, majority vote")
-    sampling.add_argument("--temperature", type=float, default=0.0, help="0 is greedy: no sampling noise in the table")
+    sampling.add_argument("--max-new-tokens", type=at_least(1), default=4096, help="tokens; what is cut is wrong")
+    sampling.add_argument("--samples", type=at_least(1), default=1, help="a question; above 1: pass@k, majority vote")
+    sampling.add_argument("--temperature", type=at_least(0.0), default=0.0, help="0 is greedy: no sampling noise")
     sampling.add_argument("--top-p", type=float, default=0.95, help="nucleus, where the temperature is above 0")
     sampling.add_argument("--seed", type=int, default=0, help="of the sampling")
-    sampling.add_argument("--cache-gb", type=float, default=20.0, help="GB for the sampler's KV cache, per process")
+    sampling.add_argument("--cache-gb", type=above(0.0), default=20.0, help="GB for the KV cache, per process")
     add_server_arguments(parser.add_argument_group("a model behind a server"))
     args = parser.parse_args()
     args.prompt = args.prompt or ("letter" if args.score == "loglikelihood" else "contract")
@@ -778,10 +780,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def check_args(args: argparse.Namespace) -> None:
-    """Raises UserError for flags that cannot be or do not go together."""
+    """Raises UserError for flags that do not go together."""
     served = any("openai:" in item for item in args.model)
-    if min(args.samples, args.max_new_tokens) < 1:
-        raise UserError("--samples and --max-new-tokens must be at least 1")
     if args.samples > 1 and (args.temperature == 0 or args.score == "loglikelihood"):
         raise UserError(
             "--samples above 1 needs --score answer and a --temperature above 0: greedy samples are all alike"

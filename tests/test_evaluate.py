@@ -279,13 +279,13 @@ def test_bad_input_is_one_line(run, flags, message):
         (("--temperature", "0.5", "--top-p", "2"), "top_p"),
         (("--max-new-tokens", "100000"), "exceeds the context"),
         (("--samples", "2"), "needs .* --temperature above 0"),
-        (("--samples", "0"), "at least 1"),
+        (("--samples", "0"), "--samples: 0 must be at least 1"),
         (("--model", "a=x", "a=y"), "label 'a' occurs twice"),
         (("--model", "a=openai:m", "--score", "loglikelihood"), "not a server"),
         (("--benchmark", "medqua=pyproject.toml"), "pyproject.toml, line 1: .* of their own: heldout, careqa"),
         (("--prompt", "nicely"), "invalid choice: 'nicely'"),
         (("--model", "a=rl2"), "rl2 does not exist; make it with: python grpo.py --stage 2 --run"),
-        (("--model", "a=openai:m", "--teacher-max-calls", "0"), "--teacher-max-calls"),
+        (("--model", "a=openai:m", "--teacher-max-calls", "0"), "--teacher-max-calls: 0 must be at least 1"),
     ],
 )
 def test_bad_input_is_a_clear_error(run, tiny, flags, message):
