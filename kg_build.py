@@ -31,6 +31,7 @@ untrusted too: what it made up is counted in `rejected`, as is text that gives i
 
 from __future__ import annotations
 
+import argparse
 import html
 import json
 import os
@@ -1013,7 +1014,7 @@ def write_graphml(db: sqlite3.Connection, path: Path) -> None:
     print(f"the graph is in {path}")
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = stage_parser(__doc__)
     parser.add_argument("--run", default="runs/main", metavar="DIR", help="run directory")
     api, cpus = "https://en.wikipedia.org/w/api.php", os.cpu_count() or 2
@@ -1042,7 +1043,11 @@ def main() -> None:
     add("--stats", action="store_true", help="print counts by type and relation")
     add("--text", type=Path, metavar="FILE", help="write the plain prose of every medical page as JSON lines")
     add("--export", type=Path, metavar="FILE.graphml", help="write the graph for networkx, Gephi, ...")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
     looking = bool(args.show or args.stats or args.text or args.export)
     run = RunDir(args.run, create=not looking or args.source is not None)
     building = (args.source or not looking) and not run.finished("kg.sqlite")
