@@ -396,9 +396,9 @@ class Score:
 class Scores:
     """One model's results on one benchmark; what is unknown is None.
 
-    `groups` are tiers and kinds (subject, body system, ...); `correct` is each question's share of right samples;
-    `pass_at_k` and `majority` are the shares of questions with a right one among their k = `samples` samples, and with
-    a right most frequent answer; `length` is in tokens; `settings` says how it was made.
+    `groups` are tiers and kinds (subject, body system, ...); `correct` is each question's share of right samples,
+    `tiers` its tier; `pass_at_k` and `majority` are the shares of questions with a right one among their k = `samples`
+    samples, and with a right most frequent answer; `length` is in tokens; `settings` says how it was made.
     """
 
     overall: Score
@@ -410,6 +410,7 @@ class Scores:
     pass_at_k: float
     majority: float
     correct: dict[str, float]
+    tiers: dict[str, str | None]
     settings: dict[str, Any]
 
     def summary(self) -> dict[str, Any]:
@@ -469,6 +470,7 @@ def score_file(path: Path) -> Scores:
         pass_at_k=fmean(share > 0 for share in correct.values()),
         majority=fmean(majority_vote(given) == asked[id][0] for id, given in answers.items()),
         correct=correct,
+        tiers={id: tier for id, (_, tier, _) in asked.items()},
         settings=notes_of(path).get("settings", {}),
     )
 
@@ -580,15 +582,21 @@ def micro_average(scores: dict[str, Scores]) -> float:
     return fmean(share for item in scores.values() for share in item.correct.values())
 
 
-def differences_table(pairs: Iterable[tuple[str, dict[str, Scores], dict[str, Scores]]]) -> str:
-    """Differences in percentage points on the same questions, with their 95% intervals: (name, first, second) each."""
+def differences_table(
+    pairs: Iterable[tuple[str, dict[str, Scores], dict[str, Scores]]], tiers: Iterable[str] = ()
+) -> str:
+    """Differences in percentage points on the same questions, with their 95% intervals: (name, first, second) each;
+    also on the questions of each of some `tiers`."""
     rows = []
     for name, first, second in pairs:
-        for benchmark in first:
-            if benchmark in second:
-                n, mean, low, high = paired_bootstrap(first[benchmark].correct, second[benchmark].correct)
+        for benchmark in (shared for shared in first if shared in second):
+            tier_of = first[benchmark].tiers
+            for tier in [None, *(tier for tier in tiers if tier in tier_of.values())]:
+                part = {id: share for id, share in first[benchmark].correct.items() if tier in (None, tier_of[id])}
+                n, mean, low, high = paired_bootstrap(part, second[benchmark].correct)
                 points = f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
-                rows.append([benchmark, name, str(n), points, "yes" if low > 0 or high < 0 else "no"])
+                title = f"{benchmark}, {tier}" if tier else benchmark
+                rows.append([title, name, str(n), points, "yes" if low > 0 or high < 0 else "no"])
     header = ["Benchmark", "Difference", "n", "Points", "Interval without 0"]
     return markdown_table(header, rows) if rows else ""
 
@@ -706,7 +714,7 @@ def print_runs(paths: list[Path]) -> None:
     else:  # a model that both runs share differs in nothing
         same = [(f"{label}: {first} -> {run}", runs[first][label], runs[run][label]) for run in others
                 for label in runs[first] if label in runs[run] and runs[first][label] != runs[run][label]]  # fmt: skip
-        table = differences_table(same) or "No model differs."
+        table = differences_table(same, TIERS if len(others) == 1 else ()) or "No model differs."
         print(f"\nAgainst {first}, on the same questions (paired bootstrap, 95%)\n\n{table}")
         print("\nThe interval is that of the questions; how far two seeds of one method differ comes on top of it.")
 
