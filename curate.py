@@ -53,6 +53,8 @@ from records import (
     RunDir,
     UserError,
     append_jsonl,
+    at_least,
+    fraction,
     progress_bar,
     read_jsonl,
     run_stage,
@@ -600,10 +602,10 @@ def parse_args() -> argparse.Namespace:
     )
     shares = parser.add_argument_group("shares")
     shares.add_argument(
-        "--heldout", type=int, default=400, help="synthetic test questions; 400: intervals of ±5 points"
+        "--heldout", type=at_least(0), default=400, help="synthetic test questions; 400: intervals of ±5 points"
     )
     shares.add_argument(
-        "--synthetic-fraction", type=float, default=0.5, help="synthetic share of train.jsonl, 0 to 1; even by default"
+        "--synthetic-fraction", type=fraction, default=0.5, help="synthetic share of train.jsonl; even by default"
     )
     shares.add_argument(
         "--language-shares", nargs="+", type=share, metavar="en=0.7", help="languages of train.jsonl; as they come"
@@ -619,8 +621,6 @@ def parse_args() -> argparse.Namespace:
     )
     add_teacher_arguments(parser, "none", "verifies labels and grades tiers (none: labels unverified, tiers by rule)")
     args = parser.parse_args()
-    if not 0 <= args.synthetic_fraction <= 1 or args.heldout < 0:
-        raise UserError("--synthetic-fraction must be from 0 to 1, --heldout 0 or more")
     args.language_shares, args.tier_shares = (normal(shares) for shares in (args.language_shares, args.tier_shares))
     if args.tier_shares and not args.tier_shares.keys() <= set(TIERS):
         raise UserError(f"--tier-shares: the tiers are {', '.join(TIERS)}")

@@ -53,6 +53,8 @@ from records import (
     RunDir,
     UserError,
     append_jsonl,
+    at_least,
+    between,
     load_questions,
     progress_bar,
     read_jsonl,
@@ -514,42 +516,35 @@ def parse_args() -> argparse.Namespace:
 
     size = parser.add_argument_group("size")
     size.add_argument(
-        "--questions", type=int, default=35_000, help="how many, from all tiers; about the authors' release"
+        "--questions", type=at_least(1), default=35_000, help="how many, from all tiers; about the authors' release"
     )
-    size.add_argument("--rounds", type=int, default=3, help="revisions of a flawed chain; one by each strategy")
+    size.add_argument("--rounds", type=at_least(0), default=3, help="revisions of a flawed chain; one by each strategy")
     size.add_argument(
         "--candidates",
-        type=int,
+        type=between(1, 1000),
         nargs=3,
         default=(1, 2, 4),
         metavar="K",
         help="chains of thought for an easy, a moderate, a difficult question: pass@k, the shortest that holds",
     )
     size.add_argument(
-        "--max-reasoning-tokens", type=int, default=600, help="of a chain of thought; the paper wants it concise"
+        "--max-reasoning-tokens", type=at_least(1), default=600, help="of a chain; the paper wants it concise"
     )
     size.add_argument(
         "--tokenizer", help="the model's folder whose tokens are counted; none: words, marks, Chinese characters"
     )
     size.add_argument(
-        "--batch-size", type=int, default=128, help="questions asked about at a time; a crash costs no answer"
+        "--batch-size", type=at_least(1), default=128, help="questions asked about at a time; a crash costs no answer"
     )
 
     sampling = parser.add_argument_group("sampling")
-    sampling.add_argument("--temperature", type=float, default=0.7, help="of the teacher; revisions should differ")
+    sampling.add_argument("--temperature", type=at_least(0.0), default=0.7, help="so that revisions differ")
     sampling.add_argument(
-        "--max-tokens", type=int, default=4096, help="tokens of an answer; hidden reasoning counts too"
+        "--max-tokens", type=at_least(1), default=4096, help="tokens of an answer; hidden reasoning counts too"
     )
     sampling.add_argument("--seed", type=int, default=0, help="of the choice of questions and of the teacher")
     add_teacher_arguments(parser, "openai:openai/gpt-oss-120b", "the paper's is GPT-OSS-120B")
-    args = parser.parse_args()
-    counts = (args.questions, args.max_reasoning_tokens, args.batch_size, args.max_tokens, *args.candidates)
-    if min(counts) < 1 or max(args.candidates) > 1000 or args.rounds < 0 or not args.temperature >= 0:
-        raise UserError(
-            "--questions, --max-reasoning-tokens, --batch-size, --max-tokens must be at least 1, --candidates 1 to "
-            "1000, --rounds and --temperature 0 or more"
-        )
-    return args
+    return parser.parse_args()
 
 
 def main() -> None:

@@ -54,7 +54,9 @@ from records import (
     Question,
     RunDir,
     UserError,
+    above,
     append_jsonl,
+    at_least,
     load_questions,
     progress_bar,
     read_jsonl,
@@ -394,9 +396,9 @@ class Score:
 class Scores:
     """One model's results on one benchmark; what is unknown is None.
 
-    `groups` are tiers and kinds (subject, body system, ...); `correct` is each question's share of right samples;
-    `pass_at_k` and `majority` are the shares of questions with a right one among their k = `samples` samples, and with
-    a right most frequent answer; `length` is in tokens; `settings` says how it was made.
+    `groups` are tiers and kinds (subject, body system, ...); `correct` is each question's share of right samples,
+    `tiers` its tier; `pass_at_k` and `majority` are the shares of questions with a right one among their k = `samples`
+    samples, and with a right most frequent answer; `length` is in tokens; `settings` says how it was made.
     """
 
     overall: Score
@@ -408,6 +410,7 @@ class Scores:
     pass_at_k: float
     majority: float
     correct: dict[str, float]
+    tiers: dict[str, str | None]
     settings: dict[str, Any]
 
     def summary(self) -> dict[str, Any]:
@@ -467,6 +470,7 @@ def score_file(path: Path) -> Scores:
         pass_at_k=fmean(share > 0 for share in correct.values()),
         majority=fmean(majority_vote(given) == asked[id][0] for id, given in answers.items()),
         correct=correct,
+        tiers={id: tier for id, (_, tier, _) in asked.items()},
         settings=notes_of(path).get("settings", {}),
     )
 
@@ -578,15 +582,21 @@ def micro_average(scores: dict[str, Scores]) -> float:
     return fmean(share for item in scores.values() for share in item.correct.values())
 
 
-def differences_table(pairs: Iterable[tuple[str, dict[str, Scores], dict[str, Scores]]]) -> str:
-    """Differences in percentage points on the same questions, with their 95% intervals: (name, first, second) each."""
+def differences_table(
+    pairs: Iterable[tuple[str, dict[str, Scores], dict[str, Scores]]], tiers: Iterable[str] = ()
+) -> str:
+    """Differences in percentage points on the same questions, with their 95% intervals: (name, first, second) each;
+    also on the questions of each of some `tiers`."""
     rows = []
     for name, first, second in pairs:
-        for benchmark in first:
-            if benchmark in second:
-                n, mean, low, high = paired_bootstrap(first[benchmark].correct, second[benchmark].correct)
+        for benchmark in (shared for shared in first if shared in second):
+            tier_of = first[benchmark].tiers
+            for tier in [None, *(tier for tier in tiers if tier in tier_of.values())]:
+                part = {id: share for id, share in first[benchmark].correct.items() if tier in (None, tier_of[id])}
+                n, mean, low, high = paired_bootstrap(part, second[benchmark].correct)
                 points = f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
-                rows.append([benchmark, name, str(n), points, "yes" if low > 0 or high < 0 else "no"])
+                title = f"{benchmark}, {tier}" if tier else benchmark
+                rows.append([title, name, str(n), points, "yes" if low > 0 or high < 0 else "no"])
     header = ["Benchmark", "Difference", "n", "Points", "Interval without 0"]
     return markdown_table(header, rows) if rows else ""
 
@@ -704,7 +714,7 @@ def print_runs(paths: list[Path]) -> None:
     else:  # a model that both runs share differs in nothing
         same = [(f"{label}: {first} -> {run}", runs[first][label], runs[run][label]) for run in others
                 for label in runs[first] if label in runs[run] and runs[first][label] != runs[run][label]]  # fmt: skip
-        table = differences_table(same) or "No model differs."
+        table = differences_table(same, TIERS if len(others) == 1 else ()) or "No model differs."
         print(f"\nAgainst {first}, on the same questions (paired bootstrap, 95%)\n\n{table}")
         print("\nThe interval is that of the questions; how far two seeds of one method differ comes on top of it.")
 
@@ -751,7 +761,7 @@ def parse_args() -> argparse.Namespace:
     what.add_argument(
         "--table", nargs="+", metavar="RUN", help="print several runs' saved results beside the paper's, nothing else"
     )
-    what.add_argument("--transcripts", type=int, default=2, help="questions to print with their answers")
+    what.add_argument("--transcripts", type=at_least(0), default=2, help="questions to print with their answers")
 
     how = parser.add_argument_group("how the question is put and the answer is scored")
     how.add_argument(
@@ -764,12 +774,12 @@ def parse_args() -> argparse.Namespace:
     )
 
     sampling = parser.add_argument_group("sampling")
-    sampling.add_argument("--max-new-tokens", type=int, default=4096, help="tokens; longer responses are cut and wrong")
-    sampling.add_argument("--samples", type=int, default=1, help="responses a question; above 1: pass@k, majority vote")
-    sampling.add_argument("--temperature", type=float, default=0.0, help="0 is greedy: no sampling noise in the table")
+    sampling.add_argument("--max-new-tokens", type=at_least(1), default=4096, help="tokens; what is cut is wrong")
+    sampling.add_argument("--samples", type=at_least(1), default=1, help="a question; above 1: pass@k, majority vote")
+    sampling.add_argument("--temperature", type=at_least(0.0), default=0.0, help="0 is greedy: no sampling noise")
     sampling.add_argument("--top-p", type=float, default=0.95, help="nucleus, where the temperature is above 0")
     sampling.add_argument("--seed", type=int, default=0, help="of the sampling")
-    sampling.add_argument("--cache-gb", type=float, default=20.0, help="GB for the sampler's KV cache, per process")
+    sampling.add_argument("--cache-gb", type=above(0.0), default=20.0, help="GB for the KV cache, per process")
     add_server_arguments(parser.add_argument_group("a model behind a server"))
     args = parser.parse_args()
     args.prompt = args.prompt or ("letter" if args.score == "loglikelihood" else "contract")
@@ -778,10 +788,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def check_args(args: argparse.Namespace) -> None:
-    """Raises UserError for flags that cannot be or do not go together."""
+    """Raises UserError for flags that do not go together."""
     served = any("openai:" in item for item in args.model)
-    if min(args.samples, args.max_new_tokens) < 1:
-        raise UserError("--samples and --max-new-tokens must be at least 1")
     if args.samples > 1 and (args.temperature == 0 or args.score == "loglikelihood"):
         raise UserError(
             "--samples above 1 needs --score answer and a --temperature above 0: greedy samples are all alike"

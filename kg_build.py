@@ -31,6 +31,7 @@ untrusted too: what it made up is counted in `rejected`, as is text that gives i
 
 from __future__ import annotations
 
+import argparse
 import html
 import json
 import os
@@ -54,7 +55,7 @@ from mwparserfromhell.parser import ParserError
 from mwparserfromhell.wikicode import Wikicode
 
 from mediawiki import HIDDEN, MAX_PAGE_CHARS, ApiSource, DumpSource, Page, Source, normalise_title, worker_processes
-from records import Metrics, Question, RunDir, UserError, append_jsonl, progress_bar, run_stage, stage_parser
+from records import Metrics, Question, RunDir, UserError, append_jsonl, at_least, progress_bar, run_stage, stage_parser
 from teacher import Request, Teacher, add_teacher_arguments, teacher_of
 
 # --------------------------------------------------------------------------------- what a page says: the relation rules
@@ -1013,7 +1014,7 @@ def write_graphml(db: sqlite3.Connection, path: Path) -> None:
     print(f"the graph is in {path}")
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = stage_parser(__doc__)
     parser.add_argument("--run", default="runs/main", metavar="DIR", help="run directory")
     api, cpus = "https://en.wikipedia.org/w/api.php", os.cpu_count() or 2
@@ -1027,10 +1028,10 @@ def main() -> None:
     add("--contact", metavar="MAIL", help="your address for the User-Agent; Wikipedia demands one")
     add = parser.add_argument_group("how far the agent walks").add_argument
     add("--seeds", default=SEEDS, metavar="'A; B'", help="titles to start from: broad medical articles")
-    add("--target", type=int, default=100_000, metavar="N", help="stop at N entities; the paper's number")
+    add("--target", type=at_least(1), default=100_000, metavar="N", help="stop at N entities; the paper's number")
     add(
         "--workers",
-        type=int,
+        type=at_least(1),
         default=max(1, cpus - 1),
         metavar="N",
         help="parser processes; one CPU is left for the walk",
@@ -1042,9 +1043,11 @@ def main() -> None:
     add("--stats", action="store_true", help="print counts by type and relation")
     add("--text", type=Path, metavar="FILE", help="write the plain prose of every medical page as JSON lines")
     add("--export", type=Path, metavar="FILE.graphml", help="write the graph for networkx, Gephi, ...")
-    args = parser.parse_args()
-    if args.target < 1 or args.workers < 1:
-        raise UserError("--target and --workers must be at least 1")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
     looking = bool(args.show or args.stats or args.text or args.export)
     run = RunDir(args.run, create=not looking or args.source is not None)
     building = (args.source or not looking) and not run.finished("kg.sqlite")

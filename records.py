@@ -98,9 +98,12 @@ def above(least: float) -> Callable[[str], Any]:
     return _number(type(least), lambda value: value > least, f"above {least}")
 
 
-def fraction(text: str) -> float:
-    """An argparse type: numbers from 0 to 1."""
-    return _number(float, lambda value: 0 <= value <= 1, "from 0 to 1")(text)
+def between(least: float, most: float) -> Callable[[str], Any]:
+    """An argparse type: numbers from `least` to `most`, whole ones if they are ints."""
+    return _number(type(least), lambda value: least <= value <= most, f"from {least:g} to {most:g}")
+
+
+fraction = between(0.0, 1.0)  # an argparse type too
 
 
 def proper_fraction(text: str) -> float:

@@ -19,6 +19,7 @@ from collections import defaultdict
 from html import escape
 from io import StringIO
 from itertools import cycle
+from math import atan2, degrees
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -51,7 +52,7 @@ svg text { font-family: system-ui, sans-serif !important; }
 STYLESHEET = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 1rem/1.55 system-ui, sans-serif; }
-main { max-width: 78rem; margin: 0 auto; padding: 1.5rem clamp(.75rem, 3vw, 2rem) 3rem; overflow-wrap: anywhere; }
+main { max-width: 72rem; margin: 0 auto; padding: 1.5rem clamp(.75rem, 3vw, 2rem) 3rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.7rem; margin: 0; }
 h2 { font-size: 1.2rem; margin: 0 0 .3rem; }
 h3 { font-size: 1rem; margin: 1.6rem 0 .3rem; }
@@ -62,9 +63,9 @@ section { padding: clamp(.9rem, 2.5vw, 1.6rem); margin-top: 1rem; }
 .muted { color: var(--muted); }
 .right { color: var(--good); font-weight: 600; }
 .wrong { color: var(--bad); font-weight: 600; }
-.grid { display: grid; gap: .8rem 2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }
+.grid { display: grid; gap: .8rem 2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
 .grid > * { min-width: 0; }
-.grid > svg { max-width: 28rem; }
+.grid > svg { max-width: 32rem; }
 svg { display: block; width: 100%; height: auto; }
 table, ul { font-size: .9rem; }
 table { border-collapse: collapse; overflow-wrap: normal; font-variant-numeric: tabular-nums; }
@@ -346,7 +347,7 @@ def split_entities(question: Question) -> tuple[list[str], list[str]]:
 def draw_subgraph(question: Question) -> str:
     """Named entities on the left, masked ones on the right, the facts as arrows between them."""
     columns = split_entities(question)
-    height = 58 * max(map(len, columns))
+    height = 64 * max(map(len, columns))
     axes = new_axes(height)
     axes.set(xlim=(0, WIDTH), ylim=(height, 0))
     axes.set_axis_off()
@@ -364,9 +365,11 @@ def draw_subgraph(question: Question) -> str:
         start, end = boxes[subject], boxes[other]
         arrow = {"arrowstyle": "-|>", "color": COLORS["muted"], "shrinkA": 2, "shrinkB": 2,
                  "patchA": start.get_bbox_patch(), "patchB": end.get_bbox_patch()}  # fmt: skip
-        axes.annotate("", end.get_position(), start.get_position(), arrowprops=arrow)
-        middle = map(fmean, zip(start.get_position(), end.get_position()))
-        axes.text(*middle, relation.replace("_", " "), color=COLORS["muted"], fontsize=9, ha="center", va="center",
+        axes.annotate("", end.get_position(), start.get_position(), arrowprops=arrow, zorder=2)  # behind all text
+        (left, top), (right, bottom) = sorted((start.get_position(), end.get_position()))
+        angle = 0 if left == right else degrees(atan2(bottom - top, right - left))  # along the arrow, clear of the next
+        axes.text((left + right) / 2, (top + bottom) / 2, relation.replace("_", " "), color=COLORS["muted"], fontsize=9,
+                  ha="center", va="center", rotation=angle, rotation_mode="anchor", transform_rotates_text=True,
                   bbox=label_box)  # fmt: skip
     return svg(axes.figure, "; ".join(" ".join(map(str, fact[:3])) for fact in question.evidence))
 

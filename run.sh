@@ -50,11 +50,20 @@ stage() { # NAME COMMAND: announce the stage and run it, with the rest of the co
 
 link() { cp -al "$1" "$2" 2>/dev/null || cp -a "$1" "$2"; } # hard links where cp knows them: macOS copies
 
+check_flags() { # FLAG...: let the ablated stage read its arguments, and no more, before a folder is made for it
+  case $ablated in
+  rl?) set -- grpo --stage "${ablated#rl}" "$@" ;;
+  *) set -- "$ablated" "$@" ;;
+  esac
+  python -c "import sys, records, $1 as it; sys.argv[0] = it.__file__; records.run_stage(it.parse_args)" "${@:2}"
+}
+
 fork() { # into the ablation's run directory: what the stages before made, as hard links, its metrics and evaluation
   [ -e "$baseline/report.html" ] || fail "$baseline is no finished run; finish it (bash run.sh $recipe) or set BASELINE"
   local output=$(awk -v stage="$ablated" '$1 == stage { print $2 }' <<<"$made") name files file model label
   [ -n "$output" ] && [ -e "$baseline/$output" ] ||
     fail "unknown stage '$ablated' of $recipe; known: $(cut -d' ' -f1 <<<"$made" | xargs)"
+  check_flags "${words[@]:3}"
   rm -rf "$run.partial" && mkdir -p "$run.partial"
   while read -r name files && [ "$name" != "$ablated" ]; do
     for file in $files; do [ ! -e "$baseline/$file" ] || link "$baseline/$file" "$run.partial"; done
@@ -75,13 +84,13 @@ fork() { # into the ablation's run directory: what the stages before made, as ha
   done
   mv "$run.partial" "$run"
 }
-[ -z "$ablated" ] || [ -d "$run" ] || fork
 if [ "$recipe" = 7b ] || [ "$recipe" = 32b ]; then
   [ "${CONTACT:-}" ] || fail "CONTACT is not set: Wikipedia asks for an address (export CONTACT=you@example.org)"
   [ "${TEACHER:-}" ] || fail "TEACHER is not set: name a language model (export TEACHER=openai:openai/gpt-oss-120b)"
 fi
 
 source ./setup.sh
+[ -z "$ablated" ] || [ -d "$run" ] || fork
 # glibc gives every freed tensor back to the kernel and asks for it again; on a CPU that costs a fifth of the time.
 export MALLOC_MMAP_THRESHOLD_=10000000000 MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_TOP_PAD_=100000000
 

@@ -49,6 +49,8 @@ from records import (
     Question,
     RunDir,
     UserError,
+    at_least,
+    between,
     progress_bar,
     run_stage,
     stage_parser,
@@ -692,9 +694,9 @@ def parse_args() -> argparse.Namespace:
     parser = stage_parser(__doc__)
     parser.add_argument("--run", default="runs/main", help="run directory: reads kg.sqlite, writes synth.jsonl")
     parser.add_argument(
-        "--questions", type=int, default=100_000, help="how many; the paper's graph gives about this many"
+        "--questions", type=at_least(1), default=100_000, help="how many; the paper's graph gives about this many"
     )
-    parser.add_argument("--options", type=int, default=4, help="options per question, 2 to 26; exams have four")
+    parser.add_argument("--options", type=between(2, len(LETTERS)), default=4, help="per question; exams have four")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same questions")
     parser.add_argument(
         "--long-paths",
@@ -708,12 +710,7 @@ def parse_args() -> argparse.Namespace:
         help="few forms of a question, names as their titles (Fever); a small model learns them sooner",
     )
     add_teacher_arguments(parser, "none", "rewrites presentations as clinical vignettes (none: sentence templates)")
-    args = parser.parse_args()
-    if args.questions < 1:
-        raise UserError(f"--questions {args.questions}: ask for at least 1")
-    if not 2 <= args.options <= len(LETTERS):
-        raise UserError(f"--options {args.options}: a question has 2 to {len(LETTERS)} options")
-    return args
+    return parser.parse_args()
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ from urllib.parse import urlsplit
 import requests
 
 import reward
-from records import Question, RunDir, UserError, append_jsonl, progress_bar, read_jsonl
+from records import Question, RunDir, UserError, above, append_jsonl, at_least, progress_bar, read_jsonl
 from retries import PASSING, pause_after, retry_after
 
 LOCAL_BATCH = 128  # answers that a local model writes at a time, between two looks at the caps
@@ -542,11 +542,11 @@ def add_teacher_arguments(parser: argparse.ArgumentParser, default: str, why: st
 def add_server_arguments(group: argparse._ArgumentGroup) -> None:
     """How a model behind a server is asked, and what it may cost."""
     for name, kind, default, metavar, why in (
-        ("concurrency", int, 16, "N", "requests at a time; up to the server's limit"),
-        ("timeout", float, 300.0, "SECONDS", "of silence until it is asked again"),
-        ("tries", int, 6, "N", "calls per request before it is given up"),
-        ("max-calls", int, None, "N", "most calls that this run may cost, all its commands together; no cap"),
-        ("max-tokens", int, None, "N", "most tokens, of prompts and answers, in the same way; no cap"),
+        ("concurrency", at_least(1), 16, "N", "requests at a time; up to the server's limit"),
+        ("timeout", above(0.0), 300.0, "SECONDS", "of silence until it is asked again"),
+        ("tries", at_least(1), 6, "N", "calls per request before it is given up"),
+        ("max-calls", at_least(1), None, "N", "most calls that this run may cost, all its commands together; no cap"),
+        ("max-tokens", at_least(1), None, "N", "most tokens, of prompts and answers, in the same way; no cap"),
     ):
         group.add_argument(f"--teacher-{name}", type=kind, default=default, metavar=metavar, help=why)
 
@@ -554,13 +554,7 @@ def add_server_arguments(group: argparse._ArgumentGroup) -> None:
 def teacher_of(
     args: argparse.Namespace, run: RunDir, name: str | None = None, cache: str = "teacher_cache.jsonl"
 ) -> Teacher:
-    """The teacher that the flags, or `name`, name; its cache is in the run directory. UserError for a bad flag."""
-    caps = [cap for cap in (args.teacher_max_calls, args.teacher_max_tokens) if cap is not None]
-    if min(args.teacher_concurrency, args.teacher_tries, *caps) < 1 or not args.teacher_timeout > 0:
-        raise UserError(
-            "--teacher-concurrency, --teacher-tries, --teacher-max-calls and --teacher-max-tokens must be at least 1, "
-            "--teacher-timeout above 0 seconds"
-        )
+    """The teacher that the flags, or `name`, name; its cache is in the run directory. UserError for an unknown one."""
     return make_teacher(
         name or args.teacher,
         run.output(cache),

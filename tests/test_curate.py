@@ -457,7 +457,7 @@ def test_bad_flags_and_inputs(tmp_path):
         run_curate(tmp_path / "run", [question()], "--public", "nosuch=x.json")
     with pytest.raises(UserError, match="no question is left"):
         run_curate(tmp_path / "run", [question(answer="Z")], "--heldout", "0")
-    with pytest.raises(UserError, match="from 0 to 1"):
+    with pytest.raises(UserError, match="--synthetic-fraction: 2 must be from 0 to 1"):
         run_curate(tmp_path / "run", [question()], "--synthetic-fraction", "2")
 
 

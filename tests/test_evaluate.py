@@ -129,12 +129,13 @@ def test_wilson_interval(hits, n, low, high):
 
 
 def write_results(run, **hits):
-    """A run's saved responses to ten questions: variant -> how many are right."""
+    """A run's saved responses to ten questions, of two tiers by turns: variant -> how many are right."""
     folder = run / "eval" / "heldout"
     folder.mkdir(parents=True)
     for label, right in hits.items():
         rows = rows_of([format_response("x", "A" if n < right else "B") for n in range(10)])
-        write_jsonl(folder / f"{label}.jsonl", rows)
+        tiers = ("difficult", "easy")
+        write_jsonl(folder / f"{label}.jsonl", [row | {"tier": tiers[n % 2]} for n, row in enumerate(rows)])
 
 
 def test_table_of_several_runs(tmp_path, capsys):
@@ -178,10 +179,16 @@ def test_an_ablation_stands_beside_its_baseline(tmp_path, capsys):
         ["+RL stage 1", "-", "30.0"],
         ["+RL stage 2", "80.0", "50.0"],
     ]
-    assert table_after(text, "Against full, on the same questions (paired bootstrap, 95%)")[1:] == [
-        ["+RL stage 2: full -> rl2 --no-mining --steps-5", "10", "-30.0 (-60.0 to +0.0)", "no"],
+    name, against = "+RL stage 2: full -> rl2 --no-mining --steps-5", "Against full, on the same questions"
+    assert table_after(text, f"{against} (paired bootstrap, 95%)")[1:] == [
+        [name, "10", "-30.0 (-60.0 to +0.0)", "no"],
+        [name, "5", "-40.0 (-80.0 to +0.0)", "no"],  # easy
+        [name, "5", "-20.0 (-60.0 to +0.0)", "no"],  # difficult
     ]
     assert text.index("Against full") > text.index("From row to row") and "Mean" not in text
+    write_results(tmp_path / "full-sft", **{"+RL stage 2": 5})
+    call_main(evaluate, "--table", *sorted(tmp_path.iterdir()))
+    assert "heldout, easy" in text and "heldout, easy" not in capsys.readouterr().out  # several forks: no tiers
     with pytest.raises(UserError, match="tinny does not exist"):
         call_main(evaluate, "--table", tmp_path / "full", tmp_path / "tinny")
 
@@ -279,13 +286,13 @@ def test_bad_input_is_one_line(run, flags, message):
         (("--temperature", "0.5", "--top-p", "2"), "top_p"),
         (("--max-new-tokens", "100000"), "exceeds the context"),
         (("--samples", "2"), "needs .* --temperature above 0"),
-        (("--samples", "0"), "at least 1"),
+        (("--samples", "0"), "--samples: 0 must be at least 1"),
         (("--model", "a=x", "a=y"), "label 'a' occurs twice"),
         (("--model", "a=openai:m", "--score", "loglikelihood"), "not a server"),
         (("--benchmark", "medqua=pyproject.toml"), "pyproject.toml, line 1: .* of their own: heldout, careqa"),
         (("--prompt", "nicely"), "invalid choice: 'nicely'"),
         (("--model", "a=rl2"), "rl2 does not exist; make it with: python grpo.py --stage 2 --run"),
-        (("--model", "a=openai:m", "--teacher-max-calls", "0"), "--teacher-max-calls"),
+        (("--model", "a=openai:m", "--teacher-max-calls", "0"), "--teacher-max-calls: 0 must be at least 1"),
     ],
 )
 def test_bad_input_is_a_clear_error(run, tiny, flags, message):

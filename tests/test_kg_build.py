@@ -421,7 +421,7 @@ def test_command_line_errors_are_one_line(tmp_path):
         (["--stats"], "does not exist; make it with"),
         ([], "--contact"),
         (["--source", "api", "--api-url", "ftp://x", "--contact", "a@b.c"], "no http"),
-        (["--target", "0"], "at least 1"),
+        (["--target", "0"], "--target: 0 must be at least 1"),
         (["--source", str(ENCYCLOPEDIA), "--teacher", "evidence"], "cannot read pages"),
     ):
         command = [sys.executable, "kg_build.py", "--run", str(tmp_path), *arguments]

@@ -163,15 +163,17 @@ def baseline(tmp_path):
 
 
 def run_sh(baseline, *words):
-    """run.sh with a `python` that only notes how it is called; its result and those calls."""
+    """run.sh with a `python` that only notes how it is called, or checks a stage's flags; its result, those calls."""
     log, tools = baseline.parent / "calls", baseline.parent / "bin"
     tools.mkdir(exist_ok=True)
-    (tools / "python").write_text(f'#!/bin/sh\necho "$@" >>{log}\n')
+    (tools / "python").write_text(f'#!/bin/sh\n[ "$1" != -c ] || exec {sys.executable} "$@"\necho "$@" >>{log}\n')
     (tools / "python").chmod(0o755)
     environment = {
         "PATH": f"{tools}:{os.environ['PATH']}",
         "VIRTUAL_ENV": str(baseline.parent),
         "BASELINE": str(baseline),
+        "CONTACT": "you@example.org",
+        "TEACHER": "openai:any",
     }
     done = subprocess.run(["bash", "run.sh", *words], cwd=PROJECT, env=environment, capture_output=True, text=True)
     return done, log.read_text().splitlines() if log.exists() else []
@@ -219,6 +221,8 @@ def test_an_ablation_goes_on_and_needs_no_arguments(baseline):
     [
         (["tiny", "rl3"], None, "unknown stage 'rl3' of tiny; known: kg_build synth curate distill sft rl1 rl2"),
         (["32b", "sft"], "sft", "unknown stage 'sft' of 32b"),  # the recipe without a cold start
+        (["tiny", "rl1", "--with-stdd"], None, "grpo.py: error: unrecognized arguments: --with-stdd"),
+        (["tiny", "kg_build", "--target", "0"], None, "kg_build.py: error: argument --target: 0 must be at least 1"),
         (["tiny", "rl1"], "report.html", "is no finished run; finish it (bash run.sh tiny)"),
         (["huge"], None, "unknown recipe 'huge'; known: tiny, 7b, 32b, base"),
     ],

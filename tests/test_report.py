@@ -1,5 +1,6 @@
 """The report: it shows what the run's files say, nothing hostile gets out of its text, and it loads nothing."""
 
+import re
 import shutil
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -115,6 +116,21 @@ def test_named_and_masked_entities(run):
     with report.rc_context(report.CHART_STYLE):
         drawing = report.draw_subgraph(question)
     assert drawing.count("stroke-dasharray") == 2  # the two masked boxes
+
+
+def test_an_arrow_s_word_lies_along_it():
+    """So the words of arrows that meet in one box stay off each other; those of vertical arrows are level."""
+    signs = ["Fever", "Cough", "Rash", "Nausea", "Fatigue"]
+    facts = [["Measles", "symptom", sign, 1, "It."] for sign in signs]
+    facts.append(["Measles", "prevented_by", "Vaccine", 1, "It."])
+    with report.rc_context(report.CHART_STYLE):
+        drawing = report.draw_subgraph(make_question(f"What prevents {', '.join(signs)}?", "Vaccine", evidence=facts))
+    angles = {word: [] for word in ("symptom", "prevented by")}
+    for angle, word in re.findall(r"rotate\((\S+) [^>]*>(symptom|prevented by)<", drawing):
+        angles[word].append((180 - float(angle)) % 360 - 180)
+    assert angles["prevented by"] == [0]
+    rising = angles["symptom"]  # read from left to right; the first sign is the highest
+    assert rising == sorted(rising) and len(set(rising)) == 5 and -90 < rising[0] < 0 < rising[-1] < 90
 
 
 def test_last_evaluation_of_a_model_counts_and_order_stays(run):
