@@ -1,6 +1,7 @@
 """A GRPO step, sampling included: grpo.py against TRL's GRPOTrainer, on the same model, prompts, rewards and lengths.
 
     OMP_NUM_THREADS=1 python -m bench.grpo_step [--steps 4] [--rounds 3]        # needs trl==1.16.* as well
+    python -m bench.grpo_step --device cuda         # 0.5 B parameters: time and memory, against those of grpo.py --plan
 
 The model is data/base (1.4 M parameters). A step is 8 questions of 8 responses of 64 tokens each, sampled at
 temperature 1 with no stop token, so that both sides sample and train on the very same number of tokens; the reward is
@@ -15,15 +16,19 @@ import argparse
 import tempfile
 import time
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from transformers import AutoTokenizer, TrainerCallback
 
+import fsdp_utils
 import grpo
+from bench.sampler import half_billion
+from bench.top_p import machine
+from plan import Machine, Work, memory
 from policy import Policy, load_policy
 from records import Question
 from reward import Reward, prompt_messages, prompt_tokens
@@ -37,43 +42,47 @@ def mean_token(tokens: list[int]) -> float:
     return sum(tokens) / len(tokens) / 1000
 
 
-def make_questions() -> list[Question]:
+def make_questions(count: int) -> list[Question]:
     names = ("Asthma", "Gout", "Malaria", "Scurvy")
     return [
         Question(
             str(number), "bench", "en", f"Which of these is number {number}?",
             {letter: f"{name} {number}" for letter, name in zip("ABCD", names)}, "ABCD"[number % 4],
         )
-        for number in range(QUESTIONS)
+        for number in range(count)
     ]  # fmt: skip
 
 
 class Ours:
     """`rollout` and `update_policy` of grpo.py, as its training loop calls them."""
 
-    def __init__(self, questions: list[Question]):
-        model, tokenizer = load_policy(MODEL)
-        flags = {"with_std": False, "token_mean": False, "share_prompts": True, "pack": False, "clip": 0.0, "kl": 0.0}
-        flags |= {"micro_tokens": 8192, "max_grad_norm": 1.0, "temperature": 1.0, "max_new_tokens": LENGTH, "seed": 0}
-        args = Namespace(**flags, cache_gb=0.5, lr=LR)
-        prompts = {question.id: prompt_tokens(tokenizer, prompt_messages(question)) for question in questions}
-        sampler = Sampler(model, args.cache_gb * 1e9)
-        self.setup = grpo.Setup(args, Policy(model), tokenizer, sampler, [], torch.device("cpu"), prompts)
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=LR, fused=True)
-        self.questions, self.step = questions, 0
+    def __init__(self, policy: Policy, tokenizer: Any, device: torch.device, questions: int, length: int, **flags: Any):
+        flags |= {"with_std": False, "token_mean": False, "pack": False, "clip": 0.0, "kl": 0.0, "lr": LR, "seed": 0}
+        args = Namespace(**flags, max_grad_norm=1.0, temperature=1.0, max_new_tokens=length)
+        self.questions, self.length, self.step = make_questions(questions), length, 0
+        prompts = {question.id: prompt_tokens(tokenizer, prompt_messages(question)) for question in self.questions}
+        sampler = Sampler(policy.model, args.cache_gb * 1e9)
+        self.setup = grpo.Setup(args, policy, tokenizer, sampler, [], device, prompts)
+        self.optimizer = torch.optim.AdamW(policy.parameters(), lr=LR, fused=True)
+
+    def phases(self) -> Iterator[str]:
+        """One step: names each phase when it has ended."""
+        groups = grpo.rollout(self.setup, self.questions, GROUP, f"step {self.step}")
+        for group in groups:
+            group.rewards = [Reward(mean_token(sample.tokens), False, False) for sample in group.samples]
+        yield "sampling"
+        measured = grpo.update_policy(self.setup, groups, len(self.questions), self.optimizer, self.step)
+        assert measured["trained_tokens"] == len(self.questions) * GROUP * self.length
+        self.step += 1
+        yield "updating"
 
     def steps(self, count: int) -> list[float]:
-        """Seconds of each of `count` steps."""
+        """Processor seconds of each of `count` steps."""
         seconds = []
         for _ in range(count):
             began = time.process_time()
-            groups = grpo.rollout(self.setup, self.questions, GROUP, f"step {self.step}")
-            for group in groups:
-                group.rewards = [Reward(mean_token(sample.tokens), False, False) for sample in group.samples]
-            measured = grpo.update_policy(self.setup, groups, QUESTIONS, self.optimizer, self.step)
+            list(self.phases())
             seconds.append(time.process_time() - began)
-            assert measured["trained_tokens"] == QUESTIONS * GROUP * LENGTH
-            self.step += 1
         return seconds
 
 
@@ -90,6 +99,8 @@ class Timer(TrainerCallback):
 
 def trl_steps(questions: list[Question], count: int) -> list[float]:
     """Seconds of each of `count` steps of a fresh GRPOTrainer (its loading is not counted)."""
+    from trl import GRPOConfig, GRPOTrainer  # the other half of this file does without
+
     model, tokenizer = load_policy(MODEL)
     lengths: list[int] = []
 
@@ -115,24 +126,63 @@ def trl_steps(questions: list[Question], count: int) -> list[float]:
     return timer.seconds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=4, help="steps of each side in a round")
-    parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
+def on_one_gpu(steps: int, questions: int = 32, length: int = 512) -> None:
+    """Qwen2.5-0.5B's sizes with random weights, sharded over one GPU as grpo.py does it; prints a table."""
+    cache_gb, micro_tokens = 4.0, 5120
+    with fsdp_utils.job() as job, tempfile.TemporaryDirectory() as folder:
+        half_billion().save_pretrained(folder)
+        AutoTokenizer.from_pretrained(MODEL).save_pretrained(folder)
+        policy, tokenizer = fsdp_utils.load_sharded(folder, job.device)
+        flags = {"cache_gb": cache_gb, "micro_tokens": micro_tokens, "share_prompts": False}
+        ours = Ours(policy, tokenizer, job.device, questions, length, **flags)
+        best: dict[str, float] = {}
+        peak: dict[str, float] = {}
+        for _ in range(steps):
+            began = time.perf_counter()
+            torch.cuda.reset_peak_memory_stats()
+            for phase in ours.phases():
+                torch.cuda.synchronize()
+                now = time.perf_counter()
+                best[phase] = min(best.get(phase, float("inf")), now - began)
+                peak[phase] = max(peak.get(phase, 0.0), torch.cuda.max_memory_allocated() / 1e9)
+                torch.cuda.reset_peak_memory_stats()
+                began = now
+    work = Work(questions, GROUP, length, micro_tokens, cache_gb, False)
+    planned = memory(policy.model.config, Machine(1, 80.0), work)
+    tokens = questions * GROUP * length
+    print(machine("cuda"), f"{questions} questions x {GROUP} responses x {length} tokens, {steps} steps", "", sep="\n")
+    print("| phase | seconds | tokens/s | peak memory, GB | planned |", "|---|---|---|---|---|", sep="\n")
+    for phase, seconds in best.items():
+        plan = sum(planned[phase].values())
+        print(f"| {phase} | {seconds:.2f} | {tokens / seconds:.0f} | {peak[phase]:.1f} | {plan:.1f} |")
+
+
+def against_trl(steps: int, rounds: int) -> None:
     torch.set_num_threads(1)
-    questions = make_questions()
-    ours, mine, theirs = Ours(questions), [], []
-    for _ in range(args.rounds):
-        mine += ours.steps(args.steps)
-        theirs += trl_steps(questions, args.steps)
+    flags = {"share_prompts": True, "micro_tokens": 8192, "cache_gb": 0.5}
+    model, tokenizer = load_policy(MODEL)
+    ours = Ours(Policy(model), tokenizer, torch.device("cpu"), QUESTIONS, LENGTH, **flags)
+    mine, theirs = [], []
+    for _ in range(rounds):
+        mine += ours.steps(steps)
+        theirs += trl_steps(ours.questions, steps)
     tokens = QUESTIONS * GROUP * LENGTH
-    print(
-        f"{QUESTIONS} questions x {GROUP} responses x {LENGTH} tokens, one thread, {args.rounds} x {args.steps} steps"
-    )
+    print(f"{QUESTIONS} questions x {GROUP} responses x {LENGTH} tokens, one thread, {rounds} x {steps} steps")
     for name, seconds in (("grpo.py", mine), ("TRL", theirs)):
         print(f"  {name:8} {min(seconds):6.2f} s a step   {tokens / min(seconds):6.0f} tokens/s")
     print(f"  grpo.py is {min(theirs) / min(mine):.2f} times as fast")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--steps", type=int, default=4, help="steps of each side in a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    if args.device == "cuda":
+        on_one_gpu(args.steps)
+    else:
+        against_trl(args.steps, args.rounds)
 
 
 if __name__ == "__main__":

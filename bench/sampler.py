@@ -42,6 +42,12 @@ def make_model(hidden: int, **changes: int) -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen2", **sizes | changes)).eval()
 
 
+def half_billion() -> PreTrainedModel:
+    """Qwen2.5-0.5B's sizes."""
+    sizes = {"intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2}
+    return make_model(896, vocab_size=151_936, **sizes)
+
+
 def cache_bytes(model: PreTrainedModel, rows: int, tokens: int) -> int:
     config, weight = model.config, model.model.embed_tokens.weight
     head_dim = config.hidden_size // config.num_attention_heads
@@ -140,16 +146,8 @@ def linear_seconds(case: Case) -> float:
 
 
 def gpu_rows(rounds: int) -> Iterator[str]:
-    """Qwen2.5-0.5B's sizes in bfloat16, batch 256, 128 tokens in and 512 out; and how near decoding is to its floor."""
-    model = make_model(
-        896,
-        vocab_size=151_936,
-        intermediate_size=4864,
-        num_hidden_layers=24,
-        num_attention_heads=14,
-        num_key_value_heads=2,
-    )
-    model = model.to("cuda", torch.bfloat16)
+    """`half_billion` in bfloat16, batch 256, 128 tokens in and 512 out; and how near decoding is to its floor."""
+    model = half_billion().to("cuda", torch.bfloat16)
     case = Case(model, prompts=256, length=128, new=512, batch=256)
     what = "0.5 B parameters, batch 256"
     best = case.per_thousand(["ours", "generate"], rounds)
