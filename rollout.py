@@ -415,10 +415,10 @@ class _Batch:
 
     def step(self, temperature: float, top_p: float) -> Tensor:
         """One token for every active row. Returns the status of the active places and perhaps of idle ones."""
-        windows = (len(self.slot_prompts), max(self.slot_lengths), max(self.sampled))
         self.sampled = [count + 1 for count in self.sampled]
         if self.recordings:
             return self.recordings.run(self._decode, (bucket(self.active, self.rows), temperature, top_p))
+        windows = (len(self.slot_prompts), max(self.slot_lengths), max(self.sampled) - 1)
         return self._decode(self.active, temperature, top_p, windows)
 
     def _decode(
