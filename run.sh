@@ -101,8 +101,8 @@ tiny)
   stage kg_build python kg_build.py --run "$run" --source data/encyclopedia.xml
   stage synth python synth.py --run "$run" --questions 12000 --no-long-paths --plain-wordings
   stage curate python curate.py --run "$run" --heldout 500
-  stage distill python distill.py --run "$run" --teacher evidence --questions 2000 --seed "$seed"
-  stage sft python sft.py --run "$run" --model data/base --seed "$seed" --epochs 1 --batch-size 32 --lr 1.2e-3 --micro-tokens 4096 --save-every 25
+  stage distill python distill.py --run "$run" --teacher evidence --questions 1200 --seed "$seed"
+  stage sft python sft.py --run "$run" --model data/base --seed "$seed" --epochs 1 --batch-size 8 --lr 1e-3 --micro-tokens 4096 --save-every 25
   stage rl1 python grpo.py --stage 1 --steps 110 --cache-gb 0.5 $rl
   stage rl2 python grpo.py --stage 2 --steps 96 --cache-gb 0.5 --round-steps 32 --mine-samples 2 --group-growth 2 $rl
   stage evaluate python evaluate.py --run "$run" --max-new-tokens 80 --cache-gb 0.5 --model "Base=data/base" "${ladder[@]:1}"
