@@ -12,7 +12,7 @@ of the Hugging Face module: nothing is copied, so a sampler made once follows ev
 real is known from lengths, never from token values, and the stop token is part of the sample.
 
 A row's random numbers depend on its seed and its own step (see `cuda/top_p.py`): the same seed gives the same text,
-whatever else is in the batch.
+whatever else is in the batch, but for rounding: in bfloat16 the last bit of a product depends on the batch's size.
 
 On a GPU a decoding step is hundreds of small kernels, and launching them takes longer than running them. There what
 lies between the matrix products is done by a few Triton kernels (`cuda/decode.py`), and a step is recorded once as a
@@ -38,7 +38,7 @@ from policy import micro_batches
 
 ARCHITECTURES = ("qwen2", "qwen3", "llama")
 PREFILL_TOKENS = 16384  # prompts' tokens that run at once: bounds the memory of their activations
-MOVED_ROWS = 8  # rows of the cache that are copied at once: bounds the memory of the copy
+MOVED_ROWS = 2  # rows of the cache that are copied at once: bounds the memory of the copy
 # F.linear calls MKL, which on AMD's processors does without AVX-512; oneDNN, part of the same PyTorch, does not.
 ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose frequencies do not change with the length

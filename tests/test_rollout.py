@@ -168,9 +168,8 @@ def same(results, reference):
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 11])
-def test_the_cache_budget_changes_nothing(model, reference, rows, monkeypatch):
+def test_the_cache_budget_changes_nothing(model, reference, rows):
     """With less room than rows, finished rows make place for waiting ones, and the batch is compacted."""
-    monkeypatch.setattr(rollout, "MOVED_ROWS", 2)
     row = 2 * 2 * 2 * 8 * 60 * 4  # keys and values, layers, kv heads, head_dim, longest prompt + 30, bytes
     finished = []
     sampler = Sampler(model, row * rows + row // 2)
