@@ -12,7 +12,7 @@ of the Hugging Face module: nothing is copied, so a sampler made once follows ev
 real is known from lengths, never from token values, and the stop token is part of the sample.
 
 A row's random numbers depend on its seed and its own step (see `cuda/top_p.py`): the same seed gives the same text,
-whatever else is in the batch.
+whatever else is in the batch, but for rounding: in bfloat16 the last bit of a product depends on the batch's size.
 
 On a GPU a decoding step is hundreds of small kernels, and launching them takes longer than running them. There what
 lies between the matrix products is done by a few Triton kernels (`cuda/decode.py`), and a step is recorded once as a
@@ -38,6 +38,7 @@ from policy import micro_batches
 
 ARCHITECTURES = ("qwen2", "qwen3", "llama")
 PREFILL_TOKENS = 16384  # prompts' tokens that run at once: bounds the memory of their activations
+MOVED_ROWS = 2  # rows of the cache that are copied at once: bounds the memory of the copy
 # F.linear calls MKL, which on AMD's processors does without AVX-512; oneDNN, part of the same PyTorch, does not.
 ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose frequencies do not change with the length
@@ -82,9 +83,11 @@ class KVCache:
         return self.keys[index], self.values[index]
 
     def move(self, to: Tensor, source: Tensor, length: int) -> None:
-        """Copy the first `length` tokens of the rows `source` (N,) to the rows `to` (N,)."""
+        """Copy the first `length` tokens of the rows `source` (N,) to the rows `to` (N,), none of which is both."""
         for state in (self.keys, self.values):
-            state[:, to, :, :length] = state[:, source, :, :length]
+            # A few at a time: what is copied exists twice for a moment, and many rows may reach the limit at once.
+            for some_to, some_source in zip(to.split(MOVED_ROWS), source.split(MOVED_ROWS)):
+                state[:, some_to, :, :length] = state[:, some_source, :, :length]
 
 
 def decoder(model: nn.Module, tokens: Tensor, attend: Attention) -> Tensor:
@@ -521,13 +524,12 @@ class _Batch:
 
     def _close_places(self, ended: list[int]) -> None:
         """Rows from the end move into the places of those that ended."""
-        longest = max(self.sampled)
         to, source = close_gaps(ended, self.row_ids, self.slot_of, self.sampled)
         if to:
             to, source = (torch.tensor(indices, device=self.counts.device) for indices in (to, source))
             for state in (self.seeds, self.lengths, self.counts, self.tokens, self.logprobs):
                 state[to] = state[source]
-            self.responses.move(to, source, longest)
+            self.responses.move(to, source, max(self.sampled))
         self.counts[self.active :] = 1  # idle
 
     def _close_slots(self, empty: list[int]) -> None:

@@ -11,6 +11,6 @@ part() { # NAME COMMAND...
   [ "${PIPESTATUS[0]}" = 0 ] || failed=1
 }
 part tests env GPU_TESTS=1 python3 -m pytest -q tests/test_gpu.py tests/test_decode.py tests/test_top_p.py
-part sampler python3 -m bench.sampler --device cuda
 part grpo python3 -m bench.grpo_step --device cuda
+part sampler python3 -m bench.sampler --device cuda
 exit $failed

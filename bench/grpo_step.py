@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from transformers import AutoTokenizer, TrainerCallback
 
 import fsdp_utils
@@ -99,7 +98,8 @@ class Timer(TrainerCallback):
 
 def trl_steps(questions: list[Question], count: int) -> list[float]:
     """Seconds of each of `count` steps of a fresh GRPOTrainer (its loading is not counted)."""
-    from trl import GRPOConfig, GRPOTrainer  # the other half of this file does without
+    from datasets import Dataset  # the other half of this file does without both
+    from trl import GRPOConfig, GRPOTrainer
 
     model, tokenizer = load_policy(MODEL)
     lengths: list[int] = []

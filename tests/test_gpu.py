@@ -6,6 +6,7 @@ from conftest import call_main, metrics_of
 from test_grpo import SMALL, make_run
 from test_rollout import CONFIGS, PROMPTS, check_greedy, check_logprobs, make, same
 
+import fsdp_utils
 import grpo
 import rollout
 import sft
@@ -49,7 +50,7 @@ def test_recorded_steps_change_nothing_and_outlive_an_update(monkeypatch):
     assert all(sampler._kept.recordings.graphs[key] is not item for key, item in recorded.items())
 
 
-def test_the_training_stages_learn_in_bfloat16(tmp_path, tiny, cold_started, questions):
+def test_the_training_stages_learn_in_bfloat16(tmp_path, tiny, cold_started, questions, monkeypatch):
     run = make_run(tmp_path / "run", cold_started, questions)
     (run / "cot.jsonl").write_bytes((cold_started / "cot.jsonl").read_bytes())
     flags = "--steps 20 --batch-size 12 --lr 5e-3 --gradient-checkpointing".split()
@@ -58,5 +59,11 @@ def test_the_training_stages_learn_in_bfloat16(tmp_path, tiny, cold_started, que
     assert losses[-1] < 0.5 * losses[0]
     call_main(grpo, "--stage", 1, "--run", run, "--steps", 4, *SMALL)
     call_main(grpo, "--stage", 2, "--run", run, "--steps", 4, "--round-steps", 2, "--cpu-offload", *SMALL)
-    for row in metrics_of(run, "rl1") + metrics_of(run, "rl2"):
+    with monkeypatch.context() as patch:  # asked to stop, it goes on from its checkpoint, elsewhere even
+        patch.setattr(fsdp_utils.Job, "stopping", lambda _: True)
+        with pytest.raises(SystemExit):
+            call_main(grpo, "--stage", 1, "--run", run, "--output", "rl3", "--steps", 3, *SMALL)
+    call_main(grpo, "--stage", 1, "--run", run, "--output", "rl3", "--steps", 3, "--cpu-offload", *SMALL)
+    assert [row["step"] for row in metrics_of(run, "rl3")] == [1, 2, 3]
+    for row in metrics_of(run, "rl1") + metrics_of(run, "rl2") + metrics_of(run, "rl3"):
         assert row.get("logprob_gap", 0) < 0.05 and row["peak_memory_gb"] < 2

@@ -123,7 +123,7 @@ def test_a_token_without_probability_is_never_drawn(path, data):
     logits = torch.full((3, vocabulary), float("-inf"))
     for token in allowed:
         logits[:, token] = data.draw(st.sampled_from([0.0, 1.0, -3.0, 80.0, -1e4]))
-    number = torch.tensor([0.0, 0.5, 1 - 2**-24])
+    number = torch.tensor([0.0, 0.5, 1 - 2**-24], device=DEVICE)
     top_p = data.draw(st.sampled_from([1.0, 0.9, 0.3]))
     with pytest.MonkeyPatch.context() as patch:
         if path == "torch":
