@@ -53,10 +53,10 @@ from records import UserError, at_least
 
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)  # a name for each of the optimiser's tensors
 # Flags that may change when a stage goes on: they fit it to its machine, or say how long and how closely it is watched.
-FREE = (
-    "run output steps micro_tokens pack share_prompts shard_over cpu_offload gradient_checkpointing cache_gb save_every"
-)
-FREE = {*FREE.split(), "validate_every", "samples", "plan", "gpus", "gpu_gb"}
+FREE = {
+    *"run output steps micro_tokens pack share_prompts shard_over cpu_offload gradient_checkpointing cache_gb".split(),
+    *"save_every validate_every samples plan gpus gpu_gb".split(),
+}
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}  # with offloaded weights there is something to reduce on CPUs
 
 # -------------------------------------------------------------------------------------------------------- the processes

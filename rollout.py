@@ -330,9 +330,7 @@ class _Batch:
         self.live = torch.zeros(self.rows, **integers)  # 1 for places below `active`
         self.tokens = torch.zeros(self.rows, self.max_new_tokens, **integers)
         self.logprobs = torch.zeros(self.rows, self.max_new_tokens, device=weight.device)
-        # A prompt's rows stand together: place of sample j of slot s, and where in that table a place stands.
-        self.places = torch.zeros(self.slots, self.samples, **integers)
-        self.lanes = torch.zeros(self.rows, **integers)
+        self.lanes = torch.zeros(self.rows, **integers)  # slot * samples + the row's number among its prompt's samples
 
         self.row_ids: list[int] = []  # by place
         self.slot_of: list[int] = []  # by place
@@ -408,9 +406,6 @@ class _Batch:
         """Tell the device which places are live and which prompts they belong to."""
         slots, rows = torch.tensor([self.slot_of, self.row_ids], dtype=torch.int64)
         lanes = slots * self.samples + rows % self.samples
-        places = torch.zeros(self.slots * self.samples, dtype=torch.int64)  # a lane without a row points to place 0
-        places[lanes] = torch.arange(self.active)
-        self.places.copy_(places.view_as(self.places))
         self.lanes.copy_(F.pad(lanes, (0, self.rows - self.active)))
         self.live.copy_(torch.arange(self.rows) < self.active)
 
@@ -454,7 +449,10 @@ class _Batch:
         sampled more than `window` tokens."""
         rows, device = len(last), last.device
         row = torch.arange(rows, device=device)
-        places, lanes, lengths = self.places[:slots], self.lanes[:rows], self.lengths[:rows]
+        lanes, lengths = self.lanes[:rows], self.lengths[:rows]
+        places = lanes.new_zeros(slots * self.samples)  # a lane without a row points to place 0
+        places[lanes] = row
+        places = places.view(slots, self.samples)
         beyond_prompt = torch.arange(prompt_window, device=device) >= lengths[:, None]
         beyond_response = torch.arange(window, device=device) > last[:, None]
         hidden_tokens = torch.cat((beyond_prompt, beyond_response), -1)[:, None, None]  # (B, 1, 1, prompt + response)
