@@ -92,24 +92,18 @@ def test_norm_and_activation(dtype, shape):
 def test_the_kernels_compile_for_every_recent_gpu():
     """Ampere, Hopper, Blackwell: matrix units in bfloat16, and keys and values on their way while others are used."""
     code = """
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from collections import defaultdict
 import cuda.decode as m
+from tests.compiled import ptx
 types = {"slots_ptr": "*i64", "lengths_ptr": "*i64", "sampled_ptr": "*i64", "eps": "fp32", "scale": "fp32"}
 types |= {"prompt_room": "i32", "response_room": "i32", "number": "i32"}
+types = defaultdict(lambda: "*bf16", types)
 sizes = {"GROUP": 7, "HEAD_DIM": 128, "BLOCK_G": 16, "BLOCK_D": 128, "BLOCK": m.BLOCK}
 for capability in (80, 90, 100):
-    for kernel, constants in ((m._attention_kernel, sizes), (m._rms_norm_kernel, {"WIDTH": 3584, "BLOCK": 4096}),
-                              (m._swiglu_kernel, {"ELEMENTS": m.ELEMENTS})):
-        signature = {name: types.get(name, "*bf16") for name in kernel.arg_names}
-        signature |= dict.fromkeys(constants, "constexpr")
-        aligned = [number for number, name in enumerate(kernel.arg_names) if name.endswith(("_ptr", "_room"))]
-        attributes = {(number,): [["tt.divisibility", 16]] for number in aligned}
-        source = ASTSource(kernel, signature, constants, attributes)
-        compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_stages": 2})
-        if kernel is m._attention_kernel:
-            assert "mma" in compiled.asm["ptx"] and "cp.async" in compiled.asm["ptx"]
+    attention = ptx(m._attention_kernel, types, sizes, capability, num_stages=2)
+    assert "mma" in attention and "cp.async" in attention
+    ptx(m._rms_norm_kernel, types, {"WIDTH": 3584, "BLOCK": 4096}, capability)
+    ptx(m._swiglu_kernel, types, {"ELEMENTS": m.ELEMENTS}, capability)
 """
     result = python("-c", code, TRITON_INTERPRET="0")
     assert result.returncode == 0, result.stderr[-2000:]

@@ -380,7 +380,12 @@ def test_bad_input_is_one_line(tmp_path, prepare, message):
 
 
 def test_unusable_numbers_are_refused(tmp_path):
-    for flag, value, allowed in (("--options", "27", "from 2 to 26"), ("--questions", "0", "at least 1")):
+    two_to_26 = "from 2 to 26"
+    for flag, value, allowed in (
+        ("--options", "1", two_to_26),
+        ("--options", "27", two_to_26),
+        ("--questions", "0", "at least 1"),
+    ):
         with pytest.raises(UserError, match=f"{flag}: {value} must be {allowed}"):
             call_main(synth, "--run", tmp_path, flag, value)
     with pytest.raises(UserError, match="does not exist"):

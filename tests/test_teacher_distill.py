@@ -804,6 +804,7 @@ def test_distillation_by_a_real_model_loses_nothing_and_pays_once(tmp_path):
         ([make_question()], ["--teacher", "evidence", "--max-reasoning-tokens", "2"], "no chain of thought passed"),
         ([make_question()], ["--questions", "0"], "--questions: 0 must be at least 1"),
         ([make_question()], ["--candidates", "1", "0", "4"], "--candidates: 0 must be from 1 to 1000"),
+        ([make_question()], ["--teacher-max-calls", "0"], "--teacher-max-calls: 0 must be at least 1"),
         ([make_question()], ["--teacher-timeout", "0"], "--teacher-timeout: 0 must be above 0"),
     ],
 )

@@ -256,25 +256,21 @@ def test_the_kernel_reads_strided_rows(kernel, monkeypatch):
 def test_the_kernel_compiles_for_every_recent_gpu():
     """Ampere, Hopper, Blackwell; no GPU is needed for that, but a process that does not interpret."""
     code = """
-import json, triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+import json
+from collections import defaultdict
 import cuda.top_p as m
-pointers = {"seeds_ptr": "*i64", "steps_ptr": "*i64", "tokens_ptr": "*i64"}
-numbers = {"row_stride": "i32", "vocabulary": "i32", "inv_temperature": "fp32", "top_p": "fp32"}
+from tests.compiled import ptx
+types = {"seeds_ptr": "*i64", "steps_ptr": "*i64", "tokens_ptr": "*i64", "row_stride": "i32", "vocabulary": "i32"}
+types |= {"inv_temperature": "fp32", "top_p": "fp32"}
 found = {}
-for capability, dtype in ((80, "fp32"), (90, "bf16"), (100, "fp32")):
+for capability, dtype in ((80, "*fp32"), (90, "*bf16"), (100, "*fp32")):
     for kernel, constants in ((m._row_kernel, {"TRUNCATED": True, "SPLIT": 0}),
                               (m._row_kernel, {"TRUNCATED": True, "SPLIT": 2}),
                               (m._tile_kernel, {"FIRST": False})):
         constants |= {"TILES": 38, "BLOCK": m.BLOCK}
-        types = {name: "constexpr" for name in constants} | pointers | numbers | {"logits_ptr": "*" + dtype}
-        signature = {name: types.get(name, "*fp32") for name in kernel.arg_names}
-        aligned = [name for name in signature if name.endswith("_ptr") or name in ("row_stride", "vocabulary")]
-        attributes = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned}
-        source = ASTSource(kernel, signature, constants, attributes)
-        compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8})
-        found[f"{kernel.__name__} {capability} {constants.get('SPLIT')}"] = compiled.asm["ptx"].count("cp.async")
+        all_types = defaultdict(lambda: "*fp32", types, logits_ptr=dtype)
+        code = ptx(kernel, all_types, constants, capability, num_warps=8)
+        found[f"{kernel.__name__} {capability} {constants.get('SPLIT')}"] = code.count("cp.async")
 print(json.dumps(found))
 """
     result = python("-c", code, TRITON_INTERPRET="0")
