@@ -54,7 +54,16 @@ from mwparserfromhell.nodes import ExternalLink, Heading, HTMLEntity, Node, Tag,
 from mwparserfromhell.parser import ParserError
 from mwparserfromhell.wikicode import Wikicode
 
-from mediawiki import HIDDEN, MAX_PAGE_CHARS, ApiSource, DumpSource, Page, Source, normalise_title, worker_processes
+from wiki.mediawiki import (
+    HIDDEN,
+    MAX_PAGE_CHARS,
+    ApiSource,
+    DumpSource,
+    Page,
+    Source,
+    normalise_title,
+    worker_processes,
+)
 from records import Metrics, Question, RunDir, UserError, append_jsonl, at_least, progress_bar, run_stage, stage_parser
 from teacher import Request, Teacher, add_teacher_arguments, teacher_of
 

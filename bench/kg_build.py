@@ -37,7 +37,7 @@ import mwparserfromhell
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from mediawiki import read_dump  # noqa: E402
+from wiki.mediawiki import read_dump  # noqa: E402
 
 # Of a hundred pages; the rest (redirects aside) are disambiguation pages and pages that are not medical.
 SHARES = {

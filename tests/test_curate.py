@@ -16,7 +16,7 @@ import anonymise
 import calculations
 import curate
 import duplicates
-import mediawiki
+from wiki import mediawiki
 from records import LETTERS, Question, RunDir, UserError, load_questions, read_jsonl
 from teacher import Teacher
 

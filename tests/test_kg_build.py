@@ -27,7 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kg_build
-import mediawiki
+from wiki import mediawiki
 import retries
 from records import RunDir, UserError, read_jsonl
 from teacher import Teacher

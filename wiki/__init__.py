@@ -1,0 +1,1 @@
+"""Wikipedia: its pages, its markup, and what a sentence asserts."""
