@@ -45,7 +45,7 @@ from typing import Any
 import reward
 from anonymise import anonymise
 from duplicates import near_duplicates, normalised, overlaps
-from formats import BENCHMARKS, read_hub, read_native
+from clean.formats import BENCHMARKS, read_hub, read_native
 from records import (
     TIERS,
     Metrics,

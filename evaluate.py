@@ -42,7 +42,7 @@ from typing import Any
 import numpy as np
 from huggingface_hub import hf_hub_download
 
-import formats
+from clean import formats
 import fsdp_utils
 from fsdp_utils import gather_objects, rank, world_size
 from policy import Example, Policy, load_policy, score, stop_tokens

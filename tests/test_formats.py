@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from formats import BENCHMARKS, DATASETS, load_rows, read_hub, read_native
+from clean.formats import BENCHMARKS, DATASETS, load_rows, read_hub, read_native
 from records import UserError
 
 OPTIONS = {"A": "Iron deficiency", "B": "Folate deficiency", "C": "Parvovirus B19 infection", "D": "Leukemia"}

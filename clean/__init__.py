@@ -1,0 +1,1 @@
+"""What happens to texts of others before they are used."""
