@@ -43,7 +43,7 @@ from pathlib import Path
 from typing import Any
 
 import reward
-from anonymise import anonymise
+from clean.anonymise import anonymise
 from duplicates import near_duplicates, normalised, overlaps
 from clean.formats import BENCHMARKS, read_hub, read_native
 from records import (

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import anonymise
+from clean import anonymise
 
 MARK = re.compile(r"\{([A-Z]+):([^}]*)\}")  # {TAG:what must become [TAG]}
 

@@ -12,7 +12,7 @@ from conftest import call_main
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import anonymise
+from clean import anonymise
 import calculations
 import curate
 import duplicates
