@@ -44,7 +44,7 @@ from typing import Any
 
 import reward
 from clean.anonymise import anonymise
-from duplicates import near_duplicates, normalised, overlaps
+from clean.duplicates import near_duplicates, normalised, overlaps
 from clean.formats import BENCHMARKS, read_hub, read_native
 from records import (
     TIERS,

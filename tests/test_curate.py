@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from clean import anonymise
 import calculations
 import curate
-import duplicates
+from clean import duplicates
 from wiki import mediawiki
 from records import LETTERS, Question, RunDir, UserError, load_questions, read_jsonl
 from teacher import Teacher

@@ -5,7 +5,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import duplicates
+from clean import duplicates
 from records import Question
 
 
