@@ -44,7 +44,7 @@ from statistics import mean
 from typing import Any
 
 import reward
-from calculations import calculations
+from clean.calculations import calculations
 from records import (
     LETTERS,
     TIERS,

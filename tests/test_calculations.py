@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calculations import UNITS, calculations
+from clean.calculations import UNITS, calculations
 
 RIGHT = """
 150 lb / 2.2 = 68 kg

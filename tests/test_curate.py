@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clean import anonymise
-import calculations
+from clean import calculations
 import curate
 from clean import duplicates
 from wiki import mediawiki
