@@ -44,7 +44,7 @@ import requests
 
 import reward
 from records import Question, RunDir, UserError, above, append_jsonl, at_least, progress_bar, read_jsonl
-from retries import PASSING, pause_after, retry_after
+from tools.web import PASSING, pause_after, retry_after
 
 LOCAL_BATCH = 128  # answers that a local model writes at a time, between two looks at the caps
 

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 import kg_build
 from wiki import mediawiki
-import retries
+from tools import web
 from records import RunDir, UserError, read_jsonl
 from teacher import Teacher
 

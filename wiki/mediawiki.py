@@ -40,7 +40,7 @@ import mwparserfromhell
 import requests
 
 from records import UserError, progress_bar
-from retries import PASSING, pause_after, retry_after
+from tools.web import PASSING, pause_after, retry_after
 
 MAX_PAGE_CHARS = 500_000  # the longest medical articles have about 300,000
 MAX_STREAM_BYTES = 64 << 20  # a file of larger streams is no Wikipedia dump: it is read by one process
