@@ -46,7 +46,7 @@ import reward
 from clean.anonymise import anonymise
 from clean.duplicates import near_duplicates, normalised, overlaps
 from clean.formats import BENCHMARKS, read_hub, read_native
-from records import (
+from tools.run import (
     TIERS,
     Metrics,
     Question,

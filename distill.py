@@ -45,7 +45,7 @@ from typing import Any
 
 import reward
 from clean.calculations import calculations
-from records import (
+from tools.run import (
     LETTERS,
     TIERS,
     Metrics,

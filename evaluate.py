@@ -46,7 +46,7 @@ from clean import formats
 import fsdp_utils
 from fsdp_utils import gather_objects, rank, world_size
 from policy import Example, Policy, load_policy, score, stop_tokens
-from records import (
+from tools.run import (
     LETTERS,
     MADE_BY,
     TIERS,

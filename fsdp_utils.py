@@ -49,7 +49,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from transformers import PreTrainedTokenizerBase
 
 from policy import Policy, load_policy
-from records import UserError, at_least
+from tools.run import UserError, at_least
 
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)  # a name for each of the optimiser's tensors
 # Flags that may change when a stage goes on: they fit it to its machine, or say how long and how closely it is watched.

@@ -54,7 +54,7 @@ import fsdp_utils
 from fsdp_utils import TrainingState
 from plan import Machine, Work, plan
 from policy import Example, Policy, accumulate_gradient, load_config, score, stop_tokens
-from records import (
+from tools.run import (
     TIERS,
     Metrics,
     Question,

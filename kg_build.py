@@ -64,7 +64,17 @@ from wiki.mediawiki import (
     normalise_title,
     worker_processes,
 )
-from records import Metrics, Question, RunDir, UserError, append_jsonl, at_least, progress_bar, run_stage, stage_parser
+from tools.run import (
+    Metrics,
+    Question,
+    RunDir,
+    UserError,
+    append_jsonl,
+    at_least,
+    progress_bar,
+    run_stage,
+    stage_parser,
+)
 from teacher import Request, Teacher, add_teacher_arguments, teacher_of
 
 # --------------------------------------------------------------------------------- what a page says: the relation rules

@@ -22,7 +22,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from policy import CHUNK_LOGITS, empty_model
-from records import UserError
+from tools.run import UserError
 
 # Assumptions, none of them measured: the data sheet of an 80 GB Hopper GPU, and shares of it usual in plain PyTorch.
 FLOPS = 989e12  # bfloat16 a second, dense

@@ -36,7 +36,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from records import UserError
+from tools.run import UserError
 
 CHUNK = 1024  # tokens whose logits are alive at once, at most
 CHUNK_LOGITS = 2**25  # logits of a chunk, at most: 0.13 GB in float32, 220 tokens at V = 151,936

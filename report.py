@@ -29,7 +29,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from records import TIERS, Question, RunDir, UserError, load_questions, read_jsonl, run_stage, stage_parser, write_text
+from tools.run import (
+    TIERS,
+    Question,
+    RunDir,
+    UserError,
+    load_questions,
+    read_jsonl,
+    run_stage,
+    stage_parser,
+    write_text,
+)
 from reward import parse
 
 Row = dict[str, Any]  # of metrics.jsonl or of saved responses

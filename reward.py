@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from records import Question, UserError
+from tools.run import Question, UserError
 
 INSTRUCTION = "Think inside <think> </think>, then give the letter of the one best option inside <answer> </answer>."
 # Other ways to put the question, for models that were not trained on the contract (`evaluate.py --prompt`); answers are

@@ -35,7 +35,7 @@ from transformers import PreTrainedTokenizerBase
 import fsdp_utils
 from fsdp_utils import TrainingState
 from policy import Example, Policy, accumulate_gradient, score, stop_tokens
-from records import (
+from tools.run import (
     Metrics,
     RunDir,
     UserError,

@@ -42,7 +42,7 @@ from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
-from records import (
+from tools.run import (
     LETTERS,
     TIERS,
     Metrics,

@@ -43,7 +43,16 @@ from urllib.parse import urlsplit
 import requests
 
 import reward
-from records import Question, RunDir, UserError, above, append_jsonl, at_least, progress_bar, read_jsonl
+from tools.run import (
+    Question,
+    RunDir,
+    UserError,
+    above,
+    append_jsonl,
+    at_least,
+    progress_bar,
+    read_jsonl,
+)
 from tools.web import PASSING, pause_after, retry_after
 
 LOCAL_BATCH = 128  # answers that a local model writes at a time, between two looks at the caps

@@ -30,7 +30,7 @@ import torch
 
 import evaluate
 from policy import load_policy, stop_tokens
-from records import LETTERS, load_questions, read_jsonl, write_jsonl
+from tools.run import LETTERS, load_questions, read_jsonl, write_jsonl
 from reward import format_response, prompt_messages, prompt_tokens
 from rollout import Sampler
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from records import Question
+from tools.run import Question
 
 RUN = {"en": 13, "zh": 26}  # words (characters, in Chinese) in a row that show an overlap with a benchmark
 STOCK = 3  # benchmark questions; a run of words that stands in more of them is a stock phrase, no overlap

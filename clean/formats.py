@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from records import LETTERS, Question, UserError
+from tools.run import LETTERS, Question, UserError
 
 Row = dict[str, Any]
 

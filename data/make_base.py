@@ -33,7 +33,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
 
-from records import LETTERS, RunDir, read_jsonl, run_stage, stage_parser, write_jsonl
+from tools.run import LETTERS, RunDir, read_jsonl, run_stage, stage_parser, write_jsonl
 from reward import INSTRUCTION, format_response
 from teacher import fact_sentence, lookup_sentence, symptoms_sentence
 

@@ -36,7 +36,7 @@ def shared_data():
 @pytest.fixture(scope="session")
 def questions():
     """Twenty-one questions, seven of each tier."""
-    from records import TIERS, Question
+    from tools.run import TIERS, Question
 
     names = ("Asthma", "Gout", "Malaria", "Scurvy")
     return [
@@ -83,7 +83,7 @@ def tiny(tmp_path_factory, chats):
 def cold_started(tmp_path_factory, tiny, chats):
     """A run directory whose `sft` keeps the format and guesses the answer, so that its rewards differ."""
     import sft
-    from records import write_jsonl
+    from tools.run import write_jsonl
 
     run = tmp_path_factory.mktemp("cold") / "run"
     run.mkdir()

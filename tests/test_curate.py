@@ -17,7 +17,7 @@ from clean import calculations
 import curate
 from clean import duplicates
 from wiki import mediawiki
-from records import LETTERS, Question, RunDir, UserError, load_questions, read_jsonl
+from tools.run import LETTERS, Question, RunDir, UserError, load_questions, read_jsonl
 from teacher import Teacher
 
 FACTS = [(f"Disease {d}", relation, f"{relation} {o}") for d in range(6) for relation in "st" for o in range(3)]

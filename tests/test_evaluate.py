@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import evaluate
-from records import LETTERS, Question, UserError, append_jsonl, read_jsonl, write_jsonl
+from tools.run import LETTERS, Question, UserError, append_jsonl, read_jsonl, write_jsonl
 from reward import format_response, prompt_messages, prompt_tokens
 
 QUICK = ("--max-new-tokens", "8", "--transcripts", "0")

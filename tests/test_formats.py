@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from clean.formats import BENCHMARKS, DATASETS, load_rows, read_hub, read_native
-from records import UserError
+from tools.run import UserError
 
 OPTIONS = {"A": "Iron deficiency", "B": "Folate deficiency", "C": "Parvovirus B19 infection", "D": "Leukemia"}
 MCQ = {"opa": "Uterus", "opb": "Ovary", "opc": "Cervix", "opd": "Vagina"}

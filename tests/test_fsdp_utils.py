@@ -21,7 +21,7 @@ import fsdp_utils
 import grpo
 import sft
 from policy import Policy, load_policy
-from records import UserError, write_jsonl
+from tools.run import UserError, write_jsonl
 from rollout import Sampler
 
 WEIGHTS = [0.5, -2.0, 1.0, 0.25, -1.0]

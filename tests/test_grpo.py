@@ -22,7 +22,7 @@ import grpo
 import rollout
 from grpo import Group, Ledger, Plateau, Setup, blended_batch, normalize_rewards_per_group, nth_batch, update_policy
 from policy import Policy
-from records import LETTERS, Question, UserError, read_jsonl, write_jsonl
+from tools.run import LETTERS, Question, UserError, read_jsonl, write_jsonl
 from reward import Reward
 from rollout import Sample, Sampler
 

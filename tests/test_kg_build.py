@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 import kg_build
 from wiki import mediawiki
 from tools import web
-from records import RunDir, UserError, read_jsonl
+from tools.run import RunDir, UserError, read_jsonl
 from teacher import Teacher
 
 ROOT = Path(__file__).parent.parent

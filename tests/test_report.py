@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import report
-from records import Question, RunDir, append_jsonl, write_jsonl
+from tools.run import Question, RunDir, append_jsonl, write_jsonl
 from reward import format_response
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)> \" ' & $x_$"

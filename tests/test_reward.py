@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 import reward as contract
-from records import LETTERS, UserError
+from tools.run import LETTERS, UserError
 from reward import format_response, parse, prompt_messages, prompt_tokens, question_text, reward
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 import sft
 from policy import Policy, load_policy
-from records import UserError, write_jsonl
+from tools.run import UserError, write_jsonl
 from reward import prompt_tokens
 from sft import batches_of_epoch, chat_example, learning_rate, load_examples, text_examples
 

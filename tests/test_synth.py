@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import synth
-from records import LETTERS, Question, UserError, load_questions
+from tools.run import LETTERS, Question, UserError, load_questions
 from teacher import Teacher
 
 EVERY_PATH = synth.META_PATHS + synth.LONG_PATHS

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import distill
 import reward
-from records import LETTERS, Question, RunDir, UserError, load_questions, read_jsonl, write_jsonl
+from tools.run import LETTERS, Question, RunDir, UserError, load_questions, read_jsonl, write_jsonl
 from rollout import _Batch
 from teacher import (
     FACT_SENTENCES,

@@ -17,7 +17,7 @@ import fsdp_utils
 import grpo
 import sft
 from policy import accumulate_gradient
-from records import UserError
+from tools.run import UserError
 from rollout import Sampler
 
 PROMPTS = [[5, 0, 7], [3], [9, 9, 9, 9, 0, 0]]

@@ -39,7 +39,7 @@ from xml.etree import ElementTree
 import mwparserfromhell
 import requests
 
-from records import UserError, progress_bar
+from tools.run import UserError, progress_bar
 from tools.web import PASSING, pause_after, retry_after
 
 MAX_PAGE_CHARS = 500_000  # the longest medical articles have about 300,000

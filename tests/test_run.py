@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from records import (
+from tools.run import (
     LETTERS,
     MADE_BY,
     Metrics,
