@@ -46,23 +46,10 @@ import reward
 from clean.anonymise import anonymise
 from clean.duplicates import near_duplicates, normalised, overlaps
 from clean.formats import BENCHMARKS, read_hub, read_native
-from tools.run import (
-    TIERS,
-    Metrics,
-    Question,
-    RunDir,
-    UserError,
-    append_jsonl,
-    at_least,
-    fraction,
-    progress_bar,
-    read_jsonl,
-    run_stage,
-    stage_parser,
-    write_jsonl,
-    write_text,
-)
+from question import TIERS, Question
 from teacher import Request, Teacher, add_teacher_arguments, teacher_of
+from tools.cli import UserError, at_least, fraction, progress_bar, run_stage, stage_parser
+from tools.run import Metrics, RunDir, append_jsonl, read_jsonl, write_jsonl, write_text
 
 TRIALS = 5  # section 3.1: "fails to be correctly answered ... across five independent trials"
 BATCH = 256  # questions per call of the teacher
@@ -126,7 +113,7 @@ def read_sources(public: Sequence[str], run: RunDir, ledger: Ledger) -> list[Que
 def read_dataset(item: str, split: str) -> tuple[str, list[Question], list[tuple[str, str]]]:
     """A dataset's name, questions and rejections; `item` is NAME or NAME=hub (from the hub), or NAME=PATH."""
     name, _, path = item.partition("=")
-    return name, *(read_hub(name, split) if path in ("", "hub") else read_native(name, path))
+    return name, *(read_hub(name, split, Question) if path in ("", "hub") else read_native(name, path, Question))
 
 
 def read_benchmarks(names: Sequence[str]) -> list[Question]:

@@ -45,24 +45,10 @@ from typing import Any
 
 import reward
 from clean.calculations import calculations
-from tools.run import (
-    LETTERS,
-    TIERS,
-    Metrics,
-    Question,
-    RunDir,
-    UserError,
-    append_jsonl,
-    at_least,
-    between,
-    load_questions,
-    progress_bar,
-    read_jsonl,
-    run_stage,
-    stage_parser,
-    write_jsonl,
-)
+from question import LETTERS, TIERS, Question, load_questions
 from teacher import Request, Teacher, add_teacher_arguments, evidence_sentences, teacher_of
+from tools.cli import UserError, at_least, between, progress_bar, run_stage, stage_parser
+from tools.run import Metrics, RunDir, append_jsonl, read_jsonl, write_jsonl
 
 WRITE = """You are a senior physician who teaches clinical reasoning. You get a multiple-choice question and its answer.
 Write the chain of thought that leads from the one to the other.

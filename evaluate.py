@@ -42,31 +42,16 @@ from typing import Any
 import numpy as np
 from huggingface_hub import hf_hub_download
 
-from clean import formats
 import fsdp_utils
+from clean import formats
 from fsdp_utils import gather_objects, rank, world_size
 from policy import Example, Policy, load_policy, score, stop_tokens
-from tools.run import (
-    LETTERS,
-    MADE_BY,
-    TIERS,
-    Metrics,
-    Question,
-    RunDir,
-    UserError,
-    above,
-    append_jsonl,
-    at_least,
-    load_questions,
-    progress_bar,
-    read_jsonl,
-    run_stage,
-    stage_parser,
-    write_text,
-)
+from question import LETTERS, TIERS, Question, load_questions
 from reward import PROMPTS, parse, prompt_messages, prompt_tokens, response_opening
 from rollout import Sampler
 from teacher import Request, add_server_arguments, teacher_of
+from tools.cli import UserError, above, at_least, progress_bar, run_stage, stage_parser
+from tools.run import MADE_BY, Metrics, RunDir, append_jsonl, read_jsonl, write_text
 
 CHUNK = 512  # responses that a process makes between two writes to disk: what a kill may cost
 SCORED_TOKENS = 16384  # tokens per forward pass of --score loglikelihood
@@ -81,7 +66,9 @@ def load_benchmark(name: str, run: RunDir) -> tuple[str, list[Question]]:
     """A benchmark's name and its questions; see the module docstring for what `name` may be."""
     label, _, file = name.partition("=")
     if label in formats.BENCHMARKS:
-        questions, rejected = formats.read_native(label, file) if file else formats.read_hub(label)
+        questions, rejected = (
+            formats.read_native(label, file, Question) if file else formats.read_hub(label, "test", Question)
+        )
         if rejected and rank() == 0:
             print(f"{label}: {len(rejected)} items are no valid questions, e.g. {rejected[0][0]}: {rejected[0][1]}")
     elif label == "heldout":

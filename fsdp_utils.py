@@ -8,8 +8,6 @@ must see the same files.
 Memory per process: 16 bytes a parameter (weights, gradient, two moments of Adam) over the processes that share a
 shard, all of them by default. `shard_over` shards within groups of that many (HSDP: e.g. a node's GPUs, with the
 gradient alone travelling between nodes); `cpu_offload` keeps those 16 bytes in the host's memory.
-
-This is a tool: it imports no stage.
 """
 
 from __future__ import annotations
@@ -49,7 +47,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from transformers import PreTrainedTokenizerBase
 
 from policy import Policy, load_policy
-from tools.run import UserError, at_least
+from tools.cli import UserError, at_least
 
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)  # a name for each of the optimiser's tensors
 # Flags that may change when a stage goes on: they fit it to its machine, or say how long and how closely it is watched.

@@ -54,26 +54,20 @@ import fsdp_utils
 from fsdp_utils import TrainingState
 from plan import Machine, Work, plan
 from policy import Example, Policy, accumulate_gradient, load_config, score, stop_tokens
-from tools.run import (
-    TIERS,
-    Metrics,
-    Question,
-    RunDir,
-    UserError,
-    above,
-    append_jsonl,
-    at_least,
-    fraction,
-    load_questions,
-    progress_bar,
-    proper_fraction,
-    read_jsonl,
-    run_stage,
-    stage_parser,
-    write_jsonl,
-)
+from question import TIERS, Question, load_questions
 from reward import Reward, prompt_messages, prompt_tokens, response_opening, reward
 from rollout import Sample, Sampler
+from tools.cli import (
+    UserError,
+    above,
+    at_least,
+    fraction,
+    progress_bar,
+    proper_fraction,
+    run_stage,
+    stage_parser,
+)
+from tools.run import Metrics, RunDir, append_jsonl, read_jsonl, write_jsonl
 
 MINING_PORTION = 2048  # questions between two entries in the mining's journal
 

@@ -54,6 +54,10 @@ from mwparserfromhell.nodes import ExternalLink, Heading, HTMLEntity, Node, Tag,
 from mwparserfromhell.parser import ParserError
 from mwparserfromhell.wikicode import Wikicode
 
+from question import Question
+from teacher import Request, Teacher, add_teacher_arguments, teacher_of
+from tools.cli import UserError, at_least, progress_bar, run_stage, stage_parser
+from tools.run import Metrics, RunDir, append_jsonl
 from wiki.mediawiki import (
     HIDDEN,
     MAX_PAGE_CHARS,
@@ -64,18 +68,6 @@ from wiki.mediawiki import (
     normalise_title,
     worker_processes,
 )
-from tools.run import (
-    Metrics,
-    Question,
-    RunDir,
-    UserError,
-    append_jsonl,
-    at_least,
-    progress_bar,
-    run_stage,
-    stage_parser,
-)
-from teacher import Request, Teacher, add_teacher_arguments, teacher_of
 
 # --------------------------------------------------------------------------------- what a page says: the relation rules
 

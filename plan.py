@@ -9,8 +9,6 @@ decoder block. `grpo.py` has two phases that do not overlap, and the larger one 
 
 Time is a rough estimate from the assumptions below, with every response as long as `--max-new-tokens` allows and every
 group trained on: the slowest case. Mining is not in it.
-
-This is a tool: it imports no stage.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from policy import CHUNK_LOGITS, empty_model
-from tools.run import UserError
+from tools.cli import UserError
 
 # Assumptions, none of them measured: the data sheet of an 80 GB Hopper GPU, and shares of it usual in plain PyTorch.
 FLOPS = 989e12  # bfloat16 a second, dense

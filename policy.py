@@ -8,8 +8,6 @@ layer at all.
 `Policy` is the module that is trained and sharded: its `forward` returns those log-probabilities.
 `accumulate_gradient` feeds it a batch in micro-batches; the cold start and GRPO differ only in the loss that they
 hand to it.
-
-This is a tool: it imports no stage.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from tools.run import UserError
+from tools.cli import UserError
 
 CHUNK = 1024  # tokens whose logits are alive at once, at most
 CHUNK_LOGITS = 2**25  # logits of a chunk, at most: 0.13 GB in float32, 220 tokens at V = 151,936

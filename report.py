@@ -29,18 +29,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from tools.run import (
-    TIERS,
-    Question,
-    RunDir,
-    UserError,
-    load_questions,
-    read_jsonl,
-    run_stage,
-    stage_parser,
-    write_text,
-)
+from question import TIERS, Question, load_questions
 from reward import parse
+from tools.cli import UserError, run_stage, stage_parser
+from tools.run import RunDir, read_jsonl, write_text
 
 Row = dict[str, Any]  # of metrics.jsonl or of saved responses
 Stages = dict[str, list[Row]]  # stage -> its metrics

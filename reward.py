@@ -10,8 +10,6 @@ answer below every right one, so the policy cannot live off the format.
 
 Distillation, training and evaluation all read answers with `parse`: the last explicit `<answer>`, and no fuzzy
 fallback. Model output is untrusted text: it is searched with plain string methods, in linear time.
-
-This is a tool: it imports no stage.
 """
 
 from __future__ import annotations
@@ -19,7 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tools.run import Question, UserError
+from question import Question
+from tools.cli import UserError
 
 INSTRUCTION = "Think inside <think> </think>, then give the letter of the one best option inside <answer> </answer>."
 # Other ways to put the question, for models that were not trained on the contract (`evaluate.py --prompt`); answers are

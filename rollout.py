@@ -19,8 +19,6 @@ lies between the matrix products is done by a few Triton kernels (`cuda/decode.p
 CUDA graph and replayed with one launch. A recording has fixed shapes and addresses, so the step (`_Batch._decode`) asks
 the device nothing, the batch is padded to one of few sizes (`bucket`), and its tensors stay where they are between
 calls. On the CPU the same step runs in torch operations, without padding.
-
-This is a tool: it imports no stage.
 """
 
 from __future__ import annotations

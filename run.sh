@@ -55,7 +55,7 @@ check_flags() { # FLAG...: let the ablated stage read its arguments, and no more
   rl?) set -- grpo --stage "${ablated#rl}" "$@" ;;
   *) set -- "$ablated" "$@" ;;
   esac
-  python -c "import sys, tools.run as run, $1 as it; sys.argv[0] = it.__file__; run.run_stage(it.parse_args)" "${@:2}"
+  python -c "import sys, tools.cli as cli, $1 as it; sys.argv[0] = it.__file__; cli.run_stage(it.parse_args)" "${@:2}"
 }
 
 fork() { # into the ablation's run directory: what the stages before made, as hard links, its metrics and evaluation

@@ -35,21 +35,19 @@ from transformers import PreTrainedTokenizerBase
 import fsdp_utils
 from fsdp_utils import TrainingState
 from policy import Example, Policy, accumulate_gradient, score, stop_tokens
-from tools.run import (
-    Metrics,
-    RunDir,
+from reward import prompt_tokens
+from rollout import Sampler
+from tools.cli import (
     UserError,
     above,
     at_least,
     fraction,
     progress_bar,
     proper_fraction,
-    read_jsonl,
     run_stage,
     stage_parser,
 )
-from reward import prompt_tokens
-from rollout import Sampler
+from tools.run import Metrics, RunDir, read_jsonl
 
 # ------------------------------------------------------------------------------------------------------------- the data
 

@@ -42,21 +42,10 @@ from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
-from tools.run import (
-    LETTERS,
-    TIERS,
-    Metrics,
-    Question,
-    RunDir,
-    UserError,
-    at_least,
-    between,
-    progress_bar,
-    run_stage,
-    stage_parser,
-    write_jsonl,
-)
+from question import LETTERS, TIERS, Question
 from teacher import Request, Teacher, add_teacher_arguments, teacher_of
+from tools.cli import UserError, at_least, between, progress_bar, run_stage, stage_parser
+from tools.run import Metrics, RunDir, write_jsonl
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,6 @@ The endpoint and its key come from the environment and are never written anywher
 Every answer of a language model is kept in the run's `teacher_cache.jsonl` under the hash of its request, so an
 interrupted job pays for nothing twice and runs again to the same result. `--teacher-max-calls` and
 `--teacher-max-tokens` cap what a run may spend in all: the cache remembers the tokens that each answer took.
-
-This is a tool: it imports no stage.
 """
 
 from __future__ import annotations
@@ -43,16 +41,9 @@ from urllib.parse import urlsplit
 import requests
 
 import reward
-from tools.run import (
-    Question,
-    RunDir,
-    UserError,
-    above,
-    append_jsonl,
-    at_least,
-    progress_bar,
-    read_jsonl,
-)
+from question import Question
+from tools.cli import UserError, above, at_least, progress_bar
+from tools.run import RunDir, append_jsonl, read_jsonl
 from tools.web import PASSING, pause_after, retry_after
 
 LOCAL_BATCH = 128  # answers that a local model writes at a time, between two looks at the caps

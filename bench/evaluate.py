@@ -30,9 +30,10 @@ import torch
 
 import evaluate
 from policy import load_policy, stop_tokens
-from tools.run import LETTERS, load_questions, read_jsonl, write_jsonl
+from question import LETTERS, load_questions
 from reward import format_response, prompt_messages, prompt_tokens
 from rollout import Sampler
+from tools.run import read_jsonl, write_jsonl
 
 
 def run_evaluate(*flags: str) -> None:

@@ -29,7 +29,7 @@ from bench.sampler import half_billion
 from bench.top_p import machine
 from plan import Machine, Work, memory
 from policy import Policy, load_policy
-from tools.run import Question
+from question import Question
 from reward import Reward, prompt_messages, prompt_tokens
 from rollout import Sampler
 

@@ -3,8 +3,6 @@ record and social-security numbers, street addresses, exact dates. Ages, doses, 
 
 The patterns are bounded, so that hostile text takes no longer than any other. They are rules for texts like exam
 questions; medical records need a de-identification of their own.
-
-This is a tool: it imports no stage.
 """
 
 from __future__ import annotations

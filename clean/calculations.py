@@ -11,8 +11,6 @@ equality of unlike quantities (1 mmol = 180 mg). So nothing found wrong is no pr
 A result that had to be rounded may be off by one unit of its last digit; after "≈" 5% are allowed. Units are checked
 where both sides have some. The formulas of the trade hide units in a bare factor (mg/dL × 88.4 = µmol/L, lb / 2.2 =
 kg, Cockcroft-Gault): if such a factor can explain why the units do not work out, the bare numbers decide.
-
-This is a tool: it imports no stage.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Questions that are nearly the same, and questions that overlap others, such as an evaluation benchmark's.
-
-This is a tool: it imports no stage.
-"""
+"""Questions that are nearly the same, and questions that overlap others, such as an evaluation benchmark's."""
 
 from __future__ import annotations
 
@@ -10,15 +7,28 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
-
-from tools.run import Question
 
 RUN = {"en": 13, "zh": 26}  # words (characters, in Chinese) in a row that show an overlap with a benchmark
 STOCK = 3  # benchmark questions; a run of words that stands in more of them is a stock phrase, no overlap
 SHINGLE, HASHES, BANDS = 3, 64, 16  # words in a shingle; MinHash values of a question, in bands of four
 NEAR = 0.8  # share of shingles (Jaccard) from which two questions with the same answer are one
+
+
+class Asked(Protocol):
+    """What is compared: the fields of a question record (question.py)."""
+
+    language: str
+    question: str
+    options: dict[str, str]
+    answer: str
+    evidence: list[list[Any]]
+
+
+Question = TypeVar("Question", bound=Asked)
+Other = TypeVar("Other", bound=Asked)
 
 
 def normalised(text: str) -> str:
@@ -68,9 +78,7 @@ def near_duplicates(questions: Iterable[Question]) -> Iterator[tuple[Question, Q
         yield question, like
 
 
-def overlaps(
-    questions: Iterable[Question], others: Sequence[Question]
-) -> Iterator[tuple[Question, Question | None, str]]:
+def overlaps(questions: Iterable[Question], others: Sequence[Other]) -> Iterator[tuple[Question, Other | None, str]]:
     """Yield each question with one of the others that it overlaps, and how: the same, or a long run of the same words.
 
     Numbers do not count in a run, so another temperature hides no copied vignette, and the line of vital signs that
@@ -78,7 +86,7 @@ def overlaps(
     """
     exact = {" ".join(words_of(other.question)): other for other in others}
     shared: Counter[int] = Counter()
-    owner: dict[int, Question] = {}
+    owner: dict[int, Other] = {}
     for other in others:
         runs = long_runs(other)
         shared.update(runs)
@@ -91,7 +99,7 @@ def overlaps(
         yield question, like, how
 
 
-def long_runs(question: Question) -> set[int]:
+def long_runs(question: Asked) -> set[int]:
     """The hashes of a question's long runs of words, numbers left out; none if it is shorter than one."""
     words = [word for word in words_of(question.question) if not word.isdigit()]
     length = RUN.get(question.language, RUN["en"])

@@ -1,21 +1,20 @@
 """The native formats of the public datasets, read into one question record (sections 3.1 and 4.1.1).
 
 Each dataset keeps its questions in its own way: letters or numbers, counted from 0 or from 1, options as a list, a
-mapping, one cell or JSON inside JSON. `DATASETS` is the table of them; each entry's reader turns one native row into a
-`Question` or says why it cannot. A row that is no valid single-choice question is returned with its reason, never
-dropped silently.
+mapping, one cell or JSON inside JSON. `DATASETS` is the table of them; each entry's reader turns one native row into
+the parts of a question or says why it cannot. A row that is no valid single-choice question is returned with its
+reason, never dropped silently.
 
-    read_native("medqa", "phrases_no_exclude_test.jsonl")    a local file, in the authors' or the hub's format
-    read_hub("medqa", "test")                                the same from the Hugging Face hub
+    read_native("medqa", "phrases_no_exclude_test.jsonl", Question)    a local file, in the authors' or the hub's format
+    read_hub("medqa", "test", Question)                                the same from the Hugging Face hub
 
-Both return (questions, rejections), a rejection being (id, reason).
+Both return (questions, rejections), a rejection being (id, reason). `Question` is the record's class: it is called as
+`Question(id, source, language, question, options, answer, kind=...)` and raises ValueError for what is none.
 
 Differences between the paper and the data, left as the data is: Table 1 gives MedXpertQA four options, it has ten; it
 gives JMED 21, the adjusted release has five; it gives PubMedQA 1,000 test questions, of which the dataset's own split
 tests 500 (Table 3's PubMedQA accuracies, all but one, are multiples of 1/500); it omits Medbullets, which Table 3 has
 (its accuracies there are multiples of 1/298).
-
-This is a tool: it imports no stage.
 """
 
 from __future__ import annotations
@@ -29,11 +28,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from string import ascii_uppercase as LETTERS
+from typing import Any, TypeVar
 
-from tools.run import LETTERS, Question, UserError
+from tools.cli import UserError
 
 Row = dict[str, Any]
+Question = TypeVar("Question")
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,17 +267,19 @@ def dataset_named(name: str) -> Dataset:
 # ---------------------------------------------------------------------------------------------------- files and the hub
 
 
-def read_native(name: str, path: str | Path) -> tuple[list[Question], list[tuple[str, str]]]:
+def read_native(
+    name: str, path: str | Path, record: Callable[..., Question]
+) -> tuple[list[Question], list[tuple[str, str]]]:
     """All questions of a local file in a dataset's native format, and (id, reason) of every row that is none.
 
     Raises UserError for an unknown dataset, an unreadable file, or a file without one valid question of this dataset.
     """
     dataset, path = dataset_named(name), Path(path)
     rows = load_rows(path)
-    return convert(dataset, medmcqa_from_zero(rows, path) if name == "medmcqa" else rows, path.stem, path)
+    return convert(dataset, medmcqa_from_zero(rows, path) if name == "medmcqa" else rows, path.stem, path, record)
 
 
-def read_hub(name: str, split: str = "test") -> tuple[list[Question], list[tuple[str, str]]]:
+def read_hub(name: str, split: str, record: Callable[..., Question]) -> tuple[list[Question], list[tuple[str, str]]]:
     """The same from the Hugging Face hub; `split` is "test" or "train". Raises UserError if it cannot be had."""
     import datasets  # here, so that local files need no such import
 
@@ -289,11 +292,11 @@ def read_hub(name: str, split: str = "test") -> tuple[list[Question], list[tuple
     except Exception as error:  # the library raises many kinds: offline, gated, renamed, no such split
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"cannot load {dataset.hub} from the hub ({lines[0]}); give a local file instead") from error
-    return convert(dataset, rows, split, dataset.hub)
+    return convert(dataset, rows, split, dataset.hub, record)
 
 
 def convert(
-    dataset: Dataset, rows: Iterable[Row | None], part: str, origin: str | Path
+    dataset: Dataset, rows: Iterable[Row | None], part: str, origin: str | Path, record: Callable[..., Question]
 ) -> tuple[list[Question], list[tuple[str, str]]]:
     """Read every row; ids are dataset/part/own id, or the row's number if it has none. UserError if none is valid."""
     questions, rejections, seen = [], [], set()
@@ -309,7 +312,7 @@ def convert(
                 raise ValueError("id occurs twice")
             parts = dataset.reader(row)
             answer, kind = parts.answer, parts.kind if isinstance(parts.kind, str) and parts.kind else None
-            question = Question(id, dataset.name, dataset.language, parts.question, parts.options, answer, kind=kind)
+            question = record(id, dataset.name, dataset.language, parts.question, parts.options, answer, kind=kind)
         except (TypeError, AttributeError):  # a list where a text should be, a number where a mapping should be
             rejections.append((id, "malformed field"))
         except ValueError as error:

@@ -12,8 +12,7 @@ launches, with these kernels 13, seven of them products with the weights:
 `attend` also makes a step's shape independent of how long prompts and responses are: a CUDA graph of it can be replayed
 at any point of any text (see rollout.Recordings). On the CPU, rollout.py does the same in torch operations.
 
-How Triton reads is told in `cuda/top_p.py`. This is a tool: it imports no stage.
-"""
+How Triton reads is told in `cuda/top_p.py`."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ Both return the sampled token and its log-probability under the *untruncated* te
 that the policy gradient needs. A row without a proper distribution (a NaN, +inf, or nothing but -inf) gets the token
 -1.
 
-This is a tool: it imports no stage. The folder has no `__init__.py`, because NVIDIA's `cuda.bindings` is a namespace
+The folder has no `__init__.py`, because NVIDIA's `cuda.bindings` is a namespace
 package of the same name and a regular package called `cuda` would hide it from PyTorch.
 """
 

@@ -33,9 +33,11 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
 
-from tools.run import LETTERS, RunDir, read_jsonl, run_stage, stage_parser, write_jsonl
+from question import LETTERS
 from reward import INSTRUCTION, format_response
 from teacher import fact_sentence, lookup_sentence, symptoms_sentence
+from tools.cli import run_stage, stage_parser
+from tools.run import RunDir, read_jsonl, write_jsonl
 
 END, START_TURN, END_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CHAT_TEMPLATE = (  # ChatML, as Qwen's

@@ -36,7 +36,7 @@ def shared_data():
 @pytest.fixture(scope="session")
 def questions():
     """Twenty-one questions, seven of each tier."""
-    from tools.run import TIERS, Question
+    from question import TIERS, Question
 
     names = ("Asthma", "Gout", "Malaria", "Scurvy")
     return [
@@ -119,7 +119,7 @@ def killed_after(module, step, *flags):
     code = f"""
 import os, signal, sys
 import {module} as stage
-from records import Metrics
+from tools.run import Metrics
 log = Metrics.log
 def log_and_die(self, step, **values):
     log(self, step, **values)

@@ -12,13 +12,13 @@ from conftest import call_main
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clean import anonymise
-from clean import calculations
 import curate
-from clean import duplicates
-from wiki import mediawiki
-from tools.run import LETTERS, Question, RunDir, UserError, load_questions, read_jsonl
+from clean import anonymise, calculations, duplicates
+from question import LETTERS, Question, load_questions
 from teacher import Teacher
+from tools.cli import UserError
+from tools.run import RunDir, read_jsonl
+from wiki import mediawiki
 
 FACTS = [(f"Disease {d}", relation, f"{relation} {o}") for d in range(6) for relation in "st" for o in range(3)]
 
@@ -250,7 +250,7 @@ def test_decontamination(text, found, tmp_path):
 def test_hub_questions_are_compared_with_all_nine_benchmarks(tmp_path, monkeypatch, capsys):
     asked = []
 
-    def read_hub(name, split):
+    def read_hub(name, split, record):
         asked.append((name, split))
         return [Question(f"{name}/{split}/0", name, "en", f"Question of {name}?", {"A": "x", "B": "y"}, "A")], []
 

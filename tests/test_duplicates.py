@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clean import duplicates
-from tools.run import Question
+from question import Question
 
 
 @settings(max_examples=40, deadline=None)

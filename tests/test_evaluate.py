@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import evaluate
-from tools.run import LETTERS, Question, UserError, append_jsonl, read_jsonl, write_jsonl
+from question import LETTERS, Question
 from reward import format_response, prompt_messages, prompt_tokens
+from tools.cli import UserError
+from tools.run import append_jsonl, read_jsonl, write_jsonl
 
 QUICK = ("--max-new-tokens", "8", "--transcripts", "0")
 

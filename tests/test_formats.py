@@ -5,12 +5,18 @@ import io
 import json
 import math
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
-from clean.formats import BENCHMARKS, DATASETS, load_rows, read_hub, read_native
-from tools.run import UserError
+from clean import formats
+from clean.formats import BENCHMARKS, DATASETS, load_rows
+from question import Question
+from tools.cli import UserError
+
+read_native = partial(formats.read_native, record=Question)
+read_hub = partial(formats.read_hub, record=Question)
 
 OPTIONS = {"A": "Iron deficiency", "B": "Folate deficiency", "C": "Parvovirus B19 infection", "D": "Leukemia"}
 MCQ = {"opa": "Uterus", "opb": "Ovary", "opc": "Cervix", "opd": "Vagina"}
@@ -210,6 +216,6 @@ def test_the_hub_gives_the_same_records(monkeypatch):
     assert (question.id, question.answer, question.kind) == ("medmcqa/train/a", "D", "Surgery") and not rejections
     assert calls == [("openlifescienceai/medmcqa", None, "train")]
     with pytest.raises(UserError, match=r"cannot load qiaojin/PubMedQA from the hub \(offline\)"):
-        read_hub("pubmedqa")
+        read_hub("pubmedqa", "test")
     with pytest.raises(UserError, match="no training split"):
         read_hub("careqa", "train")

@@ -21,8 +21,9 @@ import fsdp_utils
 import grpo
 import sft
 from policy import Policy, load_policy
-from tools.run import UserError, write_jsonl
 from rollout import Sampler
+from tools.cli import UserError
+from tools.run import write_jsonl
 
 WEIGHTS = [0.5, -2.0, 1.0, 0.25, -1.0]
 SFT = "--steps 3 --batch-size 5 --lr 1e-3 --validation 0.15 --validate-every 2 --save-every 2".split()

@@ -22,9 +22,11 @@ import grpo
 import rollout
 from grpo import Group, Ledger, Plateau, Setup, blended_batch, normalize_rewards_per_group, nth_batch, update_policy
 from policy import Policy
-from tools.run import LETTERS, Question, UserError, read_jsonl, write_jsonl
+from question import LETTERS, Question
 from reward import Reward
 from rollout import Sample, Sampler
+from tools.cli import UserError
+from tools.run import read_jsonl, write_jsonl
 
 CPU = torch.device("cpu")
 rewards = st.sampled_from([0.0, 0.1, 1.0, 1.1, 1 / 3])

@@ -27,10 +27,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kg_build
-from wiki import mediawiki
-from tools import web
-from tools.run import RunDir, UserError, read_jsonl
 from teacher import Teacher
+from tools.cli import UserError
+from tools.run import RunDir, read_jsonl
+from wiki import mediawiki
 
 ROOT = Path(__file__).parent.parent
 WIKI = ROOT.parent / "shared" / "data" / "wiki"
@@ -890,18 +890,18 @@ def test_wikipedia_demands_a_contact():
 def test_retry_after_in_both_forms(header, seconds):
     reply = requests.Response()
     reply.headers.update({"Retry-After": header} if header is not None else {})
-    assert retries.retry_after(reply) == seconds
+    assert web.retry_after(reply) == seconds
 
 
 def test_retry_after_a_date_to_come():
     reply = requests.Response()
     reply.headers["Retry-After"] = email.utils.formatdate(time.time() + 100, usegmt=True)
-    assert 97 < retries.retry_after(reply) <= 100
+    assert 97 < web.retry_after(reply) <= 100
 
 
 def test_pauses_double_up_to_a_minute():
     for attempt, longest in enumerate((1, 2, 4, 8, 16, 32, 60, 60)):
-        assert longest / 2 <= retries.pause_after(attempt) <= longest
+        assert longest / 2 <= web.pause_after(attempt) <= longest
 
 
 # ------------------------------------------------------------------------------------------------------ the real parts

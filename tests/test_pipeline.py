@@ -15,7 +15,8 @@ import time
 import pytest
 from conftest import PROJECT, python
 
-from tools.run import append_jsonl, load_questions, read_jsonl
+from question import load_questions
+from tools.run import append_jsonl, read_jsonl
 
 RL = "--questions 6 --group-size 4 --max-new-tokens 48 --lr 1e-4 --share-prompts --micro-tokens 4096 --cache-gb 0.2"
 RL += " --save-every 1"

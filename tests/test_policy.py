@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 import policy as module
 from policy import Example, Policy, accumulate_gradient, load_policy, micro_batches, stop_tokens, token_logprobs
-from tools.run import UserError
+from tools.cli import UserError
 
 CPU = torch.device("cpu")
 # Token 0, which pads, is also a real token; lengths differ widely; one example scores a token in the middle only.

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import report
-from tools.run import Question, RunDir, append_jsonl, write_jsonl
+from question import Question
 from reward import format_response
+from tools.run import RunDir, append_jsonl, write_jsonl
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)> \" ' & $x_$"
 MODELS = {"Base": "BBB", "+CoT cold start": "ABB", "+RL stage 1": "AAB", "+RL stage 2": "AAB"}

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 import reward as contract
-from tools.run import LETTERS, UserError
+from question import LETTERS
 from reward import format_response, parse, prompt_messages, prompt_tokens, question_text, reward
+from tools.cli import UserError
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 GOOD = "<think>because</think><answer>B</answer>"

@@ -12,23 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tools.run import (
-    LETTERS,
-    MADE_BY,
-    Metrics,
-    Question,
-    RunDir,
-    UserError,
-    append_jsonl,
-    at_least,
-    load_questions,
-    progress_bar,
-    read_jsonl,
-    run_stage,
-    stage_parser,
-    write_jsonl,
-    write_text,
-)
+from question import LETTERS, Question, load_questions
+from tools.cli import UserError, at_least, progress_bar, run_stage, stage_parser
+from tools.run import MADE_BY, Metrics, RunDir, append_jsonl, read_jsonl, write_jsonl, write_text
 
 ROW = {
     "id": "a/1",
@@ -274,7 +260,7 @@ def test_a_stage_says_what_it_goes_on_from(tmp_path, capsys, logged, step, told)
 
 def test_one_process_at_a_time_makes_an_output(tmp_path, monkeypatch):
     """The claim names its holder, is per output, is the first rank's alone, and ends with `kill -9`."""
-    code = f"import time; from records import RunDir; RunDir({str(tmp_path)!r}).claim('rl1'); print(flush=True)"
+    code = f"import time; from tools.run import RunDir; RunDir({str(tmp_path)!r}).claim('rl1'); print(flush=True)"
     holder = subprocess.Popen(
         [sys.executable, "-c", code + "; time.sleep(600)", "--stage", "1"],
         cwd=Path(__file__).parents[1],
@@ -333,7 +319,7 @@ def test_a_wrong_flag_is_one_line_and_help_shows_defaults(monkeypatch, capsys):
 
 
 def test_a_reader_that_has_seen_enough_ends_a_stage_quietly():
-    code = "from records import run_stage; run_stage(lambda: [print('line', number) for number in range(20000)])"
+    code = "from tools.cli import run_stage; run_stage(lambda: [print('line', number) for number in range(20000)])"
     stage = subprocess.Popen(
         [sys.executable, "-c", code], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -12,9 +12,10 @@ from transformers import AutoTokenizer
 
 import sft
 from policy import Policy, load_policy
-from tools.run import UserError, write_jsonl
 from reward import prompt_tokens
 from sft import batches_of_epoch, chat_example, learning_rate, load_examples, text_examples
+from tools.cli import UserError
+from tools.run import write_jsonl
 
 CHAT = [
     {"role": "system", "content": "Be brief."},

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import synth
-from tools.run import LETTERS, Question, UserError, load_questions
+from question import LETTERS, Question, load_questions
 from teacher import Teacher
+from tools.cli import UserError
 
 EVERY_PATH = synth.META_PATHS + synth.LONG_PATHS
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import distill
 import reward
-from tools.run import LETTERS, Question, RunDir, UserError, load_questions, read_jsonl, write_jsonl
+from question import LETTERS, Question, load_questions
 from rollout import _Batch
 from teacher import (
     FACT_SENTENCES,
@@ -37,6 +37,8 @@ from teacher import (
     make_teacher,
     read_completion,
 )
+from tools.cli import UserError
+from tools.run import RunDir, read_jsonl, write_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "sk-very-secret"

@@ -17,8 +17,8 @@ import fsdp_utils
 import grpo
 import sft
 from policy import accumulate_gradient
-from tools.run import UserError
 from rollout import Sampler
+from tools.cli import UserError
 
 PROMPTS = [[5, 0, 7], [3], [9, 9, 9, 9, 0, 0]]
 CPU = torch.device("cpu")

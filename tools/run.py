@@ -1,4 +1,4 @@
-"""What every stage reads and writes: the question record, JSON lines that survive a crash, metrics, the run directory.
+"""The run directory: JSON lines that survive a crash, metrics, and who may write.
 
 A stage finds its inputs and leaves its outputs in one run directory under fixed names (`RunDir`); one process at a time
 may make an output (`RunDir.claim`). Three rules make a run restartable after `kill -9`:
@@ -9,30 +9,21 @@ may make an output (`RunDir.claim`). Three rules make a run restartable after `k
    and cut off before the next append, so it costs one item.
 3. Metrics are appended with their step. A stage that goes on from a checkpoint at step n first drops its own lines
    beyond n, so no step is missing or double.
-
-This is a tool: it imports no stage.
 """
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import json
-import math
 import os
-import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
-from tqdm import tqdm
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-TIERS = ("easy", "moderate", "difficult")  # section 3.1: three tiers, in this order
+from tools.cli import UserError
 
 # Which command makes which file of the run directory: the remedy that a missing input's message names.
 MADE_BY = {
@@ -46,190 +37,7 @@ MADE_BY = {
     "rl2": "python grpo.py --stage 2",
 }
 
-
 CLAIMS: list[TextIO] = []  # locks, kept open: the kernel gives them back when their process has ended
-
-
-class UserError(Exception):
-    """Bad input that the user can mend: one line with the value and the remedy. `run_stage` prints it, exits 1."""
-
-
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """The description as it is written, and every flag with its default, where it has one."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
-
-    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
-        return "N" if action.type not in (None, str, Path) else action.dest.upper()
-
-
-class _StageParser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """A wrong flag is bad input like any other: one line, exit status 1."""
-        raise UserError(f"{message} (see --help)")
-
-
-def stage_parser(doc: str) -> argparse.ArgumentParser:
-    """The argument parser of a script whose `--help` begins with its module docstring."""
-    return _StageParser(description=doc, formatter_class=_HelpFormatter)
-
-
-def _number(kind: type, holds: Callable[[Any], bool], rule: str) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' * (kind is int)}number") from None
-        if not (math.isfinite(value) and holds(value)):
-            raise argparse.ArgumentTypeError(f"{text} must be {rule}")
-        return value
-
-    return parse
-
-
-def at_least(least: float) -> Callable[[str], Any]:
-    """An argparse type: numbers from `least` on, whole ones if it is an int."""
-    return _number(type(least), lambda value: value >= least, f"at least {least}")
-
-
-def above(least: float) -> Callable[[str], Any]:
-    """An argparse type: numbers above `least`."""
-    return _number(type(least), lambda value: value > least, f"above {least}")
-
-
-def between(least: float, most: float) -> Callable[[str], Any]:
-    """An argparse type: numbers from `least` to `most`, whole ones if they are ints."""
-    return _number(type(least), lambda value: least <= value <= most, f"from {least:g} to {most:g}")
-
-
-fraction = between(0.0, 1.0)  # an argparse type too
-
-
-def proper_fraction(text: str) -> float:
-    """An argparse type: numbers from 0 to below 1."""
-    return _number(float, lambda value: 0 <= value < 1, "0 or more and below 1")(text)
-
-
-def run_stage(main: Callable[[], None]) -> None:
-    """Call a stage's `main`; a `UserError` becomes one line on stderr and exit status 1, Ctrl-C becomes status 130.
-
-    A reader that has seen enough (`| head`) ends it quietly.
-    """
-    try:
-        main()
-        sys.stdout.flush()
-    except UserError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print(f"{Path(sys.argv[0]).name}: interrupted; the same command continues", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
-        sys.exit(128 + signal.SIGPIPE)
-
-
-CURSOR_UP = "\x1b[A"  # tqdm returns by it from a bar below another
-
-
-class _Lines:
-    """A text stream for tqdm that is no terminal: what would be drawn over the last state becomes a line of its own.
-
-    The first state, before anything is done, is left out.
-    """
-
-    def __init__(self, stream: TextIO):
-        self.stream, self.begun = stream, False
-
-    def write(self, text: str) -> None:
-        state = text.replace(CURSOR_UP, "").strip()
-        if state and self.begun:
-            self.stream.write(state + "\n")
-        self.begun = self.begun or bool(state)
-
-    def flush(self) -> None:
-        self.stream.flush()
-
-
-def progress_bar(iterable: Iterable[Any] | None = None, **how: Any) -> tqdm:
-    """tqdm's progress bar with its arguments; where stderr is no terminal but a log, at most a line a minute."""
-    if not sys.stderr.isatty():
-        how = {"file": _Lines(sys.stderr), "mininterval": 60, "miniters": 1, "ncols": 120, **how}
-    return tqdm(iterable, **how)
-
-
-# -------------------------------------------------------------------------------------------------- the question record
-
-
-@dataclass(slots=True)
-class Question:
-    """One multiple-choice question, the record of `train.jsonl`, `synth.jsonl` and every benchmark.
-
-    `options` maps 2 to 26 letters (A, B, ... without a gap) to their texts and `answer` is one of the letters. `tier`
-    is one of `TIERS`, `kind` a free label that tables group by (a meta-path, a subject). `evidence`, on synthetic
-    questions only, is the path through the graph that makes the answer right: [subject, relation, object, revision
-    id, sentence].
-    """
-
-    id: str
-    source: str
-    language: str
-    question: str
-    options: dict[str, str]
-    answer: str
-    tier: str | None = None
-    kind: str | None = None
-    evidence: list[list[Any]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        problem = self.problem()
-        if problem:
-            raise ValueError(f"question {self.id!r}: {problem}")
-
-    def problem(self) -> str | None:
-        """Why this is no valid question, in a few words that serve as a rejection reason; None if it is one."""
-        if not isinstance(self.question, str) or not self.question.strip():
-            return "empty question"
-        if not isinstance(self.options, dict) or not 2 <= len(self.options) <= len(LETTERS):
-            return "not 2 to 26 options"
-        if list(self.options) != list(LETTERS[: len(self.options)]):
-            return "option letters are not A, B, C, ..."
-        if any(not isinstance(text, str) or not text.strip() for text in self.options.values()):
-            return "empty option"
-        if not isinstance(self.answer, str) or self.answer not in self.options:
-            return "answer not among the options"
-        if self.tier is not None and self.tier not in TIERS:
-            return "unknown tier"
-        return None
-
-    def to_json(self) -> dict[str, Any]:
-        """The record as a JSON object; fields that are not set are left out."""
-        return {key: value for key, value in asdict(self).items() if value not in (None, [])}
-
-    @classmethod
-    def from_json(cls, row: dict[str, Any]) -> Question:
-        """The record of a JSON object. Raises ValueError with the reason if it is not a valid question."""
-        if not isinstance(row, dict):
-            raise ValueError("a question record must be a JSON object")
-        missing = [name for name in ("id", "source", "language", "question", "options", "answer") if name not in row]
-        if missing:
-            raise ValueError(f"missing field {', '.join(missing)}")
-        return cls(**{name: row[name] for name in cls.__slots__ if name in row})
-
-
-def load_questions(path: Path, made_by: str | None = None) -> list[Question]:
-    """All questions of a JSON-lines file. Raises UserError for a missing file, an invalid record, or none at all."""
-    questions = []
-    for number, row in enumerate(read_jsonl(path, made_by), 1):
-        try:
-            questions.append(Question.from_json(row))
-        except ValueError as error:
-            raise UserError(f"{path}, record {number}: {error}") from None
-    if not questions:
-        raise UserError(f"{path} holds no valid question" + (f"; make it again with: {made_by}" if made_by else ""))
-    return questions
-
 
 # ---------------------------------------------------------------------------- JSON lines and files that survive a crash
 

@@ -1,7 +1,4 @@
-"""How long to wait before an HTTP server is asked again: what it asks for, or exponential backoff with jitter.
-
-This is a tool: it imports no stage.
-"""
+"""How long to wait before an HTTP server is asked again: what it asks for, or exponential backoff with jitter."""
 
 from __future__ import annotations
 

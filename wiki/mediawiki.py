@@ -10,8 +10,6 @@ Both sources answer the same calls, so an agent that walks through a wiki does n
     close()
 
 Wikipedia's dumps are files of many bz2 streams with 100 whole pages each: several processes read such a file together.
-
-This is a tool: it imports no stage.
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ from xml.etree import ElementTree
 import mwparserfromhell
 import requests
 
-from tools.run import UserError, progress_bar
+from tools.cli import UserError, progress_bar
 from tools.web import PASSING, pause_after, retry_after
 
 MAX_PAGE_CHARS = 500_000  # the longest medical articles have about 300,000

@@ -1,0 +1,82 @@
+"""The question record: one multiple-choice question of `train.jsonl`, `synth.jsonl` and every benchmark."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tools.cli import UserError
+from tools.run import read_jsonl
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+TIERS = ("easy", "moderate", "difficult")  # section 3.1: three tiers, in this order
+
+
+@dataclass(slots=True)
+class Question:
+    """One multiple-choice question, the record of `train.jsonl`, `synth.jsonl` and every benchmark.
+
+    `options` maps 2 to 26 letters (A, B, ... without a gap) to their texts and `answer` is one of the letters. `tier`
+    is one of `TIERS`, `kind` a free label that tables group by (a meta-path, a subject). `evidence`, on synthetic
+    questions only, is the path through the graph that makes the answer right: [subject, relation, object, revision
+    id, sentence].
+    """
+
+    id: str
+    source: str
+    language: str
+    question: str
+    options: dict[str, str]
+    answer: str
+    tier: str | None = None
+    kind: str | None = None
+    evidence: list[list[Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        problem = self.problem()
+        if problem:
+            raise ValueError(f"question {self.id!r}: {problem}")
+
+    def problem(self) -> str | None:
+        """Why this is no valid question, in a few words that serve as a rejection reason; None if it is one."""
+        if not isinstance(self.question, str) or not self.question.strip():
+            return "empty question"
+        if not isinstance(self.options, dict) or not 2 <= len(self.options) <= len(LETTERS):
+            return "not 2 to 26 options"
+        if list(self.options) != list(LETTERS[: len(self.options)]):
+            return "option letters are not A, B, C, ..."
+        if any(not isinstance(text, str) or not text.strip() for text in self.options.values()):
+            return "empty option"
+        if not isinstance(self.answer, str) or self.answer not in self.options:
+            return "answer not among the options"
+        if self.tier is not None and self.tier not in TIERS:
+            return "unknown tier"
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as a JSON object; fields that are not set are left out."""
+        return {key: value for key, value in asdict(self).items() if value not in (None, [])}
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Question:
+        """The record of a JSON object. Raises ValueError with the reason if it is not a valid question."""
+        if not isinstance(row, dict):
+            raise ValueError("a question record must be a JSON object")
+        missing = [name for name in ("id", "source", "language", "question", "options", "answer") if name not in row]
+        if missing:
+            raise ValueError(f"missing field {', '.join(missing)}")
+        return cls(**{name: row[name] for name in cls.__slots__ if name in row})
+
+
+def load_questions(path: Path, made_by: str | None = None) -> list[Question]:
+    """All questions of a JSON-lines file. Raises UserError for a missing file, an invalid record, or none at all."""
+    questions = []
+    for number, row in enumerate(read_jsonl(path, made_by), 1):
+        try:
+            questions.append(Question.from_json(row))
+        except ValueError as error:
+            raise UserError(f"{path}, record {number}: {error}") from None
+    if not questions:
+        raise UserError(f"{path} holds no valid question" + (f"; make it again with: {made_by}" if made_by else ""))
+    return questions
