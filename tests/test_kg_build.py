@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 
 import kg_build
 from teacher import Teacher
+from tools import web
 from tools.cli import UserError
 from tools.run import RunDir, read_jsonl
 from wiki import mediawiki

@@ -1,9 +1,6 @@
-"""Records are valid or say why not; files survive a crash; metrics have each step once."""
+"""Files survive a crash; metrics have each step once; one process at a time makes an output."""
 
-import json
 import os
-import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,85 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from question import LETTERS, Question, load_questions
-from tools.cli import UserError, at_least, progress_bar, run_stage, stage_parser
+from tools.cli import UserError
 from tools.run import MADE_BY, Metrics, RunDir, append_jsonl, read_jsonl, write_jsonl, write_text
 
-ROW = {
-    "id": "a/1",
-    "source": "a",
-    "language": "en",
-    "question": "Which?",
-    "options": {"A": "one", "B": "two"},
-    "answer": "B",
-}
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=5,
 )
 rows_of_json = st.lists(st.dictionaries(st.text(), values, max_size=3), max_size=5)
-
-
-# -------------------------------------------------------------------------------------------------- the question record
-
-
-@pytest.mark.parametrize(
-    "change, reason",
-    [
-        ({"question": "  "}, "empty question"),
-        ({"question": None}, "empty question"),
-        ({"options": {"A": "one"}}, "not 2 to 26 options"),
-        ({"options": {letter: "x" for letter in [*LETTERS, "AA"]}}, "not 2 to 26 options"),
-        ({"options": ["one", "two"]}, "not 2 to 26 options"),
-        ({"options": {"A": "one", "C": "three"}, "answer": "A"}, "option letters are not A, B, C, ..."),
-        ({"options": {"B": "two", "A": "one"}}, "option letters are not A, B, C, ..."),
-        ({"options": {"A": "one", "B": " "}}, "empty option"),
-        ({"options": {"A": "one", "B": 2}}, "empty option"),
-        ({"answer": "C"}, "answer not among the options"),
-        ({"answer": "AB"}, "answer not among the options"),
-        ({"answer": ["A"]}, "answer not among the options"),
-        ({"answer": None}, "answer not among the options"),
-        ({"tier": "hard"}, "unknown tier"),
-    ],
-)
-def test_an_invalid_question_says_why(change, reason):
-    with pytest.raises(ValueError) as caught:
-        Question.from_json(ROW | change)
-    assert reason in str(caught.value) and "a/1" in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["id", "source", "language", "question", "options", "answer"])
-def test_a_missing_field_is_named(name):
-    with pytest.raises(ValueError, match=f"missing field {name}"):
-        Question.from_json({key: value for key, value in ROW.items() if key != name})
-
-
-@given(
-    options=st.lists(st.text(min_size=1).filter(str.strip), min_size=2, max_size=26),
-    answer=st.integers(0, 25),
-    tier=st.sampled_from([None, "easy", "moderate", "difficult"]),
-    evidence=st.lists(st.lists(st.text() | st.integers(), max_size=3).filter(bool), max_size=2),
-)
-def test_a_record_survives_the_way_through_json(options, answer, tier, evidence):
-    question = Question(
-        "a/1", "a", "zh", "Which?", dict(zip(LETTERS, options)), LETTERS[answer % len(options)], tier, "kind", evidence
-    )
-    assert Question.from_json(json.loads(json.dumps(question.to_json()))) == question
-
-
-def test_unset_fields_are_left_out_and_unknown_ones_ignored():
-    assert Question.from_json(ROW | {"comment": "x"}).to_json() == ROW
-
-
-def test_load_questions_names_the_record_and_the_remedy(tmp_path):
-    path = tmp_path / "train.jsonl"
-    write_jsonl(path, [ROW, ROW | {"answer": "Z"}])
-    with pytest.raises(UserError, match=r"train.jsonl, record 2: .*answer not among"):
-        load_questions(path, "python curate.py")
-    write_jsonl(path, [])
-    with pytest.raises(UserError, match="no valid question; make it again with: python curate.py"):
-        load_questions(path, "python curate.py")
 
 
 # --------------------------------------------------------------------------------------------------------- crash safety
@@ -202,27 +129,6 @@ def test_a_finished_output_names_the_other_command_that_made_it(tmp_path, capsys
     assert run.finished("sft") and "made by another command (sft.py --lr 1): nothing" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("error, status", [(UserError("bad --x 3"), 1), (KeyboardInterrupt(), 130)])
-def test_an_expected_end_is_one_line(monkeypatch, capsys, error, status):
-    def main():
-        raise error
-
-    monkeypatch.setattr(sys, "argv", ["/some/where/stage.py", "--x", "3"])
-    with pytest.raises(SystemExit) as caught:
-        run_stage(main)
-    assert caught.value.code == status
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("stage.py: ")
-
-
-def test_a_programming_error_is_not_hidden():
-    def main():
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        run_stage(main)
-
-
 @given(logged=st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 9)), max_size=12), step=st.integers(0, 9))
 @settings(max_examples=30)
 def test_rewind_drops_this_stage_beyond_the_step_only(tmp_path_factory, logged, step):
@@ -279,50 +185,3 @@ def test_one_process_at_a_time_makes_an_output(tmp_path, monkeypatch):
         holder.communicate()
     RunDir(tmp_path).claim("rl1")
     assert (tmp_path / ".locks" / "rl1").read_text().startswith(f"PID {os.getpid()} on ")
-
-
-def test_a_log_has_lines_instead_of_a_bar(monkeypatch, capfd):
-    log = progress_bar(range(1000), desc="walk")
-    assert sum(log) == 499500
-    seen = capfd.readouterr().err
-    assert "\r" not in seen and seen.count("\n") == 1 and seen.startswith("walk: 100%")
-    for _ in progress_bar(range(3), desc="walk"):  # what is shown beside it waits for the bar's own line
-        below = progress_bar(range(1000), leave=False)
-        assert sum(below) == 499500
-        log.set_postfix(loss=1, refresh=False)
-    assert re.fullmatch(r"walk: 100%.*3/3 .*\n", capfd.readouterr().err)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert sum(progress_bar(range(10), desc="walk")) == 45
-    assert "\rwalk: 100%" in capfd.readouterr().err
-
-
-def test_a_wrong_flag_is_one_line_and_help_shows_defaults(monkeypatch, capsys):
-    def main():
-        parser = stage_parser("Does things.\n\n    python stage.py")
-        parser.add_argument("--size-of-it", type=at_least(1), default=3, help="how much")
-        parser.add_argument("--file", help="which")
-        parser.parse_args()
-
-    for flags, status in (["--size-of-it", "x"], 1), (["--help"], 0):
-        monkeypatch.setattr(sys, "argv", ["stage.py", *flags])
-        with pytest.raises(SystemExit) as caught:
-            run_stage(main)
-        assert caught.value.code == status
-    out, error = capsys.readouterr()
-    assert error.count("\n") == 1 and "--size" in error and "'x'" in error
-    assert (
-        "--size-of-it N" in out
-        and "how much (default: 3)" in out
-        and "default: None" not in out
-        and "    python stage.py" in out
-    )
-
-
-def test_a_reader_that_has_seen_enough_ends_a_stage_quietly():
-    code = "from tools.cli import run_stage; run_stage(lambda: [print('line', number) for number in range(20000)])"
-    stage = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert stage.stdout.readline() == b"line 0\n"
-    stage.stdout.close()
-    assert stage.stderr.read() == b"" and stage.wait() == 128 + signal.SIGPIPE

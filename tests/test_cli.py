@@ -1,0 +1,79 @@
+"""Every command ends as a user expects: wrong flags, bad input, progress in a log, a reader that has seen enough."""
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.cli import UserError, at_least, progress_bar, run_stage, stage_parser
+
+
+@pytest.mark.parametrize("error, status", [(UserError("bad --x 3"), 1), (KeyboardInterrupt(), 130)])
+def test_an_expected_end_is_one_line(monkeypatch, capsys, error, status):
+    def main():
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["/some/where/stage.py", "--x", "3"])
+    with pytest.raises(SystemExit) as caught:
+        run_stage(main)
+    assert caught.value.code == status
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("stage.py: ")
+
+
+def test_a_programming_error_is_not_hidden():
+    def main():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_stage(main)
+
+
+def test_a_log_has_lines_instead_of_a_bar(monkeypatch, capfd):
+    log = progress_bar(range(1000), desc="walk")
+    assert sum(log) == 499500
+    seen = capfd.readouterr().err
+    assert "\r" not in seen and seen.count("\n") == 1 and seen.startswith("walk: 100%")
+    for _ in progress_bar(range(3), desc="walk"):  # what is shown beside it waits for the bar's own line
+        below = progress_bar(range(1000), leave=False)
+        assert sum(below) == 499500
+        log.set_postfix(loss=1, refresh=False)
+    assert re.fullmatch(r"walk: 100%.*3/3 .*\n", capfd.readouterr().err)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert sum(progress_bar(range(10), desc="walk")) == 45
+    assert "\rwalk: 100%" in capfd.readouterr().err
+
+
+def test_a_wrong_flag_is_one_line_and_help_shows_defaults(monkeypatch, capsys):
+    def main():
+        parser = stage_parser("Does things.\n\n    python stage.py")
+        parser.add_argument("--size-of-it", type=at_least(1), default=3, help="how much")
+        parser.add_argument("--file", help="which")
+        parser.parse_args()
+
+    for flags, status in (["--size-of-it", "x"], 1), (["--help"], 0):
+        monkeypatch.setattr(sys, "argv", ["stage.py", *flags])
+        with pytest.raises(SystemExit) as caught:
+            run_stage(main)
+        assert caught.value.code == status
+    out, error = capsys.readouterr()
+    assert error.count("\n") == 1 and "--size" in error and "'x'" in error
+    assert (
+        "--size-of-it N" in out
+        and "how much (default: 3)" in out
+        and "default: None" not in out
+        and "    python stage.py" in out
+    )
+
+
+def test_a_reader_that_has_seen_enough_ends_a_stage_quietly():
+    code = "from tools.cli import run_stage; run_stage(lambda: [print('line', number) for number in range(20000)])"
+    stage = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert stage.stdout.readline() == b"line 0\n"
+    stage.stdout.close()
+    assert stage.stderr.read() == b"" and stage.wait() == 128 + signal.SIGPIPE

@@ -1,0 +1,78 @@
+"""A question record is valid or says why not."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from question import LETTERS, Question, load_questions
+from tools.cli import UserError
+from tools.run import write_jsonl
+
+ROW = {
+    "id": "a/1",
+    "source": "a",
+    "language": "en",
+    "question": "Which?",
+    "options": {"A": "one", "B": "two"},
+    "answer": "B",
+}
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"question": "  "}, "empty question"),
+        ({"question": None}, "empty question"),
+        ({"options": {"A": "one"}}, "not 2 to 26 options"),
+        ({"options": {letter: "x" for letter in [*LETTERS, "AA"]}}, "not 2 to 26 options"),
+        ({"options": ["one", "two"]}, "not 2 to 26 options"),
+        ({"options": {"A": "one", "C": "three"}, "answer": "A"}, "option letters are not A, B, C, ..."),
+        ({"options": {"B": "two", "A": "one"}}, "option letters are not A, B, C, ..."),
+        ({"options": {"A": "one", "B": " "}}, "empty option"),
+        ({"options": {"A": "one", "B": 2}}, "empty option"),
+        ({"answer": "C"}, "answer not among the options"),
+        ({"answer": "AB"}, "answer not among the options"),
+        ({"answer": ["A"]}, "answer not among the options"),
+        ({"answer": None}, "answer not among the options"),
+        ({"tier": "hard"}, "unknown tier"),
+    ],
+)
+def test_an_invalid_question_says_why(change, reason):
+    with pytest.raises(ValueError) as caught:
+        Question.from_json(ROW | change)
+    assert reason in str(caught.value) and "a/1" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["id", "source", "language", "question", "options", "answer"])
+def test_a_missing_field_is_named(name):
+    with pytest.raises(ValueError, match=f"missing field {name}"):
+        Question.from_json({key: value for key, value in ROW.items() if key != name})
+
+
+@given(
+    options=st.lists(st.text(min_size=1).filter(str.strip), min_size=2, max_size=26),
+    answer=st.integers(0, 25),
+    tier=st.sampled_from([None, "easy", "moderate", "difficult"]),
+    evidence=st.lists(st.lists(st.text() | st.integers(), max_size=3).filter(bool), max_size=2),
+)
+def test_a_record_survives_the_way_through_json(options, answer, tier, evidence):
+    question = Question(
+        "a/1", "a", "zh", "Which?", dict(zip(LETTERS, options)), LETTERS[answer % len(options)], tier, "kind", evidence
+    )
+    assert Question.from_json(json.loads(json.dumps(question.to_json()))) == question
+
+
+def test_unset_fields_are_left_out_and_unknown_ones_ignored():
+    assert Question.from_json(ROW | {"comment": "x"}).to_json() == ROW
+
+
+def test_load_questions_names_the_record_and_the_remedy(tmp_path):
+    path = tmp_path / "train.jsonl"
+    write_jsonl(path, [ROW, ROW | {"answer": "Z"}])
+    with pytest.raises(UserError, match=r"train.jsonl, record 2: .*answer not among"):
+        load_questions(path, "python curate.py")
+    write_jsonl(path, [])
+    with pytest.raises(UserError, match="no valid question; make it again with: python curate.py"):
+        load_questions(path, "python curate.py")
