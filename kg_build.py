@@ -44,20 +44,19 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
-from xml.sax.saxutils import escape
 
 import mwparserfromhell
 from mwparserfromhell.nodes import ExternalLink, Heading, HTMLEntity, Node, Tag, Template, Text, Wikilink
 from mwparserfromhell.parser import ParserError
 from mwparserfromhell.wikicode import Wikicode
 
+from graph import SCHEMA, print_entity, print_stats, write_graphml, write_prose
 from question import Question
 from teacher import Request, Teacher, add_teacher_arguments, teacher_of
 from tools.cli import UserError, at_least, progress_bar, run_stage, stage_parser
-from tools.run import Metrics, RunDir, append_jsonl
+from tools.run import Metrics, RunDir
 from wiki.mediawiki import (
     HIDDEN,
     MAX_PAGE_CHARS,
@@ -723,18 +722,6 @@ def consult(teacher: Teacher, readers: Readers, pages: list[Page], readings: dic
 
 # ------------------------------------------------------------------------------------------------------------ the graph
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT);
-CREATE TABLE IF NOT EXISTS entity(id INTEGER PRIMARY KEY, title TEXT UNIQUE, type TEXT, page INTEGER, revision INTEGER,
-    rare INTEGER, incoming INTEGER);
-CREATE TABLE IF NOT EXISTS alias(name TEXT PRIMARY KEY, entity INTEGER);
-CREATE TABLE IF NOT EXISTS relation(id INTEGER PRIMARY KEY, subject INTEGER, relation TEXT, object INTEGER,
-    page INTEGER, revision INTEGER, section TEXT, sentence TEXT, UNIQUE(subject, relation, object, page));
-CREATE INDEX IF NOT EXISTS relation_object ON relation(object, relation);
-CREATE TABLE IF NOT EXISTS prose(entity INTEGER PRIMARY KEY, text BLOB);   -- zlib-compressed UTF-8
-CREATE TABLE IF NOT EXISTS page_error(title TEXT PRIMARY KEY, reason TEXT);
-CREATE TABLE IF NOT EXISTS rejected(reason TEXT PRIMARY KEY, count INTEGER);  -- what the teacher said, or was not asked
-"""
 # Needed while building only. A frontier page's state is NULL until visited, then one of these (and how that is told).
 STATES = {"entity": "became entities", "redirect": "are redirects", "disambiguation": "are disambiguation pages",
           "other": "are not medical", "missing": "do not exist", "error": "could not be read"}  # fmt: skip
@@ -936,93 +923,6 @@ def build(
     db.close()
     os.replace(partial, run.output("kg.sqlite"))
     source.close()
-
-
-# ------------------------------------------------------------------------------------------------- looking at the graph
-
-
-def print_stats(db: sqlite3.Connection) -> None:
-    """Print the counts of entities by type, relations by name, unreadable pages by reason, and aliases."""
-    for heading, columns, table in (
-        ("entities", "type, count(*), sum(rare) || ' called rare on their page'", "entity"),
-        ("relations", "relation, count(*), count(DISTINCT subject) || ' subjects'", "relation"),
-        ("pages not read", "reason, count(*), 'such as ' || min(title)", "page_error"),
-        ("triples and texts rejected around the teacher", "reason, count, ''", "rejected"),
-    ):
-        rows = db.execute(f"SELECT {columns} FROM {table} GROUP BY 1 ORDER BY 2 DESC").fetchall()
-        if table == "rejected" and not rows:
-            continue
-        print(f"{sum(row[1] for row in rows):,} {heading}")
-        for name, count, remark in rows:
-            print(f"  {name:<20} {count:>9,}  {remark}")
-    print(f"{db.execute('SELECT count(*) FROM alias').fetchone()[0]:,} aliases")
-
-
-def print_entity(db: sqlite3.Connection, name: str) -> None:
-    """Print an entity with its aliases and every relation with its evidence. Raises UserError for an unknown name."""
-    by_alias = "SELECT entity.* FROM entity JOIN alias ON alias.entity = entity.id WHERE name = ?"
-    row = db.execute("SELECT * FROM entity WHERE title = ?", [normalise_title(name)]).fetchone()
-    row = row or db.execute(by_alias, [name.lower()]).fetchone()
-    if row is None:
-        known = db.execute("SELECT lower(title), title FROM entity UNION SELECT name, name FROM alias").fetchall()
-        close = [dict(known)[like] for like in get_close_matches(name.lower(), dict(known), 3)]
-        raise UserError(f"no entity or alias {name!r} in the graph; close to it: {', '.join(close) or 'nothing'}")
-    entity, title, kind, page, revision, rare, incoming = row
-    print(f"{title}: {kind}{', rare' * rare}, page {page}, revision {revision}, {incoming} other pages refer to it")
-    names = [alias for (alias,) in db.execute("SELECT name FROM alias WHERE entity = ? ORDER BY name", [entity])]
-    print(f"  also called: {', '.join(names) or '-'}")
-    for subject, relation, obj, where, revision, section, sentence in db.execute(
-        "SELECT s.title, r.relation, o.title, p.title, r.revision, r.section, r.sentence FROM relation r "
-        "JOIN entity s ON s.id = r.subject JOIN entity o ON o.id = r.object JOIN entity p ON p.page = r.page "
-        "WHERE r.subject = ?1 OR r.object = ?1 ORDER BY r.subject <> ?1, r.relation, o.title, s.title",
-        [entity],
-    ):
-        print(f"  {subject} -{relation}-> {obj}\n      {where}, revision {revision}, {section}: {sentence}")
-
-
-def write_prose(db: sqlite3.Connection, path: Path) -> None:
-    """Write every medical page's plain prose, one {"title": ..., "text": ...} a line."""
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    rows = db.execute("SELECT title, text FROM prose JOIN entity ON entity.id = prose.entity ORDER BY entity.id")
-    append_jsonl(partial, ({"title": title, "text": zlib.decompress(text).decode()} for title, text in rows))
-    os.replace(partial, path)
-
-
-GRAPHML = {  # element -> its query; the columns up to "label" make its XML attributes, the others its data
-    "node": "SELECT 'n' || id AS id, title AS label, type, page, revision, rare, incoming FROM entity e ORDER BY e.id",
-    "edge": "SELECT 'e' || id AS id, 'n' || subject AS source, 'n' || object AS target, "
-    "relation AS label, page, revision, section, sentence FROM relation r ORDER BY r.id",
-}
-NUMBERS = {"page", "revision", "rare", "incoming"}
-NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0 has no such characters
-
-
-def write_graphml(db: sqlite3.Connection, path: Path) -> None:
-    """Write the graph as GraphML, which networkx and Gephi open: directed, with parallel edges.
-
-    A node's `label` is its title, an edge's its relation; page, revision, section and sentence are its evidence.
-    """
-    queries = {element: db.execute(query) for element, query in GRAPHML.items()}
-    columns = {element: [column[0] for column in rows.description] for element, rows in queries.items()}
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8", errors="replace") as file:
-        file.write('<?xml version="1.0" encoding="UTF-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">\n')
-        for element, names in columns.items():
-            for name in names[names.index("label") :]:
-                kind = "long" if name in NUMBERS else "string"
-                file.write(f'<key id="{element}_{name}" for="{element}" attr.name="{name}" attr.type="{kind}"/>\n')
-        file.write('<graph edgedefault="directed">\n')
-        for element, names in columns.items():
-            first = names.index("label")
-            for row in queries[element]:
-                attributes = "".join(f' {name}="{value}"' for name, value in zip(names[:first], row))
-                values = [escape(NOT_XML.sub("", str(value))) for value in row[first:]]
-                data = "".join(f'<data key="{element}_{n}">{v}</data>' for n, v in zip(names[first:], values))
-                file.write(f"<{element}{attributes}>{data}</{element}>\n")
-        file.write("</graph>\n</graphml>\n")
-    os.replace(partial, path)
-    print(f"the graph is in {path}")
 
 
 def parse_args() -> argparse.Namespace:

@@ -32,16 +32,11 @@ from __future__ import annotations
 
 import argparse
 import random
-import re
-import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import accumulate
-from pathlib import Path
 
+from graph import Graph, inverse, words_of
 from question import LETTERS, TIERS, Question
 from teacher import Request, Teacher, add_teacher_arguments, teacher_of
 from tools.cli import UserError, at_least, between, progress_bar, run_stage, stage_parser
@@ -69,7 +64,6 @@ class MetaPath:
 
 
 BATCH = 256  # vignettes per call of the teacher
-MOST = 200  # competitors looked at for one feature
 DRUGS, TESTS = ("drug",), ("test", "imaging")
 
 # How a presentation's features are told, by relation: the symptoms together, another finding in a sentence of its own.
@@ -178,197 +172,6 @@ def wordings_of(meta: MetaPath, plain: bool = False) -> tuple[str, ...]:
         about = ABOUT[step].format(about)
     asked = ASKED[meta.steps[-1]] if meta.steps else DIAGNOSES
     return tuple(("{seen} " if meta.presentation else "") + form.format(about) for form in asked)
-
-
-# ------------------------------------------------------------------------------------------------------------ the graph
-
-
-def inverse(step: str) -> str:
-    """The same step from its other end: `symptom` leads from a disease, `~symptom` back to it."""
-    return step[1:] if step.startswith("~") else "~" + step
-
-
-# Relations that a reader may take for one another: what a complication of a disease is, the disease "causes" as well.
-# Whatever one of them leads to is never a wrong option.
-ALIKE = {
-    "symptom": ("complication", "~cause", "~risk_factor"),
-    "complication": ("symptom", "~cause", "~risk_factor"),
-    "adverse_effect": ("~cause", "~risk_factor"),
-    "treated_by": ("prevented_by",),
-    "cause": ("risk_factor", "~complication"),
-    "risk_factor": ("cause", "~complication"),
-}
-ALIKE |= {inverse(step): tuple(map(inverse, others)) for step, others in ALIKE.items()}
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a text, for comparing names: case and punctuation do not count."""
-    return re.findall(r"\w+", text.casefold())
-
-
-def bare(title: str) -> str:
-    """A title without the words in parentheses that tell it from its namesakes."""
-    return re.sub(r"(?<=\S) \([^()]*\)$", "", title)
-
-
-def stands_in(name: str, sentence: str, after_word: bool = False) -> bool:
-    """Whether a name stands in a sentence as whole words, perhaps with a plural's s. Looks at its first occurrence.
-
-    `after_word`: and right behind a word, as a capital must in order to mean something ("Symptoms: Fever, Cough").
-    """
-    before, found, after = sentence.partition(name)
-    if not found or before[-1:].isalnum() or after.removeprefix("s")[:1].isalnum():
-        return False
-    return not after_word or before[-1:] == " " and before[-2:-1].islower()
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-
-
-class Graph:
-    """The knowledge graph in memory, indexed by relation in both directions. Entities are their database ids."""
-
-    def __init__(self, path: Path):
-        """Raises UserError if the file is no knowledge graph."""
-        try:
-            with closing(connect(path)) as database:
-                entities = database.execute("SELECT id, title, type, incoming FROM entity ORDER BY id").fetchall()
-                relations = database.execute(
-                    "SELECT subject, relation, object, revision, sentence FROM relation ORDER BY id"
-                ).fetchall()
-                aliases = database.execute("SELECT name, entity FROM alias ORDER BY name").fetchall()
-        except sqlite3.Error as error:
-            raise UserError(
-                f"{path} is not a knowledge graph ({error}); make it again with: python kg_build.py"
-            ) from None
-        if not relations:
-            raise UserError(f"{path} holds no relation; build it from a medical dump with: python kg_build.py")
-        self.path = path
-        self.title = {entity: title for entity, title, _, _ in entities}
-        self.entity = {title: entity for entity, title in self.title.items()}
-        self.type = {entity: kind for entity, _, kind, _ in entities}
-        self.incoming = {entity: incoming for entity, _, _, incoming in entities}
-        self.of_type: dict[str, list[int]] = defaultdict(list)
-        for entity, kind in self.type.items():
-            self.of_type[kind].append(entity)
-        self.weigh()
-        self.names: dict[int, set[str]] = defaultdict(set)  # an entity's title and aliases, in comparable form
-        self.named: dict[str, set[int]] = defaultdict(set)  # and whose they are: two entities of one name are synonyms
-        titles = ((entity, name) for entity, title in self.title.items() for name in (title, bare(title)))
-        for entity, name in [*titles, *((entity, name) for name, entity in aliases)]:
-            if words_of(name):
-                self.names[entity].add(" ".join(words_of(name)))
-        for entity, names in self.names.items():
-            for name in names:
-                self.named[name].add(entity)
-        self.kin_of: dict[int, frozenset[int]] = {}
-        self.listed: dict[tuple[int, str], list[int]] = {}
-        self.facts: dict[tuple[int, str, int], tuple[int, str]] = {}  # triple -> its first evidence: revision, sentence
-        self.links: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))  # step -> entity -> entities
-        for subject, relation, object_, revision, sentence in relations:
-            self.facts.setdefault((subject, relation, object_), (revision, sentence))
-            self.links[relation][subject].add(object_)
-            self.links["~" + relation][object_].add(subject)
-
-    def weigh(self, uniform: bool = False) -> None:
-        """Set the sampling weights: rare entities, which few pages link to, come first; all alike if `uniform`."""
-        self.weight = {entity: 1 if uniform else 1 / (1 + incoming) for entity, incoming in self.incoming.items()}
-        self.starts = {  # entities of a type with their cumulative weights, for quick weighted draws
-            kind: (members, list(accumulate(self.weight[entity] for entity in members)))
-            for kind, members in self.of_type.items()
-        }
-
-    @cached_property
-    def in_text(self) -> dict[int, str]:
-        """Each entity's name as it is written within a sentence: "fever", "Lyme disease", and "syncope" for the title
-        "Syncope (medicine)".
-
-        The sentences of its own facts vote. Where they are silent, names that begin with the same word decide (genera
-        of organisms, say); where those are too, an organism and a name of several words keep their capital, but a
-        drug's title is its generic name.
-        """
-        large = {entity: bare(title) for entity, title in self.title.items()}
-        small = {entity: name[0].lower() + name[1:] for entity, name in large.items()}
-        votes: Counter[int] = Counter()
-        with closing(connect(self.path)) as database:
-            for subject, object_, sentence in database.execute("SELECT subject, object, sentence FROM relation"):
-                for entity in (subject, object_):  # a small letter weighs more: authors copy titles into their text
-                    votes[entity] += 2 * stands_in(small[entity], sentence)
-                    votes[entity] -= stands_in(large[entity], sentence, after_word=True)
-        alike: Counter[str] = Counter()
-        for entity, vote in votes.items():
-            alike[large[entity].split()[0]] += (vote > 0) - (vote < 0)
-        for entity, name in large.items():
-            common = self.type[entity] in ("drug", "drug class") or name.isalpha() and self.type[entity] != "pathogen"
-            guess = 1 if common and name[1:].islower() else -1
-            if (votes[entity] or alike[name.split()[0]] or guess) < 0:
-                small[entity] = name
-        return small
-
-    def step(self, entity: int, step: str) -> set[int]:
-        """What one step (a relation, or `~relation`) leads to from an entity."""
-        return self.links[step].get(entity, set())
-
-    def reach(self, entities: Iterable[int], steps: tuple[str, ...]) -> set[int]:
-        """Everything that a chain of steps leads to from any of the entities."""
-        entities = set(entities)
-        for step in steps:
-            entities = set().union(*(self.step(entity, step) for entity in entities))
-        return entities
-
-    def kin(self, entity: int) -> frozenset[int]:
-        """The entity, its synonyms, its classes and its members at any distance: each is as right as the other.
-
-        Not its siblings: another drug of the same class is another drug.
-        """
-        if entity not in self.kin_of:
-            up, down = (self.closure(entity, direction) for direction in ("belongs_to", "~belongs_to"))
-            self.kin_of[entity] = frozenset(up | down)
-        return self.kin_of[entity]
-
-    def closure(self, entity: int, step: str) -> set[int]:
-        """The entity and all that repeating a step leads to, with the synonyms of each."""
-        found, edge = set(), {entity}
-        while edge:
-            found |= edge
-            synonyms = (self.named[name] for other in edge for name in self.names[other])
-            edge = self.reach(edge, (step,)).union(*synonyms) - found
-        return found
-
-    def read(self, entity: int, step: str) -> set[int]:
-        """What one step leads to, taken for itself or for one that a reader may not tell from it."""
-        return self.step(entity, step).union(*(self.step(entity, other) for other in ALIKE.get(step, ())))
-
-    def readings(self, entities: Iterable[int], steps: tuple[str, ...]) -> set[int]:
-        """Everything that a chain of steps could be read to lead to: what no wrong option may be."""
-        entities = set().union(*map(self.kin, entities))
-        for step in steps:
-            entities = set().union(*(self.kin(other) for entity in entities for other in self.read(entity, step)))
-        return entities
-
-    def fits(self, entity: int, features: list[tuple[str, int]]) -> bool:
-        """Whether an entity could be read to have all of the features (step, other)."""
-        return all(not self.kin(other).isdisjoint(self.read(entity, step)) for step, other in features)
-
-    def determine(self, features: list[tuple[str, int]], entity: int) -> bool:
-        """Whether no entity but this one and its kin fits all of the features."""
-        step, other = min(features, key=lambda feature: len(self.step(feature[1], inverse(feature[0]))))
-        candidates = set().union(*(self.read(same, inverse(step)) for same in self.kin(other)))
-        return not any(self.fits(candidate, features) for candidate in candidates - self.kin(entity))
-
-    def some(self, entity: int, step: str, rng: random.Random) -> Iterable[int]:
-        """What one step leads to; a random part of it where that is more than `MOST`, as from fever to its diseases."""
-        found = self.step(entity, step)
-        if len(found) <= MOST:
-            return found
-        if (entity, step) not in self.listed:
-            self.listed[entity, step] = sorted(found)
-        return rng.sample(self.listed[entity, step], MOST)
-
-    def triple(self, entity: int, step: str, other: int) -> tuple[int, str, int]:
-        """The fact behind one step, in the direction in which it is stored."""
-        return (other, step[1:], entity) if step.startswith("~") else (entity, step, other)
 
 
 # -------------------------------------------------------------------------------------------------- sampling a subgraph

@@ -26,6 +26,7 @@ from conftest import killed_after, metrics_of, python
 from hypothesis import given
 from hypothesis import strategies as st
 
+import graph as knowledge
 import kg_build
 from teacher import Teacher
 from tools import web
@@ -486,7 +487,8 @@ def test_hostile_pages_are_recorded_and_the_run_goes_on(tmp_path, monkeypatch):
 
 def test_hostile_strings_do_not_slow_the_expressions():
     """Every regular expression, and what is built from them, on every unit of trouble, repeated to the limit's size."""
-    patterns = {name: value for name, value in vars(kg_build).items() if isinstance(value, kg_build.re.Pattern)}
+    names = vars(kg_build) | vars(knowledge)
+    patterns = {name: value for name, value in names.items() if isinstance(value, kg_build.re.Pattern)}
     patterns |= kg_build.CATEGORIES
     units = (
         "prevent |no evidence |without |( |. A|not |e.g. A|unlike |\n |’)] |is safe |{{a|[[a|[[category:|* [[|<ref>|"
@@ -615,13 +617,13 @@ def test_another_source_does_not_mix_into_a_begun_build(tmp_path):
 
 def test_show_stats_and_text(tmp_path, graph, capsys):
     folder = Path(graph.execute("PRAGMA database_list").fetchone()[2]).parent
-    kg_build.print_stats(graph)
-    kg_build.print_entity(graph, "lung infection")
+    knowledge.print_stats(graph)
+    knowledge.print_entity(graph, "lung infection")
     printed = capsys.readouterr().out
     assert "disease" in printed and "Pneumonia -treated_by-> Amoxicillin" in printed and "revision 1001" in printed
     for typo, close in (("Pneumonai", "Pneumonia"), ("lung infektion", "lung infection"), ("Xyzzy", "nothing")):
         with pytest.raises(UserError, match=f"no entity or alias '{typo}' in the graph; close to it: {close}"):
-            kg_build.print_entity(graph, typo)
+            knowledge.print_entity(graph, typo)
     command = [sys.executable, "kg_build.py", "--run", str(folder), "--text", str(tmp_path / "corpus.jsonl")]
     assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
     texts = {row["title"]: row["text"] for row in read_jsonl(tmp_path / "corpus.jsonl")}
@@ -635,7 +637,7 @@ def test_networkx_reads_the_exported_graph(tmp_path, graph):
     graph.backup(copy)
     copy.execute("UPDATE entity SET title = ? WHERE title = 'Cough'", ["<Cough> & \"'\x00\ud7ff\x1b"])
     copy.execute("UPDATE relation SET sentence = sentence || ' <]]>' || char(0x1b) || char(0x1f600)")
-    kg_build.write_graphml(copy, tmp_path / "kg.graphml")
+    knowledge.write_graphml(copy, tmp_path / "kg.graphml")
     read = networkx.read_graphml(tmp_path / "kg.graphml", force_multigraph=True)
     labels = dict(read.nodes(data="label"))
     assert read.is_directed() and set(read.nodes) == {f"n{n}" for (n,) in copy.execute("SELECT id FROM entity")}
@@ -744,7 +746,7 @@ def test_the_teacher_sorts_pages_and_reads_facts_that_stand_on_the_page(tmp_path
         "no triple": 1,
         "no JSON": 2 + 2,  # "none" is no JSON either: of Aspirin and Tophus
     }
-    kg_build.print_stats(db)
+    knowledge.print_stats(db)
     assert "sentence is not on the page" in capsys.readouterr().out
     asked = {json.loads(request.messages[-1]["content"])["title"] for request in teacher.requests}
     assert asked == {"Pox", "Gout", "Colchicine", "Aspirin", "Tophus", "London"}  # never about Tower

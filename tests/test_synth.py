@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import synth
+from graph import ALIKE, Graph, words_of
 from question import LETTERS, Question, load_questions
 from teacher import Teacher
 from tools.cli import UserError
@@ -97,7 +98,7 @@ class Reader:
         self.read = defaultdict(set)
         for s, r, o in self.facts:
             for step in {step for meta in EVERY_PATH for step in meta.steps} | {"symptom", *synth.FINDINGS}:
-                for relation in (step, *synth.ALIKE.get(step, ())):
+                for relation in (step, *ALIKE.get(step, ())):
                     if relation == r:
                         self.read[step].add((s, o))
                     if relation == "~" + r:
@@ -131,7 +132,7 @@ def seen_features(graph, meta, question):
 @given(seed=st.integers(0, 10_000), density=st.sampled_from([0.1, 0.25, 0.4]))
 def test_exactly_one_option_is_right(tmp_path_factory, seed, density):
     path = make_graph(tmp_path_factory.mktemp("g") / "kg.sqlite", seed, density)
-    graph = synth.Graph(path)
+    graph = Graph(path)
     reader = Reader(graph, path)
     for question in synth.synthesize(graph, 80, seed, 4, EVERY_PATH):
         meta = next(meta for meta in EVERY_PATH if meta.name == question.kind)
@@ -159,7 +160,7 @@ def test_exactly_one_option_is_right(tmp_path_factory, seed, density):
 @given(seed=st.integers(0, 10_000))
 def test_wrong_options_come_from_competitors(tmp_path_factory, seed):
     """What gives a wrong option shares an observed feature with what gives the right one, and lacks another."""
-    graph = synth.Graph(make_graph(tmp_path_factory.mktemp("g") / "kg.sqlite", seed))
+    graph = Graph(make_graph(tmp_path_factory.mktemp("g") / "kg.sqlite", seed))
     for question in synth.synthesize(graph, 60, seed, 4, EVERY_PATH):
         meta = next(meta for meta in EVERY_PATH if meta.name == question.kind)
         wrong = [graph.entity[text] for letter, text in question.options.items() if letter != question.answer]
@@ -191,7 +192,7 @@ def encyclopedia_path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def encyclopedia(encyclopedia_path):
-    return synth.Graph(encyclopedia_path)
+    return Graph(encyclopedia_path)
 
 
 def test_the_encyclopedia_gives_every_kind(encyclopedia):
@@ -310,7 +311,7 @@ def test_names_within_sentences_are_written_as_in_running_text(tmp_path):
     )
     database.commit()
     database.close()
-    graph = synth.Graph(tmp_path / "kg.sqlite")
+    graph = Graph(tmp_path / "kg.sqlite")
     assert {graph.title[entity]: name for entity, name in graph.in_text.items()} == {
         t: n for t, (_, n) in NAMES.items()
     }
@@ -332,7 +333,7 @@ def test_only_questions_write_names_so(encyclopedia):
 def test_no_question_names_its_answer(encyclopedia):
     """Nor does the name of what is asked about: "What is measles caused by?" is no question of medicine."""
     for question in synth.synthesize(encyclopedia, 3000, 0, 4):
-        answer, text = question.options[question.answer], synth.words_of(question.question)
+        answer, text = question.options[question.answer], words_of(question.question)
         names = encyclopedia.names[encyclopedia.entity[answer]]
         assert not any(f" {name} " in f" {' '.join(text)} " for name in names)
         if not question.kind.startswith("presentation"):
@@ -340,11 +341,11 @@ def test_no_question_names_its_answer(encyclopedia):
                 (name for row in question.evidence[:1] for name in (row[0], row[2])),
                 key=lambda n: n.casefold() not in question.question.casefold(),
             )
-            assert not set(synth.words_of(start)) <= set(synth.words_of(answer))
+            assert not set(words_of(start)) <= set(words_of(answer))
 
 
 def test_rare_entities_come_first(encyclopedia, encyclopedia_path):
-    plain = synth.Graph(encyclopedia_path)
+    plain = Graph(encyclopedia_path)
     plain.weigh(uniform=True)
     lifted, uniform = (synth.synthesize(graph, 1000, 0, 4) for graph in (encyclopedia, plain))
     assert synth.rare_share(encyclopedia, lifted) > 1.3 * synth.rare_share(encyclopedia, uniform)
