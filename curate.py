@@ -298,7 +298,7 @@ def verify_labels(questions: Sequence[Question], teacher: Teacher, seed: int, le
         open_questions = list(batch)
         for trial in range(TRIALS):
             requests = [
-                Request(reward.prompt_messages(question), question, "verify", seed=seed * TRIALS + trial)
+                Request(reward.prompt_messages(question), question.id, "verify", seed=seed * TRIALS + trial)
                 for question in open_questions
             ]
             for question, text in zip(open_questions, teacher.ask(requests)):
@@ -326,7 +326,7 @@ def grade(questions: Sequence[Question], teacher: Teacher | None, seed: int, reg
     ):
         batch = questions[start : start + BATCH]
         requests = [
-            Request(rubric_messages(question), question, "grade", temperature=0.0, max_tokens=512, seed=seed)
+            Request(rubric_messages(question), question.id, "grade", temperature=0.0, max_tokens=512, seed=seed)
             for question in batch
         ]
         for question, text in zip(batch, teacher.ask(requests)):

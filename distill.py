@@ -269,8 +269,8 @@ def relettered(question: Question, seed: int) -> Question:
 # ---------------------------------------------------------------------------------------------- what needs a reader
 
 
-def reader_request(reader: str, draft: Draft, question: Question, seed: int) -> Request | None:
-    """What a reader is asked about a draft; None where it does not apply: no evidence."""
+def reader_request(reader: str, draft: Draft, question: Question, seed: int) -> tuple[Request, str] | None:
+    """What a reader is asked about a draft, and the answer that speaks for it; None if the reader has no say in it."""
     thinking = draft.thinking
     if reader == "evidence" and not question.evidence:
         return None
@@ -281,7 +281,8 @@ def reader_request(reader: str, draft: Draft, question: Question, seed: int) -> 
         for example, (why, letter) in zip((FLAWED, SOUND), EXAMPLE_REPLIES[reader])
     ]
     messages = chat(READERS[reader], examples, reader_text(reader, question, thinking))
-    return Request(messages, question, f"read {reader}", 0.0, READER_TOKENS, seed, contract=True)
+    request = Request(messages, question.id, f"read {reader}", 0.0, READER_TOKENS, seed, contract=True)
+    return request, question.answer if reader == "blind" else "A"
 
 
 def chat(system: str, examples: list[tuple[str, str]], content: str) -> list[dict[str, str]]:
@@ -311,15 +312,15 @@ def ask_readers(drafts: list[tuple[Draft, Question]], teacher: Teacher, seed: in
     A reader's reply must be in form: what cannot be read is a flaw.
     """
     for reader in READERS:
-        asked: list[tuple[Draft, Request]] = []
+        asked: list[tuple[Draft, Request, str]] = []
         for draft, question in drafts:
             if draft.flaw is None:
                 draft.verdicts[reader] = None
                 request = reader_request(reader, draft, question, seed) if teacher.is_language_model else None
-                asked += [(draft, request)] if request else []
-        for (draft, request), text in zip(asked, teacher.ask([request for _, request in asked]) if asked else []):
+                asked += [(draft, *request)] if request else []
+        for (draft, _, well), text in zip(asked, teacher.ask([request for _, request, _ in asked]) if asked else []):
             reply = reward.parse(text)
-            draft.verdicts[reader] = reply.answer == (request.question.answer if reader == "blind" else "A")
+            draft.verdicts[reader] = reply.answer == well
             if not draft.verdicts[reader]:
                 why = f" ({reply.thinking[:300]})" if reader != "blind" and reply.thinking else ""
                 draft.flaw = READER_FLAWS[reader] + why
@@ -379,7 +380,8 @@ def write(
             seed = args.seed * 1_000_000 + number * 1000 + index  # no two calls for a question share one
             drafted.append(candidate)
             how = (strategy, args.temperature, args.max_tokens, seed)
-            requests.append(Request(next_chat(candidate, strategy), attempt.question, *how, contract=True))
+            chat, question = next_chat(candidate, strategy), attempt.question
+            requests.append(Request(chat, question.id, *how, contract=True, question=question))
     for candidate, response in zip(drafted, teacher.ask(requests) if requests else []):
         candidate.drafts.append(Draft(strategy, response, count(reward.parse(response).thinking)))
 

@@ -201,8 +201,8 @@ class ServedModel:
         """`--samples` responses to each question. Raises UserError if the server fails; what it answered is kept."""
         args, asked = self.args, [(question, number) for question in questions for number in range(self.args.samples)]
         answers = self.teacher.answers([
-            Request(prompt_messages(question, args.prompt), question, "evaluate", args.temperature, args.max_new_tokens,
-                    (question_seed(args.seed, question) + number) & 0x7FFFFFFF, contract=True)
+            Request(prompt_messages(question, args.prompt), question.id, "evaluate", args.temperature,
+                    args.max_new_tokens, (question_seed(args.seed, question) + number) & 0x7FFFFFFF, contract=True)
             for question, number in asked
         ])  # fmt: skip
         return [

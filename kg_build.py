@@ -53,7 +53,6 @@ from mwparserfromhell.parser import ParserError
 from mwparserfromhell.wikicode import Wikicode
 
 from graph import SCHEMA, print_entity, print_stats, write_graphml, write_prose
-from question import Question
 from teacher import Request, Teacher, add_teacher_arguments, teacher_of
 from tools.cli import UserError, at_least, progress_bar, run_stage, stage_parser
 from tools.run import Metrics, RunDir
@@ -612,12 +611,9 @@ NAMES_ITS_TYPE = re.compile(r"^\W*(" + "|".join(sorted(TYPES, key=len, reverse=T
 
 
 def page_request(page: Page, prompt: str, purpose: str, max_tokens: int, **shown: str) -> Request:
-    question = Question(
-        f"page/{page.page}", "mediawiki", "en", f"What is {page.title}?", {"A": "medical", "B": "not medical"}, "A"
-    )
     shown_text = json.dumps({"title": page.title, **shown}, ensure_ascii=False)
     messages = [{"role": "system", "content": prompt}, {"role": "user", "content": shown_text}]
-    return Request(messages, question, purpose, temperature=0.0, max_tokens=max_tokens)
+    return Request(messages, f"page/{page.page}", purpose, temperature=0.0, max_tokens=max_tokens)
 
 
 def ask_types(teacher: Teacher, pages: list[Page], rejected: Counter[str]) -> dict[str, str]:

@@ -404,7 +404,7 @@ def write_vignettes(graph: Graph, questions: list[Question], teacher: Teacher, s
     outcomes: Counter[str] = Counter()
     for start in progress_bar(range(0, len(presentations), BATCH), desc="vignettes", unit="batch"):
         batch = presentations[start : start + BATCH]
-        requests = [Request(vignette_messages(graph, metas[q.kind], q), q, "vignette", seed=seed) for q in batch]
+        requests = [Request(vignette_messages(graph, metas[q.kind], q), q.id, "vignette", seed=seed) for q in batch]
         for question, text in zip(batch, teacher.ask(requests)):
             meta, text = metas[question.kind], " ".join(text.split())
             problem = vignette_problem(graph, meta, question, text)

@@ -51,21 +51,22 @@ LOCAL_BATCH = 128  # answers that a local model writes at a time, between two lo
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One question to the teacher.
+    """One chat for the teacher to answer.
 
-    `question` is what the chat is about (a chat model sees only `messages`); `purpose` is a word for the records, such
-    as "reason" or "verify". `seed` makes independent trials of one chat different requests. `contract` says that the
-    answer should keep the response contract: then a reasoning that the model's template opens, or that the server hands
-    over apart from the text, is part of it.
+    `id` says what it is about and `purpose` what for ("reason", "verify"): both are for the records. `seed` makes
+    independent trials of one chat different requests. `contract` asks for an answer in the response contract: reasoning
+    that the model's template opens, or that the server returns separately, is then part of it. `question` is what the
+    evidence teacher puts into words; a language model sees only `messages`.
     """
 
     messages: list[dict[str, str]]
-    question: Question
+    id: str
     purpose: str
     temperature: float = 0.7
     max_tokens: int = 1024
     seed: int = 0
     contract: bool = False
+    question: Question | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +181,13 @@ class EvidenceTeacher(Teacher):
 
     def ask(self, requests: Sequence[Request]) -> list[str]:
         """A response in words per request. Raises UserError for a question without evidence."""
-        return [self._reason(request.question) for request in requests]
+        return [self._reason(request) for request in requests]
 
-    def _reason(self, question: Question) -> str:
-        if not question.evidence:
+    def _reason(self, request: Request) -> str:
+        question = request.question
+        if question is None or not question.evidence:
             raise UserError(
-                f"the evidence teacher knows synthetic questions only, not {question.id}; use --teacher openai:MODEL"
+                f"the evidence teacher knows synthetic questions only, not {request.id}; use --teacher openai:MODEL"
             )
         sentences = evidence_sentences(question.evidence)
         sentences.append(lookup_sentence(question.options[question.answer], question.answer))
@@ -251,7 +253,7 @@ class CachedTeacher(Teacher):
                     known[key] = answer
                     if answer.text or answer.truncated:  # an empty answer may be a passing trouble
                         request = missing[key]
-                        notes = {"model": self.model, "purpose": request.purpose, "id": request.question.id}
+                        notes = {"model": self.model, "purpose": request.purpose, "id": request.id}
                         self.cache.put(key, answer, **notes)
                     progress.set_postfix_str(self.cost(), refresh=False)
                     progress.update()

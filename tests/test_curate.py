@@ -181,7 +181,7 @@ def test_patterns_are_linear(pattern):
 
 
 def test_all_patterns_are_timed():
-    found = {module.__name__: len(list(patterns(module))) for module in TIMED}
+    found = {module.__name__.rpartition(".")[2]: len(list(patterns(module))) for module in TIMED}
     assert found == {
         "anonymise": len(anonymise.ANONYMISE),
         "calculations": 3,
@@ -281,7 +281,7 @@ class ScriptedTeacher(Teacher):
         self.asked[request.purpose] += 1
         if request.purpose == "grade":
             return "Difficult."
-        right = request.seed == int(request.question.id.rsplit("/", 1)[1])
+        right = request.seed == int(request.id.rsplit("/", 1)[1])
         return f"<think>...</think><answer>{'B' if right else 'A'}</answer>"
 
 

@@ -750,7 +750,7 @@ def test_the_teacher_sorts_pages_and_reads_facts_that_stand_on_the_page(tmp_path
     assert "sentence is not on the page" in capsys.readouterr().out
     asked = {json.loads(request.messages[-1]["content"])["title"] for request in teacher.requests}
     assert asked == {"Pox", "Gout", "Colchicine", "Aspirin", "Tophus", "London"}  # never about Tower
-    assert len({request.question.id for request in teacher.requests}) == len(asked)
+    assert len({request.id for request in teacher.requests}) == len(asked)
 
 
 def test_a_long_page_is_shown_in_portions(tmp_path):

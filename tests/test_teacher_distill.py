@@ -53,7 +53,7 @@ def make_question(number=0, tier="easy", evidence=None):
 
 def ask_for(number=0, seed=0):
     question = make_question(number)
-    return Request(reward.prompt_messages(question), question, "reason", seed=seed)
+    return Request(reward.prompt_messages(question), question.id, "reason", seed=seed)
 
 
 # ---------------------------------------------------------------------------------------------- the evidence in words
@@ -71,7 +71,7 @@ def test_every_relation_has_a_sentence_with_the_titles_as_given():
 def test_the_evidence_teacher_words_a_presentation():
     rows = [["Tuberculosis", "symptom", name, 1, "..."] for name in ("Fever", "Cough", "Night sweats")]
     rows += [["Tuberculosis", "treated_by", "Isoniazid", 1, "..."]]
-    (text,) = EvidenceTeacher().ask([Request([], make_question(evidence=rows), "reason")])
+    (text,) = EvidenceTeacher().ask([Request([], "synth/0", "reason", question=make_question(evidence=rows))])
     assert text == (
         "<think> Fever, Cough and Night sweats are symptoms of Tuberculosis. Tuberculosis is treated with Isoniazid. "
         "Isoniazid is (B). </think><answer>B</answer>"
@@ -83,7 +83,7 @@ def test_the_evidence_teacher_refuses_what_has_no_path():
     question = make_question(evidence=[])
     assert not EvidenceTeacher().can_reason_about(question)
     with pytest.raises(UserError, match="synth/0"):
-        EvidenceTeacher().ask([Request([], question, "reason")])
+        EvidenceTeacher().ask([Request([], question.id, "reason", question=question)])
 
 
 # -------------------------------------------------------------------------------------------- a server that misbehaves
@@ -323,7 +323,7 @@ def test_a_question_with_broken_characters_can_be_asked(serve, tmp_path):
     serve()
     question = make_question()
     question.question += " \ud800"
-    request = Request(reward.prompt_messages(question), question, "reason")
+    request = Request(reward.prompt_messages(question), question.id, "reason")
     assert openai(tmp_path).ask([request]) == openai(tmp_path).ask([request]) != [""]
 
 
@@ -352,15 +352,15 @@ def test_names_and_environment_are_checked(tmp_path, monkeypatch):
 
 def test_a_local_model_answers_each_request_by_its_own_settings(tiny, tmp_path):
     teacher = make_teacher(f"local:{tiny}", tmp_path / "cache.jsonl")
-    chat, question = reward.prompt_messages(make_question()), make_question()
-    requests = [Request(chat, question, "verify", 1.0, 6, seed) for seed in range(3)]
-    requests.insert(1, Request(chat, question, "grade", 0.0, 3))
+    chat = reward.prompt_messages(make_question())
+    requests = [Request(chat, "synth/0", "verify", 1.0, 6, seed) for seed in range(3)]
+    requests.insert(1, Request(chat, "synth/0", "grade", 0.0, 3))
     answers = teacher.ask(requests)
     assert len(set(answers)) > 1 and teacher.calls == 4 and teacher.tokens > 4 * 6
     fresh = make_teacher(f"local:{tiny}", tmp_path / "another.jsonl")
     assert fresh.ask([requests[1], requests[0]]) == [answers[1], answers[0]]
     with pytest.raises(UserError, match="exceed the model's context"):
-        teacher.ask([Request(chat, question, "verify", 1.0, 100_000)])
+        teacher.ask([Request(chat, "synth/0", "verify", 1.0, 100_000)])
 
 
 def test_the_reasoning_that_a_template_opens_belongs_to_a_local_models_answer(tiny, tmp_path):
@@ -373,8 +373,8 @@ def test_the_reasoning_that_a_template_opens_belongs_to_a_local_models_answer(ti
 
 def test_a_local_model_is_asked_once_and_within_its_cap(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("teacher.LOCAL_BATCH", 2)
-    chat, question = reward.prompt_messages(make_question()), make_question()
-    requests = [Request(chat, question, "verify", 1.0, 6, seed) for seed in range(5)]
+    chat = reward.prompt_messages(make_question())
+    requests = [Request(chat, "synth/0", "verify", 1.0, 6, seed) for seed in range(5)]
     with pytest.raises(UserError, match="--teacher-max-calls 3"):
         make_teacher(f"local:{tiny}", tmp_path / "cache.jsonl", max_calls=3).ask(requests)
     kept = [row["text"] for row in read_jsonl(tmp_path / "cache.jsonl")]
@@ -386,8 +386,8 @@ def test_a_local_model_is_asked_once_and_within_its_cap(tiny, tmp_path, monkeypa
 
 def test_a_local_model_that_is_stopped_has_kept_what_it_had_answered(tiny, tmp_path, monkeypatch):
     """Two rows at a time, six tokens each: stopped at step 8, the first two are there and the next two are not."""
-    chat, question = reward.prompt_messages(make_question()), make_question()
-    requests = [Request(chat, question, "verify", 1.0, 6, seed) for seed in range(5)]
+    chat = reward.prompt_messages(make_question())
+    requests = [Request(chat, "synth/0", "verify", 1.0, 6, seed) for seed in range(5)]
     teacher, steps, step = make_teacher(f"local:{tiny}", tmp_path / "cache.jsonl"), itertools.count(1), _Batch.step
     teacher.stop_ids = []
     monkeypatch.setattr(teacher.sampler, "capacity", lambda *sizes: (2, 2))
@@ -554,6 +554,11 @@ def test_options_that_speak_of_others_keep_their_letters():
         assert distill.relettered(question, 0) == question
 
 
+def letter_of(option, request):
+    """Under which letter a request's chat shows an option."""
+    return next(line[0] for line in request.messages[-1]["content"].splitlines() if line[1:] == f". {option}")
+
+
 class ReadingTeacher(Teacher):
     """Writes `texts` (by seed: candidate and round), and reads as told: purpose -> how it replies to a request."""
 
@@ -566,9 +571,9 @@ class ReadingTeacher(Teacher):
 
     def reply(self, request):
         if not request.purpose.startswith("read "):
-            return self.texts.get((request.question.id, request.seed), GOOD)
+            return self.texts.get((request.id, request.seed), GOOD)
         reader = request.purpose.removeprefix("read ")
-        right = request.question.answer if reader == "blind" else "A"
+        right = letter_of("Isoniazid", request) if reader == "blind" else "A"
         return self.readers.get(reader, lambda request: f"<think>Well.</think><answer>{right}</answer>")(request)
 
     def of(self, purpose):
@@ -589,7 +594,7 @@ def test_the_blind_reader_gets_neither_answer_nor_letter_and_must_find_the_optio
     (request,) = teacher.of("read blind")
     content = request.messages[-1]["content"]
     assert "<reasoning>\nIsoniazid blocks mycolic acid.\n</reasoning>" in content and "answer is" not in content
-    assert request.question.answer != "B" and f"{request.question.answer}. Isoniazid" in content
+    assert letter_of("Isoniazid", request) != "B"
     assert row["verdicts"] == dict.fromkeys(
         ["form", "answer", "reasoning", "betrayal", "brevity", "calculations", "blind", "evidence", "assumptions"], True
     ) | {"calculations": None}
@@ -655,7 +660,7 @@ class RoundTeacher(ReadingTeacher):
 
     def reply(self, request):
         rounds = ["first", *distill.STRATEGIES]
-        number = int(request.question.id.rsplit("/", 1)[1])
+        number = int(request.id.rsplit("/", 1)[1])
         return super().reply(request) if request.purpose not in rounds[:number] else "Hm."
 
 
