@@ -19,7 +19,6 @@ from collections.abc import Iterable
 from contextlib import closing
 from difflib import get_close_matches
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -74,7 +73,7 @@ def bare(title: str) -> str:
     return re.sub(r"(?<=\S) \([^()]*\)$", "", title)
 
 
-def stands_in(name: str, sentence: str, after_word: bool = False) -> bool:
+def occurs_in(name: str, sentence: str, after_word: bool = False) -> bool:
     """Whether a name stands in a sentence as whole words, perhaps with a plural's s. Looks at its first occurrence.
 
     `after_word`: and right behind a word, as a capital must in order to mean something ("Symptoms: Fever, Cough").
@@ -115,7 +114,6 @@ class Graph:
         self.of_type: dict[str, list[int]] = defaultdict(list)
         for entity, kind in self.type.items():
             self.of_type[kind].append(entity)
-        self.weigh()
         self.names: dict[int, set[str]] = defaultdict(set)  # an entity's title and aliases, in comparable form
         self.named: dict[str, set[int]] = defaultdict(set)  # and whose they are: two entities of one name are synonyms
         titles = ((entity, name) for entity, title in self.title.items() for name in (title, bare(title)))
@@ -125,22 +123,14 @@ class Graph:
         for entity, names in self.names.items():
             for name in names:
                 self.named[name].add(entity)
-        self.kin_of: dict[int, frozenset[int]] = {}
-        self.listed: dict[tuple[int, str], list[int]] = {}
+        self.alike: dict[int, frozenset[int]] = {}
+        self.in_order: dict[tuple[int, str], list[int]] = {}
         self.facts: dict[tuple[int, str, int], tuple[int, str]] = {}  # triple -> its first evidence: revision, sentence
         self.links: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))  # step -> entity -> entities
         for subject, relation, object_, revision, sentence in relations:
             self.facts.setdefault((subject, relation, object_), (revision, sentence))
             self.links[relation][subject].add(object_)
             self.links["~" + relation][object_].add(subject)
-
-    def weigh(self, uniform: bool = False) -> None:
-        """Set the sampling weights: rare entities, which few pages link to, come first; all alike if `uniform`."""
-        self.weight = {entity: 1 if uniform else 1 / (1 + incoming) for entity, incoming in self.incoming.items()}
-        self.starts = {  # entities of a type with their cumulative weights, for quick weighted draws
-            kind: (members, list(accumulate(self.weight[entity] for entity in members)))
-            for kind, members in self.of_type.items()
-        }
 
     @cached_property
     def in_text(self) -> dict[int, str]:
@@ -151,44 +141,56 @@ class Graph:
         of organisms, say); where those are too, an organism and a name of several words keep their capital, but a
         drug's title is its generic name.
         """
-        large = {entity: bare(title) for entity, title in self.title.items()}
-        small = {entity: name[0].lower() + name[1:] for entity, name in large.items()}
+        capitalised = {entity: bare(title) for entity, title in self.title.items()}
+        lowered = {entity: name[0].lower() + name[1:] for entity, name in capitalised.items()}
         votes: Counter[int] = Counter()
         with closing(connect(self.path)) as database:
             for subject, object_, sentence in database.execute("SELECT subject, object, sentence FROM relation"):
-                for entity in (subject, object_):  # a small letter weighs more: authors copy titles into their text
-                    votes[entity] += 2 * stands_in(small[entity], sentence)
-                    votes[entity] -= stands_in(large[entity], sentence, after_word=True)
+                for entity in (
+                    subject,
+                    object_,
+                ):  # lower case counts double: authors often paste the capitalised title into a sentence
+                    votes[entity] += 2 * occurs_in(lowered[entity], sentence)
+                    votes[entity] -= occurs_in(capitalised[entity], sentence, after_word=True)
         alike: Counter[str] = Counter()
         for entity, vote in votes.items():
-            alike[large[entity].split()[0]] += (vote > 0) - (vote < 0)
-        for entity, name in large.items():
+            alike[capitalised[entity].split()[0]] += (vote > 0) - (vote < 0)
+        for entity, name in capitalised.items():
             common = self.type[entity] in ("drug", "drug class") or name.isalpha() and self.type[entity] != "pathogen"
             guess = 1 if common and name[1:].islower() else -1
             if (votes[entity] or alike[name.split()[0]] or guess) < 0:
-                small[entity] = name
-        return small
+                lowered[entity] = name
+        return lowered
 
-    def step(self, entity: int, step: str) -> set[int]:
+    def neighbours(self, entity: int, step: str) -> set[int]:
         """What one step (a relation, or `~relation`) leads to from an entity."""
         return self.links[step].get(entity, set())
+
+    def sample_neighbours(self, entity: int, step: str, rng: random.Random) -> Iterable[int]:
+        """The same; a random part of it where that is more than `MOST`, as from fever to its diseases."""
+        found = self.neighbours(entity, step)
+        if len(found) <= MOST:
+            return found
+        if (entity, step) not in self.in_order:
+            self.in_order[entity, step] = sorted(found)
+        return rng.sample(self.in_order[entity, step], MOST)
 
     def reach(self, entities: Iterable[int], steps: tuple[str, ...]) -> set[int]:
         """Everything that a chain of steps leads to from any of the entities."""
         entities = set(entities)
         for step in steps:
-            entities = set().union(*(self.step(entity, step) for entity in entities))
+            entities = set().union(*(self.neighbours(entity, step) for entity in entities))
         return entities
 
-    def kin(self, entity: int) -> frozenset[int]:
+    def interchangeable(self, entity: int) -> frozenset[int]:
         """The entity, its synonyms, its classes and its members at any distance: each is as right as the other.
 
         Not its siblings: another drug of the same class is another drug.
         """
-        if entity not in self.kin_of:
+        if entity not in self.alike:
             up, down = (self.closure(entity, direction) for direction in ("belongs_to", "~belongs_to"))
-            self.kin_of[entity] = frozenset(up | down)
-        return self.kin_of[entity]
+            self.alike[entity] = frozenset(up | down)
+        return self.alike[entity]
 
     def closure(self, entity: int, step: str) -> set[int]:
         """The entity and all that repeating a step leads to, with the synonyms of each."""
@@ -199,35 +201,27 @@ class Graph:
             edge = self.reach(edge, (step,)).union(*synonyms) - found
         return found
 
-    def read(self, entity: int, step: str) -> set[int]:
+    def could_mean(self, entity: int, step: str) -> set[int]:
         """What one step leads to, taken for itself or for one that a reader may not tell from it."""
-        return self.step(entity, step).union(*(self.step(entity, other) for other in ALIKE.get(step, ())))
+        return self.neighbours(entity, step).union(*(self.neighbours(entity, other) for other in ALIKE.get(step, ())))
 
-    def readings(self, entities: Iterable[int], steps: tuple[str, ...]) -> set[int]:
-        """Everything that a chain of steps could be read to lead to: what no wrong option may be."""
-        entities = set().union(*map(self.kin, entities))
+    def could_lead_to(self, entity: int, steps: tuple[str, ...]) -> set[int]:
+        """Everything that a chain of steps could be understood to lead to, with what is interchangeable with it."""
+        found = set(self.interchangeable(entity))
         for step in steps:
-            entities = set().union(*(self.kin(other) for entity in entities for other in self.read(entity, step)))
-        return entities
+            ends = set().union(*(self.could_mean(other, step) for other in found))
+            found = set().union(*map(self.interchangeable, ends))
+        return found
 
-    def fits(self, entity: int, features: list[tuple[str, int]]) -> bool:
-        """Whether an entity could be read to have all of the features (step, other)."""
-        return all(not self.kin(other).isdisjoint(self.read(entity, step)) for step, other in features)
-
-    def determine(self, features: list[tuple[str, int]], entity: int) -> bool:
-        """Whether no entity but this one and its kin fits all of the features."""
-        step, other = min(features, key=lambda feature: len(self.step(feature[1], inverse(feature[0]))))
-        candidates = set().union(*(self.read(same, inverse(step)) for same in self.kin(other)))
-        return not any(self.fits(candidate, features) for candidate in candidates - self.kin(entity))
-
-    def some(self, entity: int, step: str, rng: random.Random) -> Iterable[int]:
-        """What one step leads to; a random part of it where that is more than `MOST`, as from fever to its diseases."""
-        found = self.step(entity, step)
-        if len(found) <= MOST:
-            return found
-        if (entity, step) not in self.listed:
-            self.listed[entity, step] = sorted(found)
-        return rng.sample(self.listed[entity, step], MOST)
+    def with_features(self, features: list[tuple[str, int]]) -> set[int]:
+        """The entities that could be understood to have all of the features (step, other)."""
+        step, other = min(features, key=lambda feature: len(self.neighbours(feature[1], inverse(feature[0]))))
+        candidates = set().union(*(self.could_mean(same, inverse(step)) for same in self.interchangeable(other)))
+        return {
+            entity
+            for entity in candidates
+            if all(not self.interchangeable(o).isdisjoint(self.could_mean(entity, s)) for s, o in features)
+        }
 
     def triple(self, entity: int, step: str, other: int) -> tuple[int, str, int]:
         """The fact behind one step, in the direction in which it is stored."""
