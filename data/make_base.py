@@ -2,7 +2,7 @@
 
 The paper starts from Qwen2.5-7B. A laptop needs something smaller that is a base model all the same: one that knows the
 encyclopedia, but was never asked a question. This script prepares it from the knowledge graph and the encyclopedia's
-text; `sft.py` then pretrains it on the corpus. `bash run.sh base` does both and puts the result into `data/base`,
+text; `sft.py` then pretrains it on the corpus. `bash data/make_base.sh` does both and puts the result into `data/base`,
 which is shipped.
 
 The corpus is four files, trained on one after the other, because letters are bound before facts or much later:

@@ -1,10 +1,6 @@
-"""All stages in a row, small: each is killed (`kill -9`) in the middle and run again; it ends as if never disturbed.
-
-And the ablations of run.sh: what they share with their baseline, and which stage gets the arguments.
-"""
+"""All stages in a row, small: each is killed (`kill -9`) in the middle and run again; it ends as if never disturbed."""
 
 import hashlib
-import os
 import random
 import re
 import sqlite3
@@ -16,7 +12,7 @@ import pytest
 from conftest import PROJECT, python
 
 from question import load_questions
-from tools.run import append_jsonl, read_jsonl
+from tools.run import read_jsonl
 
 RL = "--questions 6 --group-size 4 --max-new-tokens 48 --lr 1e-4 --share-prompts --micro-tokens 4096 --cache-gb 0.2"
 RL += " --save-every 1"
@@ -130,139 +126,3 @@ def test_missing_inputs_name_the_command_that_makes_them(tmp_path):
         failed = python(*command(stage, tmp_path)[1:])
         assert failed.returncode == 1 and maker in failed.stderr, failed.stderr
         assert "Traceback" not in failed.stderr and failed.stderr.count("\n") == 1
-
-
-# ----------------------------------------------------------------------------------------------- run.sh's own ablations
-
-
-@pytest.fixture
-def baseline(tmp_path):
-    """A finished run as far as run.sh looks: the files' names, a metrics line a stage, the report."""
-    run = tmp_path / "base"
-    for name in ("sft", "rl1", "rl2"):
-        (run / name).mkdir(parents=True)
-        (run / name / "model.safetensors").write_text(name)
-    for name in (
-        "kg.sqlite",
-        "synth.jsonl",
-        "train.jsonl",
-        "heldout.jsonl",
-        "cot.jsonl",
-        "ledger.jsonl",
-        "report.html",
-        "teacher_cache.jsonl",
-    ):
-        (run / name).write_text(name)
-    stages = ("kg_build", "synth", "curate", "distill", "sft", "rl1", "rl2", "mining")
-    append_jsonl(run / "metrics.jsonl", [{"stage": stage, "step": 1, "time": 1.0} for stage in stages])
-    (run / "eval" / "heldout").mkdir(parents=True)
-    for label in LADDER:
-        for suffix in ("json", "jsonl"):
-            (run / "eval" / "heldout" / f"{label}.{suffix}").write_text(label)
-        append_jsonl(run / "metrics.jsonl", [{"stage": "evaluate", "step": 500, "time": 1.0, "model": label}])
-    return run
-
-
-def run_sh(baseline, *words):
-    """run.sh with a `python` that only notes how it is called, or checks a stage's flags; its result, those calls."""
-    log, tools = baseline.parent / "calls", baseline.parent / "bin"
-    tools.mkdir(exist_ok=True)
-    (tools / "python").write_text(f'#!/bin/sh\n[ "$1" != -c ] || exec {sys.executable} "$@"\necho "$@" >>{log}\n')
-    (tools / "python").chmod(0o755)
-    environment = {
-        "PATH": f"{tools}:{os.environ['PATH']}",
-        "VIRTUAL_ENV": str(baseline.parent),
-        "BASELINE": str(baseline),
-        "CONTACT": "you@example.org",
-        "TEACHER": "openai:any",
-    }
-    done = subprocess.run(["bash", "run.sh", *words], cwd=PROJECT, env=environment, capture_output=True, text=True)
-    return done, log.read_text().splitlines() if log.exists() else []
-
-
-LADDER = ("Base", "+CoT cold start", "+RL stage 1", "+RL stage 2")
-
-
-def test_an_ablation_shares_what_came_before_its_stage(baseline):
-    before = {path: path.read_bytes() for path in baseline.rglob("*") if path.is_file()}
-    done, calls = run_sh(baseline, "tiny", "rl1", "--with-std")
-    fork = baseline.with_name("base-rl1--with-std")
-    assert done.returncode == 0, done.stderr
-    shared = {"kg.sqlite", "synth.jsonl", "train.jsonl", "heldout.jsonl", "cot.jsonl", "sft", "eval"}
-    copied = {"metrics.jsonl", "teacher_cache.jsonl"}  # these are appended to
-    assert {path.name for path in fork.iterdir()} == shared | copied
-    files = [path for path in fork.rglob("*") if path.is_file()]
-    assert all(path.samefile(baseline / path.relative_to(fork)) == (path.name not in copied) for path in files)
-    assert {path.stem for path in (fork / "eval" / "heldout").iterdir()} == {"Base", "+CoT cold start"}
-    rows = list(read_jsonl(fork / "metrics.jsonl"))
-    stages = [row["stage"] for row in rows if "model" not in row]
-    assert stages == ["kg_build", "synth", "curate", "distill", "sft"]
-    assert [row["model"] for row in rows if "model" in row] == ["Base", "+CoT cold start"]
-    assert {path: path.read_bytes() for path in before} == before
-
-    changed = [call for call in calls if "--with-std" in call.removesuffix(str(fork)).split()]
-    assert len(changed) == 1 and changed[0].startswith("grpo.py --stage 1") and changed[0].endswith(" --with-std")
-    assert calls[-1] == f"evaluate.py --table {baseline} {fork}"
-    announced = re.findall(r"^== (\w+) ==$", done.stdout, re.MULTILINE)
-    assert announced == [*stages, "rl1", "rl2", "evaluate", "report", "compare"]
-
-
-def test_an_ablation_goes_on_and_needs_no_arguments(baseline):
-    """Without arguments it is the code that was changed; a second call keeps what the first has made."""
-    assert run_sh(baseline, "tiny", "rl2")[0].returncode == 0
-    fork = baseline.with_name("base-rl2")
-    (fork / "rl2").mkdir()
-    done, calls = run_sh(baseline, "tiny", "rl2")
-    assert done.returncode == 0 and (fork / "rl2").exists() and (fork / "rl1").exists()
-    assert not any("report.html" in path.name for path in fork.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("words", "missing", "message"),
-    [
-        (["tiny", "rl3"], None, "unknown stage 'rl3' of tiny; known: kg_build synth curate distill sft rl1 rl2"),
-        (["32b", "sft"], "sft", "unknown stage 'sft' of 32b"),  # the recipe without a cold start
-        (["tiny", "rl1", "--with-stdd"], None, "grpo.py: error: unrecognized arguments: --with-stdd"),
-        (["tiny", "kg_build", "--target", "0"], None, "kg_build.py: error: argument --target: 0 must be at least 1"),
-        (["tiny", "rl1"], "report.html", "is no finished run; finish it (bash run.sh tiny)"),
-        (["huge"], None, "unknown recipe 'huge'; known: tiny, 7b, 32b, base"),
-    ],
-)
-def test_an_ablation_that_cannot_be_is_one_line(baseline, words, missing, message):
-    if missing:
-        (baseline / missing).rename(baseline / "away")
-    done, calls = run_sh(baseline, *words)
-    assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1
-    assert not [call for call in calls if "pip" not in call]
-    assert not list(baseline.parent.glob("base-*"))
-
-
-def test_a_request_to_stop_reaches_the_stage(tmp_path):
-    """SIGTERM to run.sh alone: the stage saves, run.sh waits for it and says what to do."""
-    (tmp_path / "python").write_text(
-        f"#!/bin/sh\n[ $2 != pip ] || exit 0\ntrap 'sleep 0.5; echo saved >{tmp_path}/log; exit 143' TERM\n"
-        f"touch {tmp_path}/up\nwhile :; do sleep 0.05; done\n"
-    )
-    (tmp_path / "python").chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "VIRTUAL_ENV": str(tmp_path), "RUN": str(tmp_path / "x")}
-    run = subprocess.Popen(["bash", "run.sh"], cwd=PROJECT, env=environment, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "up").exists():
-        time.sleep(0.02)
-    run.terminate()
-    assert "stage kg_build was stopped by signal 15; the same command continues" in run.communicate(timeout=30)[1]
-    assert run.returncode == 1 and (tmp_path / "log").read_text() == "saved\n"
-
-
-def test_questions_that_changed_are_evaluated_again(baseline):
-    assert run_sh(baseline, "tiny", "synth", "--seed", "1", "--options", "5")[0].returncode == 0
-    assert not (baseline.with_name("base-synth--seed-1--options-5") / "eval").exists()
-
-
-@pytest.mark.parametrize("name", ["CONTACT", "TEACHER"])
-def test_what_the_large_recipes_need_is_asked_for_first(tmp_path, monkeypatch, name):
-    monkeypatch.setenv("CONTACT", "you@example.org")
-    monkeypatch.setenv("TEACHER", "openai:any")
-    monkeypatch.delenv(name)
-    done = subprocess.run(["bash", "run.sh", "7b"], cwd=PROJECT, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith(f"run.sh: error: {name} is not set")
-    assert done.stderr.count("\n") == 1 and not done.stdout
