@@ -143,3 +143,11 @@ def metrics_of(run, stage):
     """A stage's lines of a run's metrics."""
     rows = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
     return [row for row in rows if row["stage"] == stage]
+
+
+@pytest.fixture(scope="session")
+def page_graph(tmp_path_factory):
+    """The graph of the pages in pages.py, open."""
+    from pages import PAGES, REDIRECTS, build, export
+
+    return build(tmp_path_factory.mktemp("kg"), export(PAGES, REDIRECTS))
