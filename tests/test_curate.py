@@ -83,8 +83,8 @@ def test_a_lost_or_doubled_question_is_noticed(tmp_path):
     kept = Question.from_json(question())
     for train in ([], [kept, kept]):
         with pytest.raises(RuntimeError, match="lost or doubled"):
-            curate.account(curate.Ledger(read=Counter(synth=1), train=train))
-    curate.account(curate.Ledger(read=Counter(synth=1), train=[kept]))
+            curate.account(curate.Outcome(read=Counter(synth=1), train=train))
+    curate.account(curate.Outcome(read=Counter(synth=1), train=[kept]))
 
 
 @settings(max_examples=100, deadline=None)
@@ -394,9 +394,9 @@ def test_mixing_origins_languages_and_tiers(counts, shares):
     kept, left_out = curate.mix(questions, {"origin": origin, "language": language, "tier": tier}, 0)
     assert sorted(q.id for q in kept + left_out) == sorted(q.id for q in questions)
     for name, wanted in {"origin": origin, "language": language, "tier": tier}.items():
-        found = Counter(curate.TRAITS[name](q) for q in kept)
+        found = Counter(curate.trait(q, name) for q in kept)
         assert all(abs(found[value] - share * len(kept)) < 0.002 * len(kept) + 5 for value, share in wanted.items())
-    cell = lambda q: (curate.origin_of(q), q.language, q.tier)  # noqa: E731
+    cell = lambda q: tuple(curate.trait(q, name) for name in curate.TRAITS)  # noqa: E731
     assert set(map(cell, kept)) - set(map(cell, left_out)), "one cell is used up"
 
 
@@ -450,7 +450,7 @@ def test_a_run_is_deterministic_and_finished_only_once(tmp_path, capsys):
 
 def test_bad_flags_and_inputs(tmp_path):
     with pytest.raises(UserError, match="python synth.py"):
-        curate.read_synthetic(RunDir(tmp_path), curate.Ledger())
+        curate.read_synthetic(RunDir(tmp_path), curate.Outcome())
     with pytest.raises(UserError, match="give a local file instead"):
         run_curate(tmp_path / "run", [question()], "--public", "medqa")  # no network here
     with pytest.raises(UserError, match="known: "):
