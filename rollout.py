@@ -1,11 +1,24 @@
 """The sampler: responses of a Hugging Face policy, with log-probabilities, by a forward pass of our own (section 3.3).
 
 Generation is most of the time of RL. `transformers.generate` keeps one position for the whole batch, so every row
-waits for the longest. Here each row has its own position in a preallocated KV cache:
+waits for the longest. Here each row has its own position in a preallocated KV cache, and `LiveRows.step` is the loop:
 
-    prefill   run each prompt once, however many rows sample from it: they share its keys and values
-    decode    one token for every active row, at its own position
-    release   a finished row's place is taken by the next prompt at once; at the end of the queue the batch shrinks
+    admit     waiting rows take free places; their prompts run once, however many rows sample from each
+    decode    one token for every live row, at its own position
+    release   rows that ended leave; rows from the end fill the gaps, so that the batch is always the first places
+
+There are two caches. A prompt's keys and values are stored once and read by all of its rows; a row's own are those of
+its response. Where things are is told by four numbers (drawn for 4 samples a prompt, `x` a token, `.` room):
+
+    cache of prompts                     cache of responses
+    slot 0 | xxxxxxxxxx.. | prompt 7     place 0 | xxxxxxx........ | row 29: sample 1 of prompt 7, lane 0 * 4 + 1 = 1
+    slot 1 | xxxx........ | prompt 8     place 1 | xxxx........... | row 30: sample 2 of prompt 7, lane 0 * 4 + 2 = 2
+    slot 2 | ............ | (free)       place 2 | x.............. | row 32: sample 0 of prompt 8, lane 1 * 4 + 0 = 4
+
+    row     a response to be sampled: row r is sample r % samples of prompt r // samples
+    place   where a live row's response is stored; a row may move to another place
+    slot    where a prompt is stored; it stays until its last row has ended, and may move as well
+    lane    slot * samples + sample: the same rows, ordered by prompt
 
 `decoder` is the whole transformer (Qwen2, Qwen3 and Llama differ in biases and q/k norms only) over the very weights
 of the Hugging Face module: nothing is copied, so a sampler made once follows every optimiser step. Which tokens are
@@ -14,33 +27,30 @@ real is known from lengths, never from token values, and the stop token is part 
 A row's random numbers depend on its seed and its own step (see `cuda/top_p.py`): the same seed gives the same text,
 whatever else is in the batch, but for rounding: in bfloat16 the last bit of a product depends on the batch's size.
 
-On a GPU a decoding step is hundreds of small kernels, and launching them takes longer than running them. There what
-lies between the matrix products is done by a few Triton kernels (`cuda/decode.py`), and a step is recorded once as a
-CUDA graph and replayed with one launch. A recording has fixed shapes and addresses, so the step (`_Batch._decode`) asks
-the device nothing, the batch is padded to one of few sizes (`bucket`), and its tensors stay where they are between
-calls. On the CPU the same step runs in torch operations, without padding.
+On a GPU the same step runs in a few Triton kernels (`cuda/decode.py`) and is recorded and replayed as a whole
+(`cuda/recorded.py`). To read this file, neither is needed.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cuda import decode as kernels
+from cuda import recorded
 from cuda import top_p as sampling
 from policy import micro_batches
 
 ARCHITECTURES = ("qwen2", "qwen3", "llama")
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose frequencies do not change with the length
 PREFILL_TOKENS = 16384  # prompts' tokens that run at once: bounds the memory of their activations
 MOVED_ROWS = 2  # rows of the cache that are copied at once: bounds the memory of the copy
-# F.linear calls MKL, which on AMD's processors does without AVX-512; oneDNN, part of the same PyTorch, does not.
-ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose frequencies do not change with the length
-
 
 Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]  # of a layer's q, k, v: see `decoder`
 
@@ -62,8 +72,7 @@ class Sample:
 # -------------------------------------------------------------------------------------------- the transformer's forward
 
 
-@dataclass(slots=True)
-class KVCache:
+class KVCache(NamedTuple):
     """`keys`, `values`: (layers, rows, kv_heads, length, head_dim)."""
 
     keys: Tensor
@@ -82,7 +91,7 @@ class KVCache:
 
     def move(self, to: Tensor, source: Tensor, length: int) -> None:
         """Copy the first `length` tokens of the rows `source` (N,) to the rows `to` (N,), none of which is both."""
-        for state in (self.keys, self.values):
+        for state in self:
             # A few at a time: what is copied exists twice for a moment, and many rows may reach the limit at once.
             for some_to, some_source in zip(to.split(MOVED_ROWS), source.split(MOVED_ROWS)):
                 state[:, some_to, :, :length] = state[:, some_source, :, :length]
@@ -109,7 +118,7 @@ def decoder(model: nn.Module, tokens: Tensor, attend: Attention) -> Tensor:
         out = attend(index, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
         x = x + linear(out.transpose(1, 2).reshape(batch, length, -1), attention.o_proj)
         h = rms_norm(x, layer.post_attention_layernorm)
-        x = x + linear(swiglu(linear(h, mlp.gate_proj), linear(h, mlp.up_proj)), mlp.down_proj)
+        x = x + linear(kernels.swiglu(linear(h, mlp.gate_proj), linear(h, mlp.up_proj)), mlp.down_proj)
     return rms_norm(x, body.norm)
 
 
@@ -117,29 +126,22 @@ def head_dim(model: nn.Module) -> int:
     return model.model.layers[0].self_attn.head_dim
 
 
-def fused(x: Tensor) -> bool:
-    """Whether the kernels of cuda/decode.py serve: on a GPU, where there is Triton."""
-    return x.is_cuda and kernels.triton is not None
-
-
 def linear(x: Tensor, module: nn.Linear) -> Tensor:
     """x W^T + b by the module's weights, without its hooks and without gradients."""
-    if ONEDNN and x.is_cpu:
-        return torch.ops.mkldnn._linear_pointwise(x, module.weight, module.bias, "none", [], "")
-    return F.linear(x, module.weight, module.bias)
+    product = onednn_linear if ONEDNN and x.is_cpu else F.linear
+    return product(x, module.weight, module.bias)
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.linear` by oneDNN. F.linear calls MKL, which on AMD's processors does without AVX-512."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def rms_norm(x: Tensor, module: nn.Module) -> Tensor:
-    """Root-mean-square norm over the last dimension, computed in float32 as the Hugging Face modules do."""
-    if fused(x):
-        return kernels.rms_norm(x, module.weight, module.variance_epsilon)
-    x32 = x.float()
-    x32 = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + module.variance_epsilon)
-    return module.weight * x32.to(x.dtype)
-
-
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    return kernels.swiglu(gate, up) if fused(gate) else F.silu(gate) * up
+    return kernels.rms_norm(x, module.weight, module.variance_epsilon)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -151,10 +153,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def rope_tables(model: nn.Module, length: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the positions below `length`, (length, head_dim) each, in the weights' dtype."""
     rotary, weight = model.model.rotary_emb, model.model.embed_tokens.weight
-    angles = (
-        torch.arange(length, device=weight.device)[:, None].float() * rotary.inv_freq.float()
-    )  # (length, head_dim / 2)
-    angles = torch.cat((angles, angles), -1)
+    angles = torch.arange(length, device=weight.device)[:, None].float() * rotary.inv_freq.float()
+    angles = torch.cat((angles, angles), -1)  # (length, head_dim)
     return tuple((table * rotary.attention_scaling).to(weight.dtype) for table in (angles.cos(), angles.sin()))
 
 
@@ -164,7 +164,7 @@ def rope_tables(model: nn.Module, length: int) -> tuple[Tensor, Tensor]:
 class Sampler:
     """Samples from a policy with a KV cache that fits into `cache_bytes`. Reads the module's weights at every call.
 
-    On a GPU the cache stays allocated between calls, with the recorded steps that point into it, until `free`.
+    On a GPU the caches stay allocated between calls, with the recorded steps that point into them, until `free`.
     """
 
     def __init__(self, model: nn.Module, cache_bytes: float = 8e9):
@@ -181,13 +181,13 @@ class Sampler:
             raise ValueError("the sampler does not know sliding-window attention (use_sliding_window is set)")
         self.model = model
         self.cache_bytes = cache_bytes
-        self._kept: _Batch | None = None
+        self.idle_state: State | None = None  # the last call's, on a GPU
 
     def capacity(self, prompt_length: int, max_new_tokens: int, samples: int = 1) -> tuple[int, int]:
         """How many rows and how many prompts the cache budget holds. Raises ValueError if not one of each.
 
-        Of large groups some rows end early and others late, so about four times as many prompts are under way as full
-        groups would need: `samples` / 4 rows share a prompt.
+        In large groups many rows finish early, so `samples` / 4 live rows are budgeted for each prompt: about four
+        times as many prompts at once as full groups would need.
         """
         config, weight = self.model.config, self.model.model.embed_tokens.weight
         token = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim(self.model) * weight.element_size()
@@ -232,51 +232,39 @@ class Sampler:
                 that are not finite.
         """
         self._check(prompts, samples, max_new_tokens, stop_ids)
-        seeds = range(len(prompts)) if seeds is None else seeds
-        total = len(prompts) * samples  # rows to be sampled: row r is sample r % samples of prompt r // samples
-        batch = self._batch(prompts, samples, max_new_tokens, stop_ids)
-
-        results: list[Sample | None] = [None] * total
-        waiting = 0  # the next row to be admitted
-        while waiting < total or batch.active:
-            room = min(batch.room(waiting), total - waiting)
-            # Wait until some places are free: one larger prefill is cheaper than many small ones.
-            if room and (room >= batch.rows // 8 or room == total - waiting or not batch.active):
-                admitted = range(waiting, waiting + room)
-                row_seeds = [(seeds[row // samples] * 1_000_003 + row % samples) & 0xFFFFFFFF for row in admitted]
-                status = batch.admit(admitted, prompts, row_seeds, temperature, top_p)
-                waiting += room
-            else:
-                status = batch.step(temperature, top_p)
-            for row, sample in batch.release(status):
-                results[row] = sample
+        state = self._take_state(prompts, samples, max_new_tokens, stop_ids)
+        rows = LiveRows(state, prompts, range(len(prompts)) if seeds is None else seeds, temperature, top_p)
+        results: list[Sample | None] = [None] * (len(prompts) * samples)
+        while rows.waiting or rows.live:
+            for number, sample in rows.step():
+                results[number] = sample
                 if on_sample:
-                    on_sample(row, sample)
-        self._kept = batch if batch.recordings else None
-        return [results[start : start + samples] for start in range(0, total, samples)]
+                    on_sample(number, sample)
+        if state.recordings:
+            self.idle_state = state
+        return [results[start : start + samples] for start in range(0, len(results), samples)]
 
     def free(self) -> None:
-        """Give up the cache and the recorded steps: whoever trains in between needs the memory."""
-        if self._kept:
-            self._kept = None
+        """Give up the caches and the recorded steps: whoever trains in between needs the memory."""
+        if self.idle_state:
+            self.idle_state = None
             torch.cuda.empty_cache()  # all of it: what came to lie in a piece of the cache would pin the rest
 
-    def _batch(
+    def _take_state(
         self, prompts: Sequence[list[int]], samples: int, max_new_tokens: int, stop_ids: Sequence[int]
-    ) -> _Batch:
-        """An empty batch for these prompts: the last call's, with its recorded steps, if its sizes are the same."""
-        kept, self._kept = self._kept, None  # a call that fails leaves nothing behind
+    ) -> State:
+        """Room for these prompts: the last call's, with its recorded steps, if its sizes are the same."""
+        idle, self.idle_state = self.idle_state, None  # a call that fails leaves nothing for the next
         longest = max(map(len, prompts))
-        if fused(self.model.model.embed_tokens.weight):
+        if kernels.serve(self.model.model.embed_tokens.weight):
             longest = -(-longest // 256) * 256  # so that the next call's sizes are the same
-        rows, slots = self.capacity(longest, max_new_tokens, samples)
-        sizes = (min(rows, len(prompts) * samples), min(slots, len(prompts)), samples, longest, max_new_tokens)
-        if kept and kept.sizes == sizes and kept.stops == set(stop_ids):
-            if kept.recordings:
-                kept.recordings.forget_if_moved()
-            return kept
-        del kept  # before the next cache is allocated
-        return _Batch(self.model, sizes, stop_ids)
+        places, slots = self.capacity(longest, max_new_tokens, samples)
+        sizes = Sizes(min(places, len(prompts) * samples), min(slots, len(prompts)), samples, longest, max_new_tokens)
+        if idle and (idle.sizes, idle.stop_ids.tolist()) == (sizes, list(stop_ids)):
+            idle.recordings.forget_if_moved()
+            return idle
+        del idle  # before the next caches are allocated
+        return State(self.model, sizes, stop_ids)
 
     def _check(self, prompts: Sequence[list[int]], samples: int, max_new_tokens: int, stop_ids: Sequence[int]) -> None:
         config = self.model.config
@@ -295,97 +283,245 @@ class Sampler:
                 raise ValueError(f"stop id {stop_id} is outside the vocabulary of {config.vocab_size}")
 
 
-def bucket(number: int, limit: int) -> int:
-    """The smallest of 8, 12, 16, 24, 32, 48, ... that holds `number`, at most `limit`: few sizes, a third of waste."""
-    size = 8
-    while size < number:
-        size = size * 3 // 2 if size & (size - 1) == 0 else size // 3 * 4
-    return min(size, limit)
+# ------------------------------------------------------------------------------------------ the host: which rows, where
 
 
-class _Batch:
-    """The rows being sampled, in places 0 .. active-1, and their prompts, in slots of a cache of their own.
+@dataclass(slots=True)
+class Prompt:
+    """A prompt, as long as it has rows that have not ended."""
 
-    What the device needs at a step are tensors that never move; what the host needs to plan are lists. A place at or
-    behind `active` is idle: a padded step computes something finite there, which is never read.
+    tokens: list[int]
+    unfinished: int  # its rows that have not ended, admitted or not
+    slot: int | None = None  # None until its first row is admitted
+
+
+@dataclass(slots=True)
+class Row:
+    """A response to be sampled. Its tokens are on the device (`State`); the host knows how many there are."""
+
+    number: int  # prompt * samples + sample
+    prompt: Prompt
+    seed: int
+    sampled: int = 0
+
+
+class LiveRows:
+    """One call of `generate`: the rows that wait, those that are live, by place, and their prompts, by slot.
+
+    It plans; what is computed and stored is `State`'s.
     """
 
-    def __init__(self, model: nn.Module, sizes: tuple[int, int, int, int, int], stop_ids: Sequence[int]):
-        self.model, self.sizes, self.stops = model, sizes, set(stop_ids)
-        self.rows, self.slots, self.samples, self.prompt_length, self.max_new_tokens = sizes
+    def __init__(
+        self, state: State, prompts: Sequence[list[int]], seeds: Sequence[int], temperature: float, top_p: float
+    ):
+        self.state, self.temperature, self.top_p = state, temperature, top_p
+        samples = state.sizes.samples
+        self.waiting: deque[Row] = deque()
+        for index, (tokens, seed) in enumerate(zip(prompts, seeds)):
+            prompt = Prompt(tokens, samples)
+            self.waiting += [Row(index * samples + j, prompt, sample_seed(seed, j)) for j in range(samples)]
+        self.live: list[Row] = []
+        self.prompts: list[Prompt] = []
+
+    def step(self) -> list[tuple[int, Sample]]:
+        """Every live row, or every newly admitted one, gets a token. Returns those that ended, by number."""
+        number = self.admissible()
+        status = self.admit(number) if number else self.decode()
+        return self.release(status.tolist())  # the one transfer of a step
+
+    # ------------------------------------------------------------------------------------------------------------ admit
+
+    def admissible(self) -> int:
+        """How many waiting rows to admit now. Some places have to be free: one larger prefill is cheaper than many
+        small ones."""
+        sizes = self.state.sizes
+        begun = len(self.waiting) % sizes.samples  # rows whose prompt has a slot already
+        room = min(
+            len(self.waiting),
+            sizes.places - len(self.live),
+            begun + (sizes.slots - len(self.prompts)) * sizes.samples,
+        )
+        worth_it = room >= sizes.places // 8 or room == len(self.waiting) or not self.live
+        return room if worth_it else 0
+
+    def admit(self, number: int) -> Tensor:
+        """Rows take the places after the live ones and sample their first token. Returns the status, (live,)."""
+        start, rows = len(self.live), [self.waiting.popleft() for _ in range(number)]
+        first_slot = len(self.prompts)
+        for row in rows:
+            if row.prompt.slot is None:
+                row.prompt.slot = len(self.prompts)
+                self.prompts.append(row.prompt)
+        self.live += rows
+        self.state.prefill(self.prompts[first_slot:])
+        self.state.seat(rows, start)
+        self.state.arrange(self.live)
+        for row in rows:
+            row.sampled = 1
+        status = self.state.first_tokens(rows, start, self.temperature, self.top_p)
+        return F.pad(status, (start, 0))  # the others did nothing
+
+    # ----------------------------------------------------------------------------------------------------------- decode
+
+    def decode(self) -> Tensor:
+        """One token for every live row. Returns the status of the live places and perhaps of idle ones."""
+        for row in self.live:
+            row.sampled += 1
+        prompt_window = max(len(prompt.tokens) for prompt in self.prompts)
+        window = max(row.sampled for row in self.live) - 1  # the new token is not in the cache
+        extent = Extent(len(self.live), len(self.prompts), prompt_window, window)
+        return self.state.decode(extent, self.temperature, self.top_p)
+
+    # ---------------------------------------------------------------------------------------------------------- release
+
+    def release(self, status: list[int]) -> list[tuple[int, Sample]]:
+        """Rows that ended by the status of a step leave; returns their numbers and samples."""
+        status = status[: len(self.live)]
+        if BROKEN in status:
+            raise ValueError("the policy's logits are not finite: there is no distribution to sample from")
+        ended = [place for place, state in enumerate(status) if state == ENDED]
+        if not ended:
+            return []
+        rows = [self.live[place] for place in ended]
+        samples = self.state.samples(ended, [row.sampled for row in rows])
+        for row in rows:
+            row.prompt.unfinished -= 1
+        self._close_places(ended)
+        self._close_slots([slot for slot, prompt in enumerate(self.prompts) if prompt.unfinished == 0])
+        self.state.arrange(self.live)
+        return [(row.number, sample) for row, sample in zip(rows, samples)]
+
+    def _close_places(self, ended: list[int]) -> None:
+        to, source = close_gaps(self.live, ended)
+        self.state.move_rows(to, source, max((row.sampled for row in self.live), default=0))
+
+    def _close_slots(self, empty: list[int]) -> None:
+        to, source = close_gaps(self.prompts, empty)
+        self.state.move_prompts(to, source, max((len(prompt.tokens) for prompt in self.prompts), default=0))
+        for slot, prompt in enumerate(self.prompts):
+            prompt.slot = slot
+
+
+def sample_seed(seed: int, sample: int) -> int:
+    """The 32-bit seed of a prompt's sample: prompts with neighbouring seeds share none."""
+    return (seed * 1_000_003 + sample) & 0xFFFFFFFF
+
+
+def close_gaps(table: list, gone: list[int]) -> tuple[list[int], list[int]]:
+    """Remove the entries `gone` from a list; entries from its end fill the gaps. Returns where to and from where."""
+    remaining = len(table) - len(gone)
+    to = [index for index in gone if index < remaining]
+    source = sorted(set(range(remaining, len(table))) - set(gone))
+    for target, origin in zip(to, source):
+        table[target] = table[origin]
+    del table[remaining:]
+    return to, source
+
+
+# ------------------------------------------------------------------------------ the device: what is computed and stored
+
+GOES_ON, ENDED, BROKEN = range(3)  # status of a row after a step; broken: its logits are no distribution
+
+
+class Sizes(NamedTuple):
+    """Of the tensors of a `State`."""
+
+    places: int
+    slots: int
+    samples: int  # a prompt: lanes to a slot
+    prompt_length: int
+    max_new_tokens: int
+
+
+class Extent(NamedTuple):
+    """How much of the caches a decoding step has to look at: the first rows and slots, and the longest in them."""
+
+    rows: int
+    slots: int
+    prompt_length: int
+    length: int
+
+
+class State:
+    """The two caches and what else the device has to know of each place, in tensors that never move.
+
+    A place after the live ones is idle: a padded step computes something finite there, which is never read.
+    """
+
+    def __init__(self, model: nn.Module, sizes: Sizes, stop_ids: Sequence[int]):
+        self.model, self.sizes = model, sizes
+        self.recordings = recorded.new_recordings(model)
+        self.rope = rope_tables(model, sizes.prompt_length + sizes.max_new_tokens)
+        self.prompts = KVCache.empty(model, sizes.slots, sizes.prompt_length)
+        self.responses = KVCache.empty(model, sizes.places, sizes.max_new_tokens)
         weight = model.model.embed_tokens.weight
-        self.recordings = new_recordings(model)
-        self.rope = rope_tables(model, self.prompt_length + self.max_new_tokens)
-        self.prompts = KVCache.empty(model, self.slots, self.prompt_length)
-        self.responses = KVCache.empty(model, self.rows, self.max_new_tokens)
-        self.last_hidden = weight.new_zeros(self.slots, weight.shape[1])  # of each prompt: gives its first logits
+        self.last_hidden = weight.new_zeros(sizes.slots, weight.shape[1])  # of each prompt: gives its first logits
 
         integers = {"dtype": torch.int64, "device": weight.device}
         self.stop_ids = torch.tensor(list(stop_ids), **integers)
-        self.seeds = torch.zeros(self.rows, **integers)
-        self.lengths = torch.ones(self.rows, **integers)  # of the row's prompt
-        self.counts = torch.ones(self.rows, **integers)  # tokens sampled so far
-        self.live = torch.zeros(self.rows, **integers)  # 1 for places below `active`
-        self.tokens = torch.zeros(self.rows, self.max_new_tokens, **integers)
-        self.logprobs = torch.zeros(self.rows, self.max_new_tokens, device=weight.device)
-        self.lanes = torch.zeros(self.rows, **integers)  # slot * samples + the row's number among its prompt's samples
+        self.seeds = torch.zeros(sizes.places, **integers)
+        self.lengths = torch.ones(sizes.places, **integers)  # of the row's prompt
+        self.counts = torch.ones(sizes.places, **integers)  # tokens sampled so far
+        self.is_live = torch.zeros(sizes.places, **integers)  # 0 or 1
+        self.lanes = torch.zeros(sizes.places, **integers)
+        self.tokens = torch.zeros(sizes.places, sizes.max_new_tokens, **integers)
+        self.logprobs = torch.zeros(sizes.places, sizes.max_new_tokens, device=weight.device)
 
-        self.row_ids: list[int] = []  # by place
-        self.slot_of: list[int] = []  # by place
-        self.sampled: list[int] = []  # by place: `counts`, known without asking the device
-        self.slot_prompts: list[int] = []  # by slot: which prompt
-        self.slot_lengths: list[int] = []  # by slot: its tokens
-        self.slot_left: list[int] = []  # by slot: its rows that have not ended, admitted or not
+    def index(self, numbers: Sequence[int]) -> Tensor:
+        """Places or slots, for the device."""
+        return torch.tensor(numbers, dtype=torch.int64, device=self.counts.device)
 
-    @property
-    def active(self) -> int:
-        return len(self.row_ids)
+    # ---------------------------------------------------------------------------------------- what is stored, and where
 
-    def room(self, waiting: int) -> int:
-        """How many rows can be admitted, `waiting` being the next: places and slots limit it."""
-        started = -waiting % self.samples  # rows whose prompt has its slot already
-        return min(self.rows - self.active, started + (self.slots - len(self.slot_prompts)) * self.samples)
-
-    # ------------------------------------------------------------------------------------------- prefill and admission
-
-    def admit(
-        self, row_ids: range, prompts: Sequence[list[int]], seeds: list[int], temperature: float, top_p: float
-    ) -> Tensor:
-        """Rows take the places behind the active ones and sample their first token. Returns the status, (active,)."""
-        needed = range(row_ids[0] // self.samples, row_ids[-1] // self.samples + 1)
-        fresh = [number for number in needed if number not in self.slot_prompts]
-        self._prefill([prompts[number] for number in fresh])
-        self.slot_prompts += fresh
-        self.slot_lengths += [len(prompts[number]) for number in fresh]
-        self.slot_left += [self.samples] * len(fresh)
-
-        device, start = self.counts.device, self.active
-        slot_of = [self.slot_prompts.index(row // self.samples) for row in row_ids]
-        self.row_ids += row_ids
-        self.slot_of += slot_of
-        self.sampled += [1] * len(row_ids)
-        places = slice(start, self.active)
-        self.seeds[places] = torch.tensor(seeds, device=device)
-        self.lengths[places] = torch.tensor([self.slot_lengths[slot] for slot in slot_of], device=device)
+    def seat(self, rows: list[Row], start: int) -> None:
+        """Rows that have sampled nothing yet take the places from `start` on."""
+        places = slice(start, start + len(rows))
+        self.seeds[places] = self.index([row.seed for row in rows])
+        self.lengths[places] = self.index([len(row.prompt.tokens) for row in rows])
         self.counts[places] = 0
-        self._arrange()
-        used = sorted(set(slot_of))
-        logits = linear(self.last_hidden[torch.tensor(used, device=device)], self.model.lm_head)  # (prompts, V)
-        logits = logits[torch.tensor([used.index(slot) for slot in slot_of], device=device)]
-        status = self._sample(torch.arange(start, self.active, device=device), logits, temperature, top_p)
-        return F.pad(status, (start, 0))  # the others did nothing
 
-    def _prefill(self, prompts: list[list[int]]) -> None:
-        """Run prompts into the next slots, some at a time."""
-        device, first = self.counts.device, len(self.slot_prompts)
-        for part in micro_batches([len(prompt) for prompt in prompts], PREFILL_TOKENS):
-            lengths = torch.tensor([len(prompts[index]) for index in part], device=device)
-            longest = len(prompts[part[-1]])
-            padded = [prompts[index] + [0] * (longest - len(prompts[index])) for index in part]
-            tokens = torch.tensor(padded, device=device)  # (P, T)
-            slots = torch.tensor(part, device=device) + first
+    def arrange(self, live: list[Row]) -> None:
+        """Note which places are live and which prompts they belong to."""
+        samples, idle = self.sizes.samples, self.sizes.places - len(live)
+        lanes = [row.prompt.slot * samples + row.number % samples for row in live]
+        self.lanes.copy_(torch.tensor(lanes + [0] * idle))
+        self.is_live.copy_(torch.arange(self.sizes.places) < len(live))
+        self.counts[len(live) :] = 1
+
+    def samples(self, places: list[int], counts: list[int]) -> list[Sample]:
+        """What the rows at `places` have sampled, `counts` tokens each."""
+        index, stops, samples = self.index(places), set(self.stop_ids.tolist()), []
+        for tokens, logprobs, count in zip(self.tokens[index].tolist(), self.logprobs[index].tolist(), counts):
+            last = tokens[count - 1]
+            samples.append(Sample(tokens[:count], logprobs[:count], last if last in stops else None))
+        return samples
+
+    def move_rows(self, to: list[int], source: list[int], length: int) -> None:
+        """Rows go from the places `source` to the places `to`, with the first `length` tokens of their responses."""
+        if to:
+            to, source = self.index(to), self.index(source)
+            for state in (self.seeds, self.lengths, self.counts, self.tokens, self.logprobs):
+                state[to] = state[source]
+            self.responses.move(to, source, length)
+
+    def move_prompts(self, to: list[int], source: list[int], length: int) -> None:
+        """Prompts of at most `length` tokens go from the slots `source` to the slots `to`."""
+        if to:
+            to, source = self.index(to), self.index(source)
+            self.last_hidden[to] = self.last_hidden[source]
+            self.prompts.move(to, source, length)
+
+    # ---------------------------------------------------------------------------------------------------------- prompts
+
+    def prefill(self, prompts: list[Prompt]) -> None:
+        """Run prompts and store their keys and values in their slots, some at a time."""
+        lengths = [len(prompt.tokens) for prompt in prompts]
+        for part in micro_batches(lengths, PREFILL_TOKENS):
+            longest = lengths[part[-1]]
+            tokens = self.index([prompts[i].tokens + [0] * (longest - lengths[i]) for i in part])  # (P, T)
+            slots, last = self.index([prompts[i].slot for i in part]), self.index([lengths[i] - 1 for i in part])
             hidden = decoder(self.model, tokens, self._prompt_attention(slots, longest))
-            self.last_hidden[slots] = hidden[torch.arange(len(part), device=device), lengths - 1]
+            self.last_hidden[slots] = hidden[torch.arange(len(part), device=hidden.device), last]
 
     def _prompt_attention(self, slots: Tensor, length: int) -> Attention:
         """Attention of whole prompts, padded to `length` on the right, for `decoder`; they go into `slots` (P,)."""
@@ -400,60 +536,45 @@ class _Batch:
 
         return attend
 
-    def _arrange(self) -> None:
-        """Tell the device which places are live and which prompts they belong to."""
-        slots, rows = torch.tensor([self.slot_of, self.row_ids], dtype=torch.int64)
-        lanes = slots * self.samples + rows % self.samples
-        self.lanes.copy_(F.pad(lanes, (0, self.rows - self.active)))
-        self.live.copy_(torch.arange(self.rows) < self.active)
+    def first_tokens(self, rows: list[Row], start: int, temperature: float, top_p: float) -> Tensor:
+        """Sample the first token of the rows in the places from `start` on; each prompt's logits are computed once."""
+        slots = [row.prompt.slot for row in rows]
+        used = sorted(set(slots))
+        logits = linear(self.last_hidden[self.index(used)], self.model.lm_head)  # (prompts, V)
+        logits = logits[self.index([used.index(slot) for slot in slots])]
+        places = torch.arange(start, start + len(rows), device=logits.device)
+        return self._sample(places, logits, temperature, top_p)
 
-    # ---------------------------------------------------------------------------------------------------------- decode
+    # -------------------------------------------------------------------------------------------------------- responses
 
-    def step(self, temperature: float, top_p: float) -> Tensor:
-        """One token for every active row. Returns the status of the active places and perhaps of idle ones."""
-        self.sampled = [count + 1 for count in self.sampled]
-        if self.recordings:
-            return self.recordings.run(self._decode, (bucket(self.active, self.rows), temperature, top_p))
-        windows = (len(self.slot_prompts), max(self.slot_lengths), max(self.sampled) - 1)
-        return self._decode(self.active, temperature, top_p, windows)
+    def decode(self, extent: Extent, temperature: float, top_p: float) -> Tensor:
+        """`_decode`, recorded where that pays: then of one of few shapes, whatever the lengths."""
+        if not self.recordings:
+            return self._decode(extent, temperature, top_p)
+        _, slots, _, prompt_length, length = self.sizes
+        shape = Extent(recorded.bucket(extent.rows, self.sizes.places), slots, prompt_length, length)
+        return self.recordings.run(self._decode, (shape, temperature, top_p))
 
-    def _decode(
-        self, rows: int, temperature: float, top_p: float, windows: tuple[int, int, int] | None = None
-    ) -> Tensor:
-        """The last tokens of the first `rows` places go into the cache; sample the next ones. Returns the status.
-
-        `windows`, for the torch operations: how many slots are used, and the longest prompt and response in them. The
-        kernels do without: nothing in the step depends on a value on the device, and the host takes no part in it.
-        """
-        row = torch.arange(rows, device=self.counts.device)
-        last = self.counts[:rows] - 1
-        attend = self._row_attention(last, *windows) if windows else self._fused_row_attention(last)
-        hidden = decoder(self.model, self.tokens[row, last][:, None], attend)
+    def _decode(self, extent: Extent, temperature: float, top_p: float) -> Tensor:
+        """The last tokens of the first rows go into the cache; sample the next ones. Returns the status (rows,)."""
+        row = torch.arange(extent.rows, device=self.counts.device)
+        last = self.counts[: extent.rows] - 1
+        hidden = decoder(self.model, self.tokens[row, last][:, None], self._row_attention(last, extent))
         return self._sample(row, linear(hidden[:, 0], self.model.lm_head), temperature, top_p)
 
-    def _fused_row_attention(self, last: Tensor) -> Attention:
-        """Attention of the rows' tokens number `last` (B,), for `decoder`, by a Triton kernel."""
-        slots, lengths = self.lanes[: len(last)] // self.samples, self.lengths[: len(last)]
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            new = tuple(x[:, :, 0] for x in (q, k, v))
-            caches = self.prompts.layer(layer), self.responses.layer(layer)
-            return kernels.attend(new, self.rope, *caches, slots, lengths, last)[:, :, None]
-
-        return attend
-
-    def _row_attention(self, last: Tensor, slots: int, prompt_window: int, window: int) -> Attention:
-        """The same in torch operations: no prompt in the first `slots` is longer than `prompt_window`, no row has
-        sampled more than `window` tokens."""
-        rows, device = len(last), last.device
-        row = torch.arange(rows, device=device)
-        lanes, lengths = self.lanes[:rows], self.lengths[:rows]
-        places = lanes.new_zeros(slots * self.samples)  # a lane without a row points to place 0
+    def _row_attention(self, last: Tensor, extent: Extent) -> Attention:
+        """Attention of the rows' tokens number `last` (B,), for `decoder`; they go into the cache."""
+        rows, slots, prompt_length, length = extent
+        lanes, lengths, samples = self.lanes[:rows], self.lengths[:rows], self.sizes.samples
+        if kernels.serve(last):
+            return kernels.row_attention(self.prompts, self.responses, self.rope, lanes // samples, lengths, last)
+        row = torch.arange(rows, device=last.device)
+        places = lanes.new_zeros(slots * samples)  # a lane without a row points to place 0
         places[lanes] = row
-        places = places.view(slots, self.samples)
-        beyond_prompt = torch.arange(prompt_window, device=device) >= lengths[:, None]
-        beyond_response = torch.arange(window, device=device) > last[:, None]
-        hidden_tokens = torch.cat((beyond_prompt, beyond_response), -1)[:, None, None]  # (B, 1, 1, prompt + response)
+        places = places.view(slots, samples)
+        beyond_prompt = torch.arange(prompt_length, device=last.device) >= lengths[:, None]
+        beyond_response = torch.arange(length, device=last.device) > last[:, None]
+        masked = torch.cat((beyond_prompt, beyond_response), -1)[:, None, None]  # (B, 1, 1, prompt + response)
         cos, sin = (table[lengths + last][:, None, None] for table in self.rope)  # (B, 1, 1, head_dim)
 
         def by_prompt(x: Tensor) -> Tensor:
@@ -462,7 +583,7 @@ class _Batch:
 
         def by_row(x: Tensor) -> Tensor:
             """The inverse of `by_prompt`."""
-            return x.unflatten(2, (self.samples, -1)).transpose(1, 2).flatten(0, 1)[lanes]
+            return x.unflatten(2, (samples, -1)).transpose(1, 2).flatten(0, 1)[lanes]
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             # A prompt's keys are read once for all of its rows, a row's own keys for itself; one softmax over both.
@@ -470,129 +591,24 @@ class _Batch:
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
             for state, new in zip(self.responses.layer(layer), (k, v)):
                 state[row, :, last] = new[:, :, 0]
-            keys, values = (state[:rows, :, :window] for state in self.responses.layer(layer))
-            prompt_keys, prompt_values = (state[:slots, :, :prompt_window] for state in self.prompts.layer(layer))
+            keys, values = (state[:rows, :, :length] for state in self.responses.layer(layer))
+            prompt_keys, prompt_values = (state[:slots, :, :prompt_length] for state in self.prompts.layer(layer))
             grouped = q.reshape(rows, k.shape[1], -1, q.shape[-1]) * q.shape[-1] ** -0.5
             scores = torch.cat((by_row(by_prompt(grouped) @ prompt_keys.mT), grouped @ keys.mT), -1).float()
-            weights = scores.masked_fill_(hidden_tokens, -torch.inf).softmax(-1).to(v.dtype)
-            of_prompt, of_response = weights.split((prompt_window, window), -1)
+            weights = scores.masked_fill_(masked, -torch.inf).softmax(-1).to(v.dtype)
+            of_prompt, of_response = weights.split((prompt_length, length), -1)
             out = by_row(by_prompt(of_prompt) @ prompt_values) + of_response @ values
             return out.reshape(q.shape)
 
         return attend
 
     def _sample(self, places: Tensor, logits: Tensor, temperature: float, top_p: float) -> Tensor:
-        """Sample a token of each place (B,) from its logits (B, V). Returns the status (B,).
-
-        0: the row goes on; 1: it ended; 2: its logits are no distribution.
-        """
+        """Sample a token of each place (B,) from its logits (B, V). Returns the status (B,)."""
         counts = self.counts[places]
         tokens, logprobs = sampling.sample_top_p(logits, self.seeds[places], counts, temperature, top_p)
         self.tokens[places, counts] = tokens
         self.logprobs[places, counts] = logprobs
-        counts = counts + self.live[places]
+        counts = counts + self.is_live[places]
         self.counts[places] = counts
-        done = (tokens[:, None] == self.stop_ids).any(-1) | (counts == self.max_new_tokens)
-        return torch.where(tokens < 0, 2, done.long())
-
-    # --------------------------------------------------------------------------------------------------------- release
-
-    def release(self, status: Tensor) -> list[tuple[int, Sample]]:
-        """Rows that ended by the status of a step leave the batch; returns them with their ids."""
-        states = status.tolist()[: self.active]  # the one transfer of a step
-        if 2 in states:
-            raise ValueError("the policy's logits are not finite: there is no distribution to sample from")
-        ended = [place for place, state in enumerate(states) if state]
-        if not ended:
-            return []
-        index = torch.tensor(ended, device=self.counts.device)
-        finished = []
-        for place, tokens, logprobs in zip(ended, self.tokens[index].tolist(), self.logprobs[index].tolist()):
-            count = self.sampled[place]
-            last = tokens[count - 1]
-            sample = Sample(tokens[:count], logprobs[:count], last if last in self.stops else None)
-            finished.append((self.row_ids[place], sample))
-            self.slot_left[self.slot_of[place]] -= 1
-        self._close_places(ended)
-        self._close_slots([slot for slot, left in enumerate(self.slot_left) if left == 0])
-        self._arrange()
-        return finished
-
-    def _close_places(self, ended: list[int]) -> None:
-        """Rows from the end move into the places of those that ended."""
-        to, source = close_gaps(ended, self.row_ids, self.slot_of, self.sampled)
-        if to:
-            to, source = (torch.tensor(indices, device=self.counts.device) for indices in (to, source))
-            for state in (self.seeds, self.lengths, self.counts, self.tokens, self.logprobs):
-                state[to] = state[source]
-            self.responses.move(to, source, max(self.sampled))
-        self.counts[self.active :] = 1  # idle
-
-    def _close_slots(self, empty: list[int]) -> None:
-        """Prompts from the end move into the slots whose rows have all ended."""
-        to, source = close_gaps(empty, self.slot_prompts, self.slot_lengths, self.slot_left)
-        if to:
-            moved = dict(zip(source, to))
-            self.slot_of = [moved.get(slot, slot) for slot in self.slot_of]
-            to, source = (torch.tensor(indices, device=self.counts.device) for indices in (to, source))
-            self.last_hidden[to] = self.last_hidden[source]
-            self.prompts.move(to, source, max(self.slot_lengths))
-
-
-def close_gaps(gone: list[int], *columns: list[int]) -> tuple[list[int], list[int]]:
-    """Remove the rows `gone` from a table of columns; rows from its end fill the gaps. Returns where to and from."""
-    number = len(columns[0])
-    remaining = number - len(gone)
-    to = [row for row in gone if row < remaining]
-    source = sorted(set(range(remaining, number)) - set(gone))
-    for column in columns:
-        for target, origin in zip(to, source):
-            column[target] = column[origin]
-        del column[remaining:]
-    return to, source
-
-
-class Recordings:
-    """Decoding steps recorded as CUDA graphs, by the number of rows and the sampling parameters.
-
-    An optimiser step changes weights in place, so recordings stay valid. FSDP gathers weights anew for each rollout
-    phase, perhaps to other addresses; then they are recorded anew, about ten steps out of thousands.
-    """
-
-    def __init__(self, model: nn.Module):
-        self.model = model
-        self.forget()
-
-    def forget(self) -> None:
-        self.graphs: dict[tuple, tuple[torch.cuda.CUDAGraph, Tensor] | None] = {}
-        # One pool of memory for all of them: they never run together. It ends with the last graph that uses it.
-        self.pool = torch.cuda.graph_pool_handle()
-        self.addresses = self._weights()
-
-    def _weights(self) -> list[int]:
-        return [parameter.data_ptr() for parameter in self.model.parameters()]
-
-    def forget_if_moved(self) -> None:
-        """To be called before the first step after anything may have touched the weights."""
-        if self.addresses != self._weights():
-            self.forget()
-
-    def run(self, step: Callable[..., Tensor], key: tuple) -> Tensor:
-        """`step(*key)`: as it stands the first time, which compiles its kernels; then recorded; then replayed."""
-        if key not in self.graphs:
-            self.graphs[key] = None
-            return step(*key)
-        if self.graphs[key] is None:
-            graph = torch.cuda.CUDAGraph()
-            # Records without running. What other threads do meanwhile (NCCL's watchdog asks for events) is allowed.
-            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-                status = step(*key)
-            self.graphs[key] = graph, status
-        graph, status = self.graphs[key]
-        graph.replay()
-        return status
-
-
-def new_recordings(model: nn.Module) -> Recordings | None:
-    """None where steps are not recorded: on the CPU, or without Triton, since torch operations ask the device."""
-    return Recordings(model) if fused(model.model.embed_tokens.weight) else None
+        done = (tokens[:, None] == self.stop_ids).any(-1) | (counts == self.sizes.max_new_tokens)
+        return torch.where(tokens < 0, BROKEN, torch.where(done, ENDED, GOES_ON))

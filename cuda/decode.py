@@ -1,4 +1,4 @@
-"""What a decoding step does between its matrix products, in three Triton kernels.
+"""What a decoding step does between its matrix products: three Triton kernels for GPUs.
 
 A step moves one token per row through the model. On a GPU its time is reading weights and keys and values; everything
 else is so little work that launching it takes longer than doing it. In plain torch operations a layer needs 57
@@ -10,13 +10,17 @@ launches, with these kernels 13, seven of them products with the weights:
                over the row's prompt and its response so far, exactly as far as each row has come
 
 `attend` also makes a step's shape independent of how long prompts and responses are: a CUDA graph of it can be replayed
-at any point of any text (see rollout.Recordings). On the CPU, rollout.py does the same in torch operations.
+at any point of any text (see `cuda/recorded.py`). Elsewhere torch operations do the same: those of norm and activation
+are here, those of attention in rollout.py.
 
 How Triton reads is told in `cuda/top_p.py`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 try:
@@ -146,15 +150,34 @@ if triton is not None:
         tl.store(out_ptr + queries + d[None, :], (out / total[:, None]).to(v.dtype), mask=real)
 
 
+def serve(x: Tensor) -> bool:
+    """Whether the kernels serve: on a GPU, where there is Triton."""
+    return x.is_cuda and triton is not None
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last dimension, computed in float32; x of any shape, contiguous."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension; in float32, as the Hugging Face modules do it."""
+    if serve(x):
+        return rms_norm_triton(x, weight, eps)
+    x32 = x.float()
+    x32 = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)
+    return weight * x32.to(x.dtype)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up, of any shape."""
+    return swiglu_triton(gate, up) if serve(gate) else F.silu(gate) * up
+
+
+def rms_norm_triton(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`rms_norm` by the kernel; x contiguous."""
     out, width = torch.empty_like(x), x.shape[-1]
     _rms_norm_kernel[(x.numel() // width,)](x, weight, out, eps, WIDTH=width, BLOCK=triton.next_power_of_2(width))
     return out
 
 
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up, of any shape, contiguous."""
+def swiglu_triton(gate: Tensor, up: Tensor) -> Tensor:
+    """`swiglu` by the kernel; both contiguous."""
     out, number = torch.empty_like(gate), gate.numel()
     _swiglu_kernel[(triton.cdiv(number, ELEMENTS),)](gate, up, out, number, ELEMENTS=ELEMENTS)
     return out
@@ -193,3 +216,24 @@ def attend(
         BLOCK_D=max(16, triton.next_power_of_2(head_dim)), BLOCK=BLOCK, num_warps=4, num_stages=2,
     )  # fmt: skip
     return out
+
+
+def row_attention(
+    prompts: tuple[Tensor, Tensor],
+    responses: tuple[Tensor, Tensor],
+    rope: tuple[Tensor, Tensor],
+    slots: Tensor,
+    lengths: Tensor,
+    sampled: Tensor,
+) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:
+    """`attend` for every layer, as a function of a layer's number and its new q, k, v, (B, heads, 1, head_dim) each.
+
+    `prompts` and `responses` are the keys and values of all layers, (layers, ...) each; for the rest see `attend`.
+    """
+
+    def attend_layer(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        new = tuple(x[:, :, 0] for x in (q, k, v))
+        caches = ((keys[layer], values[layer]) for keys, values in (prompts, responses))
+        return attend(new, rope, *caches, slots, lengths, sampled)[:, :, None]
+
+    return attend_layer

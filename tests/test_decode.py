@@ -5,7 +5,7 @@ import torch
 from conftest import python
 
 import cuda.decode as m
-from cuda.decode import attend, rms_norm, swiglu
+from cuda.decode import attend, rms_norm_triton, swiglu_triton
 from rollout import rotate
 
 needs_triton = pytest.mark.skipif(m.triton is None, reason="Triton is not installed")
@@ -84,8 +84,10 @@ def test_attention(dtype, heads, kv_heads, head_dim, prompt_room, response_room)
 @pytest.mark.parametrize("shape", [(5, 1, 48), (2, 3, 4, 16), (1, 1, 130)])
 def test_norm_and_activation(dtype, shape):
     x, up, weight = random(*shape, dtype=dtype), random(*shape, dtype=dtype), random(shape[-1], dtype=dtype)
-    torch.testing.assert_close(rms_norm(x, weight, 1e-6), norm_by_definition(x, weight, 1e-6), **TOLERANCE[dtype])
-    torch.testing.assert_close(swiglu(x, up), swiglu_by_definition(x, up), **TOLERANCE[dtype])
+    torch.testing.assert_close(
+        rms_norm_triton(x, weight, 1e-6), norm_by_definition(x, weight, 1e-6), **TOLERANCE[dtype]
+    )
+    torch.testing.assert_close(swiglu_triton(x, up), swiglu_by_definition(x, up), **TOLERANCE[dtype])
 
 
 @needs_triton

@@ -28,12 +28,12 @@ def test_recorded_steps_change_nothing_and_outlive_an_update(monkeypatch):
     the same as without the kernels."""
     model = make("qwen2").cuda()
     with monkeypatch.context() as patch:
-        patch.setattr(rollout, "fused", lambda x: False)
+        patch.setattr(rollout.kernels, "serve", lambda x: False)
         plain = Sampler(model).generate(PROMPTS, **OPTIONS)
     sampler = Sampler(model)
     for _ in range(4):
         same(sampler.generate(PROMPTS, **OPTIONS), plain)
-    graphs = sampler._kept.recordings.graphs
+    graphs = sampler.idle_state.recordings.graphs
     recorded = {key: item for key, item in graphs.items() if item}
     assert recorded
     with torch.no_grad():
@@ -42,12 +42,12 @@ def test_recorded_steps_change_nothing_and_outlive_an_update(monkeypatch):
     after = sampler.generate(PROMPTS, **OPTIONS)
     assert after != plain
     same(after, Sampler(model).generate(PROMPTS, **OPTIONS))
-    assert all(sampler._kept.recordings.graphs[key] is item for key, item in recorded.items())
+    assert all(sampler.idle_state.recordings.graphs[key] is item for key, item in recorded.items())
     for parameter in model.parameters():  # elsewhere, as FSDP may gather them
         parameter.data = parameter.data.clone()
     same(sampler.generate(PROMPTS, **OPTIONS), after)
     same(sampler.generate(PROMPTS, **OPTIONS), after)
-    assert all(sampler._kept.recordings.graphs[key] is not item for key, item in recorded.items())
+    assert all(sampler.idle_state.recordings.graphs[key] is not item for key, item in recorded.items())
 
 
 def test_the_training_stages_learn_in_bfloat16(tmp_path, tiny, cold_started, questions, monkeypatch):

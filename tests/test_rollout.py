@@ -9,8 +9,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import rollout
+from cuda.recorded import bucket
 from cuda.top_p import uniform
-from rollout import Sampler, bucket
+from rollout import Sampler
 
 VOCABULARY = 96
 COMMON = {
@@ -185,10 +186,13 @@ def test_large_groups_share_places(model, monkeypatch):
     token = 2 * 2 * 2 * 8 * 4
     options = {"samples": 16, "max_new_tokens": 30, "stop_ids": list(range(12))}
     reference = Sampler(model).generate(PROMPTS, **options)
-    prefilled, prefill = [], rollout._Batch._prefill
-    monkeypatch.setattr(
-        rollout._Batch, "_prefill", lambda self, prompts: (prefilled.extend(prompts), prefill(self, prompts))
-    )
+    prefilled, prefill = [], rollout.State.prefill
+
+    def noting(state, prompts):
+        prefilled.extend(prompt.tokens for prompt in prompts)
+        prefill(state, prompts)
+
+    monkeypatch.setattr(rollout.State, "prefill", noting)
     sampler = Sampler(model, token * 2 * (4 * 30 + 30))
     assert sampler.capacity(30, 30, 16) == (8, 2)
     same(sampler.generate(PROMPTS, **options), reference)
@@ -236,7 +240,7 @@ def test_the_default_seeds_draw_from_the_distribution(model):
 
 
 class Unrecorded:
-    """Stands in for `rollout.Recordings`: every step as it stands."""
+    """Stands in for `recorded.Recordings`: every step as it stands."""
 
     def __init__(self, model):
         pass
@@ -256,16 +260,16 @@ def test_the_kernels_sample_what_torch_operations_sample(name, monkeypatch):
     model = make(name)
     options = {"samples": 2, "max_new_tokens": 9, "stop_ids": list(range(12)), "temperature": 0.8, "top_p": 0.9}
     expected = Sampler(model).generate(PROMPTS, **options)
-    monkeypatch.setattr(rollout, "fused", lambda x: True)
-    monkeypatch.setattr(rollout, "new_recordings", Unrecorded)
+    monkeypatch.setattr(rollout.kernels, "serve", lambda x: True)
+    monkeypatch.setattr(rollout.recorded, "new_recordings", Unrecorded)
     check_greedy(model, PROMPTS[:2], [], 8)
     token = 4 * (rollout.KVCache.empty(model, 1, 1).keys.numel() * 2)
     same(Sampler(model, token * (256 + 9) * 5).generate(PROMPTS, **options), expected)
 
 
 class Replayed(Unrecorded):
-    """Stands in for `rollout.Recordings` too: the first step of a shape is traced, the others replay the trace. As in a
-    CUDA graph, a trace holds operations on the very tensors that it saw, and nothing of the host's."""
+    """Stands in for `recorded.Recordings` too: the first step of a shape is traced, the others replay the trace. As in
+    a CUDA graph, a trace holds operations on the very tensors that it saw, and nothing of the host's."""
 
     def __init__(self, model):
         self.traces, self.replays = {}, 0
@@ -311,26 +315,26 @@ def test_padded_and_recorded_steps_change_nothing(model, rows, monkeypatch):
     monkeypatch.setattr(rollout.kernels, "attend", attend_by_definition)
     monkeypatch.setattr(rollout.kernels, "rms_norm", norm_by_definition)
     monkeypatch.setattr(rollout.kernels, "swiglu", swiglu_by_definition)
-    monkeypatch.setattr(rollout, "fused", lambda x: True)
-    monkeypatch.setattr(rollout, "new_recordings", Replayed)
+    monkeypatch.setattr(rollout.kernels, "serve", lambda x: True)
+    monkeypatch.setattr(rollout.recorded, "new_recordings", Replayed)
     copy = make("qwen2")
     sampler = Sampler(copy, 2 * 2 * 2 * 8 * 4 * (256 + 30) * rows)
     same(sampler.generate(PROMPTS, **options), before[0])
-    recordings = sampler._kept.recordings
+    recordings = sampler.idle_state.recordings
     assert len(recordings.traces) <= (1 if rows == 3 else 5)  # shapes are numbers of rows, whatever the lengths
     same(sampler.generate(other, **options), before[1])
     copy.load_state_dict(changed.state_dict())
     replays = recordings.replays
     same(sampler.generate(PROMPTS, **options), after)
-    assert sampler._kept.recordings is recordings and recordings.replays > replays + 20
+    assert sampler.idle_state.recordings is recordings and recordings.replays > replays + 20
     sampler.free()
     same(sampler.generate(PROMPTS, **options), after)
-    assert sampler._kept.recordings is not recordings
+    assert sampler.idle_state.recordings is not recordings
 
     monkeypatch.setattr(rollout.sampling, "sample_top_p", lambda logits, *_: (logits.argmax(-1) * 0 - 1, logits[:, 0]))
     with pytest.raises(ValueError, match="not finite"):
         sampler.generate(PROMPTS, **options)
-    assert sampler._kept is None  # what a failed call leaves in the cache is not used again
+    assert sampler.idle_state is None  # what a failed call leaves in the cache is not used again
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000))

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 import distill
 import reward
 from question import LETTERS, Question, load_questions
-from rollout import _Batch
+from rollout import LiveRows
 from teacher import (
     FACT_SENTENCES,
     Answer,
@@ -388,16 +388,16 @@ def test_a_local_model_that_is_stopped_has_kept_what_it_had_answered(tiny, tmp_p
     """Two rows at a time, six tokens each: stopped at step 8, the first two are there and the next two are not."""
     chat = reward.prompt_messages(make_question())
     requests = [Request(chat, "synth/0", "verify", 1.0, 6, seed) for seed in range(5)]
-    teacher, steps, step = make_teacher(f"local:{tiny}", tmp_path / "cache.jsonl"), itertools.count(1), _Batch.step
+    teacher, steps, step = make_teacher(f"local:{tiny}", tmp_path / "cache.jsonl"), itertools.count(1), LiveRows.decode
     teacher.stop_ids = []
     monkeypatch.setattr(teacher.sampler, "capacity", lambda *sizes: (2, 2))
 
-    def stop(batch, *how):
+    def stop(rows):
         if next(steps) == 8:
             raise KeyboardInterrupt
-        return step(batch, *how)
+        return step(rows)
 
-    monkeypatch.setattr(_Batch, "step", stop)
+    monkeypatch.setattr(LiveRows, "decode", stop)
     with pytest.raises(KeyboardInterrupt):
         teacher.ask(requests)
     kept = [row["text"] for row in read_jsonl(tmp_path / "cache.jsonl")]
