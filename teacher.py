@@ -94,6 +94,22 @@ class Teacher(ABC):
     def ask(self, requests: Sequence[Request]) -> list[str]:
         """The answer of each request, in order; "" where it wrote nothing. Raises UserError if it cannot be asked."""
 
+    def answers(self, requests: Sequence[Request]) -> list[Answer]:
+        """`ask` with what is known about each answer."""
+        return [Answer(text, 0) for text in self.ask(requests)]
+
+    def answer_in_full(self, requests: Sequence[Request], most: int) -> list[Answer]:
+        """The answers, where those cut at their request's limit were asked for again with `most` tokens.
+
+        An answer that is cut there too has `truncated`: long thinking, of which nothing is to be concluded.
+        """
+        answers = self.answers(requests)
+        cut = [i for i, answer in enumerate(answers) if answer.truncated and requests[i].max_tokens < most]
+        again = self.answers([replace(requests[i], max_tokens=most) for i in cut]) if cut else []
+        for i, answer in zip(cut, again):
+            answers[i] = answer
+        return answers
+
     def can_reason_about(self, question: Question) -> bool:
         """Whether this teacher is able to write reasoning for the question."""
         return True
@@ -242,7 +258,7 @@ class CachedTeacher(Teacher):
         return [answer.text for answer in self.answers(requests)]
 
     def answers(self, requests: Sequence[Request]) -> list[Answer]:
-        """The same with what is known about each answer."""
+        """`ask` with what is known about each answer."""
         keys = [self._hash(request) for request in requests]
         known = {key: answer for key in keys if (answer := self.cache.get(key))}
         missing = {key: request for key, request in zip(keys, requests) if key not in known}

@@ -457,7 +457,8 @@ def test_a_real_server_that_no_one_here_wrote(tmp_path, monkeypatch):
 
 def flags(**changes):
     defaults = {"rounds": 3, "candidates": (1, 2, 4), "max_reasoning_tokens": 50, "tokenizer": None, "batch_size": 4}
-    return Namespace(**defaults | {"temperature": 0.7, "max_tokens": 64, "seed": 0} | changes)
+    defaults |= {"temperature": 0.7, "max_tokens": 64, "reader_tokens": 64, "seed": 0, "keep_corrections": 0.0}
+    return Namespace(**defaults | changes)
 
 
 def ruled(response, question=None, limit=50):
@@ -584,7 +585,7 @@ def one(teacher, question=None, **changes):
     """The row of one question, and the teacher's requests."""
     batch = [distill.first_attempt(question or make_question(), teacher, flags(**changes))]
     distill.refine(batch, teacher, distill.token_counter(None), flags(**changes))
-    return distill.row_of(batch[0])
+    return distill.row_of(batch[0], distill.token_counter(None), flags(**changes))
 
 
 def test_the_blind_reader_gets_neither_answer_nor_letter_and_must_find_the_option():
@@ -596,7 +597,19 @@ def test_the_blind_reader_gets_neither_answer_nor_letter_and_must_find_the_optio
     assert "<reasoning>\nIsoniazid blocks mycolic acid.\n</reasoning>" in content and "answer is" not in content
     assert letter_of("Isoniazid", request) != "B"
     assert row["verdicts"] == dict.fromkeys(
-        ["form", "answer", "reasoning", "betrayal", "brevity", "calculations", "blind", "evidence", "assumptions"], True
+        [
+            "form",
+            "answer",
+            "reasoning",
+            "betrayal",
+            "brevity",
+            "calculations",
+            "blind",
+            "evidence",
+            "locality",
+            "assumptions",
+        ],
+        True,
     ) | {"calculations": None}
 
 
@@ -683,7 +696,7 @@ def test_the_refinement_loop(tmp_path, capsys):
     ]
     revision = teacher.of("self_correction")[-1].messages
     assert revision[-2]["content"] == "Hm." and distill.STRATEGIES["self_correction"] in revision[-1]["content"]
-    distill.report(rows, teacher)
+    distill.print_outcome(rows, teacher)
     tiers = distill.by_tier(rows)
     numbers = tiers["all"]
     assert (numbers["questions"], numbers["passed"], numbers["failed"], numbers["first_rate"]) == (5, 4, 1, 20.0)
@@ -695,7 +708,7 @@ def test_the_refinement_loop(tmp_path, capsys):
 
 def test_the_evidence_teacher_is_no_reader(tmp_path):
     (row,) = distill.distill([make_question(tier="difficult")], EvidenceTeacher(), flags(), RunDir(tmp_path))
-    assert [row["verdicts"][reader] for reader in distill.READERS] == [None] * 3
+    assert [row["verdicts"][reader] for reader in distill.READERS] == [None] * 4
     assert row["verdicts"]["form"] is row["verdicts"]["brevity"] is True and row["candidates"] == 1
 
 
@@ -717,6 +730,93 @@ def test_selection_is_stratified_seeded_and_without_repeats():
     assert Counter(question.tier for question in chosen) == {"easy": 12, "moderate": 6, "difficult": 2}
     assert chosen == distill.select(questions, 20, seed=1) != distill.select(questions, 20, seed=2)
     assert len({question.id for question in distill.select(questions, 1000, seed=1)}) == 100
+
+
+def test_complex_problems_come_first():
+    """A tier's share goes by its size times its weight, in every prefix; the others fill one that is used up."""
+    questions = [
+        make_question(i, tier) for i, tier in enumerate(["easy"] * 400 + ["moderate"] * 200 + ["difficult"] * 50)
+    ]
+    tiers = lambda *how: Counter(question.tier for question in distill.select(questions, *how))  # noqa: E731
+    assert tiers(50, 0, (1, 2, 4)) == tiers(50, 1, (1, 2, 4)) == {"easy": 20, "moderate": 20, "difficult": 10}
+    assert tiers(400, 0, (1, 2, 4))["difficult"] == 50 and tiers(10**6, 0, (1, 2, 4)) == tiers(10**6, 0)
+    assert tiers(650, 0, (0, 1, 1)) == {"moderate": 200, "difficult": 50}
+    assert len(distill.select([make_question(0, None)], 5, 0, (0, 0, 0))) == 1, "no tier, no weight"
+
+
+WRONG = "<think>Aspirin lowers his fever.</think><answer>A</answer>"
+
+
+@pytest.mark.parametrize(
+    ("first", "readers", "said"),
+    [
+        (WRONG, {}, "Aspirin lowers his fever. Wait, that conclusion does not fit the question. Let me go back"),
+        (
+            "<think>70 kg × 5 mg/kg = 35 mg.</think><answer>B</answer>",
+            {},
+            "Wait, this calculation is wrong: 70 kg * 5 mg/kg = 35 mg. Let me go back",
+        ),
+        (
+            "<think>Isoniazid cures all of it.</think><answer>B</answer>",
+            {"locality": "<think>Nothing says that it cures.</think><answer>B</answer>"},
+            "Isoniazid cures all of it. Wait, one of these steps does not follow. Nothing says that it cures. Let",
+        ),
+    ],
+)
+def test_a_refined_chain_keeps_its_correction(first, readers, said):
+    """Draft, flaw and revision are one trajectory, in form and right; without the flag the revision stands alone."""
+    replies = {name: iter([reply]) for name, reply in readers.items()}
+    fine = "<think>Well.</think><answer>A</answer>"
+    teacher = lambda: ReadingTeacher(  # noqa: E731
+        {("synth/0", 0): first}, **{name: lambda request, name=name: next(replies[name], fine) for name in readers}
+    )
+    row = one(teacher(), keep_corrections=1.0)
+    response = row["messages"][-1]["content"]
+    assert reward.reward(response, "B").total == reward.reward(reward.format_response("x", "B"), "B").total
+    assert said in response and response.endswith("Isoniazid treats it. </think><answer>B</answer>")
+    assert row["corrected"] and row["tokens"] == distill.token_counter(None)(reward.parse(response).thinking)
+    replies = {name: iter([reply]) for name, reply in readers.items()}
+    plain = one(teacher(), keep_corrections=0.0)
+    assert not plain["corrected"] and "Wait" not in plain["messages"][-1]["content"] and plain["rounds"] == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "changes"),
+    [
+        ("Isoniazid, so B.", {}),  # no form
+        ("<think>The provided answer is B.</think><answer>B</answer>", {}),
+        ("<think>The provided answer is A.</think><answer>A</answer>", {}),  # wrong, and it betrays
+        (f"<think>{'word ' * 51}</think><answer>B</answer>", {}),
+        (f"<think>{'word ' * 100}</think><answer>A</answer>", {}),  # too long with its revision
+        (WRONG, {"keep_corrections": 0.0}),
+    ],
+)
+def test_what_is_nothing_to_learn_from_is_not_kept(first, changes):
+    row = one(ReadingTeacher({("synth/0", 0): first}), **{"keep_corrections": 1.0} | changes)
+    assert row["rounds"] == 1 and not row["corrected"]
+    assert row["messages"][-1]["content"] == reward.format_response(reward.parse(GOOD).thinking, "B")
+
+
+def test_a_share_of_the_corrections_is_kept_and_in_chinese():
+    texts = {(f"synth/{number}", 0): WRONG for number in range(60)}
+    questions = [replace(make_question(number), language="zh") for number in range(60)]
+    rows = [one(ReadingTeacher(texts), question, keep_corrections=0.5) for question in questions]
+    assert 20 < sum(row["corrected"] for row in rows) < 40
+    kept = next(row for row in rows if row["corrected"])
+    assert "等等，这个结论与题目不符。" in kept["messages"][-1]["content"]
+
+
+def test_a_readers_reply_that_was_cut_is_asked_for_again_with_more_tokens():
+    class Thinker(ReadingTeacher):
+        def answers(self, requests):
+            return [
+                Answer("<think>Hm", 9, 9, True) if r.purpose == "read blind" and r.max_tokens < 500 else Answer(text, 9)
+                for r, text in zip(requests, self.ask(requests))
+            ]
+
+    teacher = Thinker()
+    assert one(teacher, max_tokens=500)["rounds"] == 0
+    assert [request.max_tokens for request in teacher.of("read blind")] == [64, 500]
 
 
 def command(folder, *more):
@@ -743,8 +843,8 @@ def test_distillation_survives_kill_9(serve, tmp_path):
     rows = list(read_jsonl(tmp_path / "cot.jsonl"))
     assert Counter(row["id"] for row in rows) == {f"synth/{number}": 1 for number in range(60)}
     assert not partial.exists() and list(read_jsonl(tmp_path / "cot_failed.jsonl")) == []
-    # A question takes four calls (writer, three readers); only what was in flight at the kill was asked again.
-    assert min(server.hits.values()) == 4 and sum(server.hits.values()) <= 60 * 4 + 2
+    # A question takes five calls (writer, four readers); only what was in flight at the kill was asked again.
+    assert min(server.hits.values()) == 5 and sum(server.hits.values()) <= 60 * 5 + 2
     assert sum(row["stage"] == "distill" for row in read_jsonl(tmp_path / "metrics.jsonl")) == 1
     assert KEY not in "".join(path.read_text() for path in tmp_path.glob("*.jsonl")) + done.stdout + done.stderr
 
@@ -753,9 +853,9 @@ def test_a_server_that_dies_half_way_and_a_cap_lose_nothing(serve, tmp_path, mon
     write_jsonl(tmp_path / "train.jsonl", [make_question(number).to_json() for number in range(12)])
     arguments = ["--run", tmp_path, "--teacher", "openai:model", "--batch-size", "2", "--teacher-concurrency", "1"]
     server = serve()
-    with pytest.raises(UserError, match=r"--teacher-max-calls 21 \(21 calls, 147 tokens\)"):
-        call_main(distill, *arguments, "--teacher-max-calls", "21")
-    assert len(list(read_jsonl(tmp_path / "cot.partial.jsonl"))) == 4 and sum(server.hits.values()) == 21
+    with pytest.raises(UserError, match=r"--teacher-max-calls 26 \(26 calls, 182 tokens\)"):
+        call_main(distill, *arguments, "--teacher-max-calls", "26")
+    assert len(list(read_jsonl(tmp_path / "cot.partial.jsonl"))) == 4 and sum(server.hits.values()) == 26
 
     post, calls = OpenAITeacher._post, Counter()
 
@@ -773,7 +873,7 @@ def test_a_server_that_dies_half_way_and_a_cap_lose_nothing(serve, tmp_path, mon
     back = serve(port=server.server_address[1])
     call_main(distill, *arguments)
     assert len(list(read_jsonl(tmp_path / "cot.jsonl"))) == 12
-    assert sum((server.hits + back.hits).values()) == 12 * 4  # no call was made twice
+    assert sum((server.hits + back.hits).values()) == 12 * 5  # no call was made twice
 
 
 @pytest.mark.skipif("CHAT_MODEL" not in os.environ, reason="no CHAT_MODEL is served at TEACHER_BASE_URL")
