@@ -75,4 +75,4 @@ tiny)
   ;;
 esac
 stage report python report.py
-[ -z "$ablated" ] || python evaluate.py --table "$baseline" "$run"
+[ -z "$ablated" ] || python report.py --table "$baseline" "$run"

@@ -31,6 +31,7 @@ import torch
 import evaluate
 from policy import load_policy, stop_tokens
 from question import LETTERS, load_questions
+from results import read_answer, score_file
 from reward import format_response, prompt_messages, prompt_tokens
 from rollout import Sampler
 from tools.run import read_jsonl, write_jsonl
@@ -38,7 +39,7 @@ from tools.run import read_jsonl, write_jsonl
 
 def run_evaluate(*flags: str) -> None:
     """`python evaluate.py FLAGS` in this process, quietly."""
-    sys.argv = ["evaluate.py", *flags, "--transcripts", "0"]
+    sys.argv = ["evaluate.py", *flags]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         evaluate.main()
 
@@ -87,7 +88,7 @@ def harness(model: str, file: Path, folder: Path, python: str) -> None:
         sample = theirs[number]
         logprobs = [float(response[0]) for response in sample["filtered_resps"]]
         choice = LETTERS[max(range(len(logprobs)), key=logprobs.__getitem__)]
-        mine = evaluate.read_answer(row)[0]
+        mine = read_answer(row)[0]
         right[0] += mine == row["truth"]
         right[1] += int(sample["acc"])
         agree += mine == choice and (mine == row["truth"]) == bool(sample["acc"])
@@ -141,7 +142,7 @@ def million(folder: Path, count: int = 1_000_000) -> None:
         with open(path, "w") as out:
             out.writelines(json.dumps(row) + "\n" for row in rows)
         began = time.process_time()
-        scores = evaluate.score_file(path)
+        scores = score_file(path)
         print(f"{count} responses, {samples} a question, {path.stat().st_size / 1e6:.0f} MB: scored in "
               f"{time.process_time() - began:.1f} s, accuracy {scores.overall.accuracy:.4f}")  # fmt: skip
         path.unlink()

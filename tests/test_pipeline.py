@@ -109,7 +109,8 @@ def test_no_heldout_path_occurs_in_training(two_runs):
 def test_the_end_is_table_4_and_transcripts(two_runs):
     text = two_runs[3]["evaluate"]
     assert re.search(r"\| Variant +\| heldout", text) and re.search(r"\| RL .*\d+\.\d \(\d+\.\d-\d+\.\d\)", text)
-    assert "presentation>disease>drug" in text and text.count("<- right") == 2
+    looked_at = python("report.py", "--run", two_runs[0]).stdout
+    assert "presentation>disease>drug" in looked_at and looked_at.count("<- right") == 2
 
 
 def test_a_finished_stage_does_nothing(two_runs):

@@ -9,11 +9,13 @@ import pytest
 from conftest import call_main, python
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import rc_context
 
 import report
+from draw import charts
 from question import Question
 from reward import format_response
-from tools.run import RunDir, append_jsonl, write_jsonl
+from tools.run import RunDir, append_jsonl, read_jsonl, write_jsonl
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)> \" ' & $x_$"
 MODELS = {"Base": "BBB", "+CoT cold start": "ABB", "+RL stage 1": "AAB", "+RL stage 2": "AAB"}
@@ -43,9 +45,9 @@ def write_run(folder, question, models=MODELS, response="So it is."):
     rows.append({"stage": "mining", "step": 1, "round": 1, "moderate": tier, "difficult": tier | {"mined": 19}})
     for model, letters in models.items():
         share = letters.count("A") / 3
-        groups = {"moderate": [share, 3, 0.1, 0.9]}
+        subsets = {"moderate": [share, 3, 0.1, 0.9]}
         rows.append({"stage": "evaluate", "step": 0, "model": model, "benchmark": "heldout", "n": 3, "accuracy": share,
-                     "low": 0.1, "high": 0.9, "groups": groups})  # fmt: skip
+                     "low": 0.1, "high": 0.9, "subsets": subsets})  # fmt: skip
         answers = [
             {"id": f"q{n}", "tier": "moderate", "kind": None, "truth": "A", "tokens": 9 + n, "truncated": False,
              "response": format_response(f"{response} By {model}.", letter)}
@@ -85,6 +87,13 @@ def run(tmp_path):
     return folder
 
 
+def draw_question(question):
+    """The path of a question as a picture."""
+    with rc_context(charts.CHART_STYLE):
+        facts = [fact[:3] for fact in question.evidence]
+        return charts.graph_picture(*report.split_entities(question), question.options[question.answer], facts)
+
+
 def build(folder):
     call_main(report, "--run", folder)
     return Page((folder / "report.html").read_text())
@@ -114,8 +123,7 @@ def test_named_and_masked_entities(run):
         "Which drug treats a syncope?", evidence=[["Syncope (medicine)", "treated_by", "Losartan", 1, "It."]]
     )
     assert report.split_entities(told) == (["Syncope (medicine)"], ["Losartan"])
-    with report.rc_context(report.CHART_STYLE):
-        drawing = report.draw_subgraph(question)
+    drawing = draw_question(question)
     assert drawing.count("stroke-dasharray") == 2  # the two masked boxes
 
 
@@ -124,8 +132,7 @@ def test_an_arrow_s_word_lies_along_it():
     signs = ["Fever", "Cough", "Rash", "Nausea", "Fatigue"]
     facts = [["Measles", "symptom", sign, 1, "It."] for sign in signs]
     facts.append(["Measles", "prevented_by", "Vaccine", 1, "It."])
-    with report.rc_context(report.CHART_STYLE):
-        drawing = report.draw_subgraph(make_question(f"What prevents {', '.join(signs)}?", "Vaccine", evidence=facts))
+    drawing = draw_question(make_question(f"What prevents {', '.join(signs)}?", "Vaccine", evidence=facts))
     angles = {word: [] for word in ("symptom", "prevented by")}
     for angle, word in re.findall(r"rotate\((\S+) [^>]*>(symptom|prevented by)<", drawing):
         angles[word].append((180 - float(angle)) % 360 - 180)
@@ -170,8 +177,8 @@ def test_any_text_adds_no_tag(text):
     def tags(content):
         answers = {content: {"q0": {"truth": "A", "response": content}}}
         question = make_question(content, evidence=[["x", content, "y", content, content]])
-        with report.rc_context(report.CHART_STYLE):
-            drawing = report.accuracy_bars(content, {content: [0.5, 3]})
+        with rc_context(charts.CHART_STYLE):
+            drawing = charts.accuracy_bars(content, {content: [0.5, 3]})
         return [tag for tag, _ in Page(drawing + report.transcript("q0", answers, question)).tags if tag != "use"]
 
     assert set(tags(text)) == set(tags("plain"))
@@ -200,7 +207,7 @@ def test_response_free_results_are_passed_over(run):
     path = run / "eval" / "heldout" / "Base.jsonl"
     append_jsonl(path, [{"id": "q0", "sample": 1, "truth": "A", "response": "second", "tokens": 3}])
     write_jsonl(path.with_name("letters.jsonl"), [{"id": "q0", "truth": "A", "logprobs": {"A": -1.0}}])
-    _, answers = report.load_answers(RunDir(run), [])
+    _, answers = report.load_answers(RunDir(run))
     assert set(answers) == set(MODELS) and "second" not in answers["Base"]["q0"]["response"]
 
 
@@ -225,8 +232,8 @@ def test_same_run_same_page(run):
 def test_charts_take_their_colours_from_the_theme(run):
     build(run)
     html = (run / "report.html").read_text()
-    assert all(f"var(--{name})" in html and f"--{name}: " in report.THEME for name in report.COLORS if name != "easy")
-    assert not any(color in html for color in report.COLORS.values())
+    assert all(f"var(--{name})" in html and f"--{name}: " in charts.THEME for name in charts.COLORS if name != "easy")
+    assert not any(color in html for color in charts.COLORS.values())
 
 
 def test_curves_of_several_runs_are_one_picture(run, tmp_path):
@@ -236,7 +243,7 @@ def test_curves_of_several_runs_are_one_picture(run, tmp_path):
     call_main(report, "--curves", tmp_path / "curves.svg", run, other)
     text = (tmp_path / "curves.svg").read_text()
     labels = [element.text for element in ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}text")]
-    assert {"run", "<other>", "accuracy", "tokens a response"} <= set(labels) and not (run / "report.html").exists()
+    assert {"run", "<other>", "accuracy", "tokens per response"} <= set(labels) and not (run / "report.html").exists()
     assert "prefers-color-scheme: dark" in text and "var(--blue)" in text and "var(--orange)" in text
 
 
@@ -251,3 +258,24 @@ def test_curves_of_several_runs_are_one_picture(run, tmp_path):
 def test_bad_input_is_one_line(flags, message):
     failed = python("report.py", *flags)
     assert failed.returncode == 1 and message in failed.stderr and len(failed.stderr.splitlines()) == 1
+
+
+def test_a_reference_is_drawn_like_its_run(run, tmp_path):
+    """A run's metrics after a line that says where they were measured; the curves take it as they take the run."""
+    reference = tmp_path / "run.jsonl"
+    call_main(report, "--reference", reference, run)
+    first, *rows = read_jsonl(reference)
+    assert {"commit", "processor", "threads"} <= first["reference"].keys()
+    assert rows == list(read_jsonl(run / "metrics.jsonl"))
+    for source in (run, reference):
+        call_main(report, "--curves", tmp_path / f"{source.name}.svg", source)
+    assert (tmp_path / "run.jsonl.svg").read_bytes() == (tmp_path / "run.svg").read_bytes()
+
+
+def test_the_terminal_gets_what_the_main_table_leaves_out(run, capsys):
+    build(run)
+    text = capsys.readouterr().out
+    assert "Base -> +CoT cold start" in text and "Model hash" in text
+    assert text.count("<- right") == 2 and text.count("  +RL stage 2: <think>") == 2
+    call_main(report, "--run", run, "--transcripts", "0")
+    assert "<- right" not in capsys.readouterr().out

@@ -1,0 +1,188 @@
+"""The results file: what one model answered to one benchmark, and its scores (section 4).
+
+    eval/BENCHMARK/MODEL.jsonl   one response per line, with all that scoring needs
+    eval/BENCHMARK/MODEL.json    how they were made (`settings`), and their scores
+
+`reward.parse`, the training reward's own extractor, reads each answer: the last explicit <answer>, no fuzzy fallback.
+A response without one, an empty or a cut one, is wrong and stays in the denominator. Scores need the files alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from question import Question
+from reward import parse
+from tools.cli import UserError
+from tools.run import read_jsonl
+from tools.statistics import wilson_interval
+
+
+def result_row(question: Question, sample: int = 0, **outcome: Any) -> dict[str, Any]:
+    """A line of a results file: all that scoring needs."""
+    return {"id": question.id, "sample": sample, "tier": question.tier, "kind": question.kind,
+            "truth": question.answer, **outcome}  # fmt: skip
+
+
+def provenance(path: Path) -> dict[str, Any]:
+    """What is noted beside a results file: its `settings` and `scores`; empty if there is no note."""
+    note = path.with_suffix(".json")
+    return json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+
+
+# -------------------------------------------------------------------------------------------------------------- scores
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Accuracy (a share) of `n` questions."""
+
+    accuracy: float
+    n: int
+
+    @classmethod
+    def of(cls, shares: Iterable[float]) -> Score:
+        shares = list(shares)
+        return cls(fmean(shares), len(shares))
+
+    def interval(self) -> tuple[float, float]:
+        """The 95% Wilson interval of the accuracy."""
+        return wilson_interval(self.accuracy, self.n)
+
+    def __str__(self) -> str:
+        low, high = self.interval()
+        return f"{100 * self.accuracy:.1f} ({100 * low:.1f}-{100 * high:.1f})"
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One question and the answers of its samples, None where a response gave none."""
+
+    truth: str
+    tier: str | None
+    kind: str | None
+    answers: list[str | None]
+
+    @property
+    def share(self) -> float:
+        """The share of right samples."""
+        return self.answers.count(self.truth) / len(self.answers)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One model's results on one benchmark, by question id; a mean over all responses is None where it is unknown.
+
+    `length` is in tokens; `settings` says how the responses were made.
+    """
+
+    answered: dict[str, Answered]
+    well_formed: float | None
+    truncated: float | None
+    length: float | None
+    settings: dict[str, Any]
+
+    @cached_property
+    def correct(self) -> dict[str, float]:
+        """Each question's share of right samples."""
+        return {id: item.share for id, item in self.answered.items()}
+
+    @cached_property
+    def overall(self) -> Score:
+        return Score.of(self.correct.values())
+
+    @cached_property
+    def subsets(self) -> dict[str, Score]:
+        """The questions of each tier and of each kind (subject, body system, path, ...)."""
+        members: dict[str, list[float]] = defaultdict(list)
+        for id, item in self.answered.items():
+            for name in {item.tier, item.kind} - {None}:
+                members[name].append(self.correct[id])
+        return {name: Score.of(members[name]) for name in sorted(members)}
+
+    @property
+    def samples(self) -> int:
+        """Responses per question: the k of pass@k."""
+        return max(len(item.answers) for item in self.answered.values())
+
+    @property
+    def pass_at_k(self) -> float:
+        """The share of questions with a right answer among their samples."""
+        return fmean(share > 0 for share in self.correct.values())
+
+    @property
+    def majority(self) -> float:
+        """The share of questions whose most frequent answer is right."""
+        return fmean(majority_vote(item.answers) == item.truth for item in self.answered.values())
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers as plain data."""
+        several = {"pass_at_k": self.pass_at_k, "majority": self.majority} if self.samples > 1 else {}
+        low, high = self.overall.interval()
+        return {
+            "n": self.overall.n, "samples": self.samples, "accuracy": self.overall.accuracy, "low": low, "high": high,
+            **several, "format": self.well_formed, "truncated": self.truncated, "length": self.length,
+            "subsets": {name: [score.accuracy, score.n, *score.interval()] for name, score in self.subsets.items()},
+        }  # fmt: skip
+
+
+Results = dict[str, dict[str, Scores]]  # model -> benchmark -> scores
+
+
+def macro_average(scores: dict[str, Scores]) -> float:
+    """The mean over benchmarks, each counting the same (the paper's "Avg.")."""
+    return fmean(item.overall.accuracy for item in scores.values())
+
+
+def micro_average(scores: dict[str, Scores]) -> float:
+    """The mean over all questions of all benchmarks."""
+    return fmean(share for item in scores.values() for share in item.correct.values())
+
+
+# ------------------------------------------------------------------------------------------------- reading and scoring
+
+
+def read_answer(row: dict[str, Any]) -> tuple[str | None, bool | None]:
+    """The answer's letter and whether the format holds; of log-likelihoods the likeliest letter, and no format."""
+    if "logprobs" in row:
+        return max(row["logprobs"], key=row["logprobs"].get), None
+    response = parse(row["response"])
+    return response.answer, response.well_formed
+
+
+def majority_vote(answers: list[str | None]) -> str | None:
+    """The most frequent answer, the earlier one of a tie; responses without an answer do not vote."""
+    votes = Counter(answer for answer in answers if answer is not None)
+    return votes.most_common(1)[0][0] if votes else None
+
+
+def score_file(path: Path) -> Scores:
+    """Score saved responses: needs the file alone, no model. Raises UserError if it is empty or no results file."""
+    answered: dict[str, Answered] = {}
+    formed, cut, lengths = [], [], []
+    try:
+        for row in read_jsonl(path):
+            answer, well_formed = read_answer(row)
+            item = answered.setdefault(row["id"], Answered(row["truth"], row["tier"], row["kind"], []))
+            item.answers.append(answer)
+            formed.append(well_formed)
+            cut.append(row.get("truncated"))
+            lengths.append(row.get("tokens"))
+    except (KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} is no file of saved responses ({error!r}); delete it and evaluate again") from None
+    if not answered:
+        raise UserError(f"{path} holds no response; delete it and evaluate again")
+    settings = provenance(path).get("settings", {})
+    return Scores(answered, mean_or_none(formed), mean_or_none(cut), mean_or_none(lengths), settings)
+
+
+def mean_or_none(values: list[float | None]) -> float | None:
+    """The mean, or None if a value is unknown."""
+    return None if None in values else fmean(values)

@@ -1,0 +1,218 @@
+"""Every table of results, as Markdown that also lines up in a terminal (section 4): one run, several, the paper's.
+
+A table takes what `results.py` has scored and returns text: it needs no model. The paper's own rows stand in
+data/paper_tables.csv as printed.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import fmean
+
+from clean.formats import BENCHMARKS, DATASETS
+from question import TIERS
+from results import Results, Scores, macro_average, mean_or_none, micro_average, score_file
+from tools.cli import UserError
+from tools.run import RunDir
+from tools.statistics import paired_bootstrap
+
+PAPER = Path(__file__).parent / "data" / "paper_tables.csv"  # Tables 3 and 4
+GAIN = "ΔAvg.: accuracy, averaged over the benchmarks, above the first row's (above its own Base in the paper)."
+
+Comparison = tuple[str, dict[str, Scores], dict[str, Scores]]  # a name, and two models' scores by benchmark
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table whose columns line up."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = [[cell.ljust(width) for cell, width in zip(row, widths)] for row in [header, *rows]]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+# ------------------------------------------------------------------------------------------------- the models of a run
+
+
+def ablation_table(results: Results) -> str:
+    """Table 4: one row per model; accuracy in % with its 95% interval by benchmark (and tier), averages, and the gain
+    over the first row. Of several benchmarks "Avg." counts each the same, as the paper does, "Micro" every question."""
+    first = next(iter(results.values()))
+    columns = [
+        (name, tier) for name in first for tier in (None, *TIERS) if tier is None or in_every_model(results, name, tier)
+    ]
+    averages = ["Avg.", "Micro"] if len(first) > 1 else []
+    rows = []
+    for model, scores in results.items():
+        cells = [str(scores[name].subsets[tier] if tier else scores[name].overall) for name, tier in columns]
+        means = [percent(macro_average(scores)), percent(micro_average(scores))][: len(averages)]
+        gain = f"{100 * (macro_average(scores) - macro_average(first)):+.1f}"
+        kept = mean_or_none([item.well_formed for item in scores.values()])
+        rows.append([model, *cells, *means, gain, percent(kept)])
+    header = ["Variant", *(tier.capitalize() if tier else name for name, tier in columns), *averages, "ΔAvg."]
+    return markdown_table([*header, "Format"], rows) + f"\n\n{GAIN}"
+
+
+def in_every_model(results: Results, benchmark: str, subset: str) -> bool:
+    """Whether every model answered questions of this tier or kind."""
+    return all(benchmark in scores and subset in scores[benchmark].subsets for scores in results.values())
+
+
+def kinds_table(results: Results) -> str:
+    """Accuracy by kind of question (subject, body system, path): one row per kind, one column per model."""
+    models = list(results)
+    rows = []
+    for name in results[models[0]]:
+        for kind, first in results[models[0]][name].subsets.items():
+            if kind not in TIERS and in_every_model(results, name, kind):
+                cells = [str(results[model][name].subsets[kind]) for model in models]
+                rows.append([f"{name}: {kind}" if len(results[models[0]]) > 1 else kind, str(first.n), *cells])
+    return markdown_table(["Kind of question", "n", *models], rows) if rows else ""
+
+
+def details_table(results: Results) -> str:
+    """How each number was made, and what else was measured: one row per benchmark and model."""
+    several = any(scores.samples > 1 for by_benchmark in results.values() for scores in by_benchmark.values())
+    header = ["Benchmark", "Variant", "n", *(["k", "Pass@k", "Majority"] if several else []), "Format", "Cut", "Tokens"]
+    rows = []
+    for model, by_benchmark in results.items():
+        for name, scores in by_benchmark.items():
+            settings, n = scores.settings, str(scores.overall.n)
+            if settings and settings["questions"] != scores.overall.n:
+                n += f" of {settings['questions']}"
+            k = [str(scores.samples), percent(scores.pass_at_k), percent(scores.majority)] if several else []
+            length = "-" if scores.length is None else f"{scores.length:.0f}"
+            made = [str(settings.get(key, "?")) for key in ("score", "prompt", "seed", "prompt_hash", "model_hash")]
+            rows.append([name, model, n, *k, percent(scores.well_formed), percent(scores.truncated), length, *made])
+    return markdown_table([*header, "Scored by", "Prompt", "Seed", "Prompt hash", "Model hash"], rows)
+
+
+def ladder(results: Results, prefix: str = "") -> list[Comparison]:
+    """Each model against the one before, and the last against the first."""
+    models = list(results)
+    pairs = list(zip(models, models[1:])) + ([(models[0], models[-1])] if len(models) > 2 else [])
+    return [(f"{prefix}{first} -> {second}", results[first], results[second]) for first, second in pairs]
+
+
+def differences_table(comparisons: Iterable[Comparison], tiers: Iterable[str] = ()) -> str:
+    """Differences in percentage points on the same questions, with their 95% intervals; also on those of each of some
+    `tiers`."""
+    rows = []
+    for name, first, second in comparisons:
+        for benchmark in (shared for shared in first if shared in second):
+            answered = first[benchmark].answered
+            for tier in [None, *(tier for tier in tiers if tier in first[benchmark].subsets)]:
+                part = {id: item.share for id, item in answered.items() if tier in (None, item.tier)}
+                difference = paired_bootstrap(part, second[benchmark].correct)
+                title = f"{benchmark}, {tier}" if tier else benchmark
+                sure = "yes" if difference.excludes_zero else "no"
+                rows.append([title, name, str(difference.n), str(difference), sure])
+    header = ["Benchmark", "Difference", "n", "Points", "Interval without 0"]
+    return markdown_table(header, rows) if rows else ""
+
+
+# --------------------------------------------------------------------------------- several runs, and the paper's tables
+
+
+def load_runs(paths: list[Path]) -> dict[str, Results]:
+    """Every saved evaluation of some runs, by `run_names`; the variants in the order of `ladder_place`."""
+    return {name: load_results(RunDir(path)) for path, name in zip(paths, run_names(paths))}
+
+
+def load_results(run: RunDir) -> Results:
+    """Every saved evaluation of a run. Raises UserError if there is none."""
+    results: Results = {}
+    for file in sorted(run.path.glob("eval/*/*.jsonl"), key=lambda file: ladder_place(file.stem)):
+        results.setdefault(file.stem, {})[file.parent.name] = score_file(file)
+    if not results:
+        raise UserError(f"{run.path} holds no evaluation; make one with: python evaluate.py --run {run.path}")
+    return results
+
+
+def ladder_place(label: str) -> tuple[int, str]:
+    """A sort key that sets variants in the order of the paper's Table 4, then those that it lacks, by name."""
+    rungs = [row["model"].lower() for row in paper_rows() if row["table"] == "Table 4"]
+    return rungs.index(label.lower()) if label.lower() in rungs else len(rungs), label
+
+
+def run_names(paths: list[Path]) -> list[str]:
+    """The runs' names, their paths where names are equal; of the first run's forks what they change, in words: beside
+    `tiny`, `tiny-rl1--with-std` is "rl1 --with-std"."""
+    names = [path.resolve().name for path in paths]
+    unique = [name if names.count(name) == 1 else str(path) for path, name in zip(paths, names)]
+    return [fork_title(name, names[0]) for name in unique]
+
+
+def fork_title(name: str, baseline: str) -> str:
+    """A run's name without its baseline's, and with its flags as they were typed."""
+    change = re.sub(rf"^{re.escape(baseline)}-(?=\D)", "", name)
+    return re.sub("-?--", " --", change)
+
+
+def are_seeds(runs: Iterable[str]) -> bool:
+    """Whether run names differ only in a trailing seed ("tiny-0", "tiny-1"), not in a flag's value."""
+    return len({name if "--" in name else re.sub(r"-\d+$", "", name) for name in runs}) == 1
+
+
+def benchmarks_of(runs: dict[str, Results]) -> list[str]:
+    """The benchmarks of all runs together."""
+    return sorted({name for results in runs.values() for scores in results.values() for name in scores})
+
+
+def runs_table(runs: dict[str, Results]) -> str:
+    """The accuracy of every variant in each run. Of seeds of one method also mean, spread and step, for the variants
+    that all have; of one run the step."""
+    labels = sorted({label for results in runs.values() for label in results}, key=ladder_place)
+    titles = ["Mean", "Spread", "Step"][0 if len(runs) > 1 else 2 :] if are_seeds(runs) else []
+    rows = []
+    for benchmark in benchmarks_of(runs):
+        before = None
+        for label in labels:
+            scores = [results.get(label, {}).get(benchmark) for results in runs.values()]
+            if not any(scores):
+                continue
+            cells, summary = [percent(item and item.overall.accuracy) for item in scores], ["", "", ""]
+            if all(scores):
+                values = [100 * item.overall.accuracy for item in scores]
+                mean, spread = fmean(values), max(values) - min(values)
+                step = "" if before is None else f"{mean - before:+.1f}"
+                before, summary = mean, [f"{mean:.1f}", f"{spread:.1f}", step]
+            rows.append([benchmark, label, *cells, *summary[3 - len(titles) :]])
+    return markdown_table(["Benchmark", "Variant", *runs, *titles], rows)
+
+
+def paper_rows() -> list[dict[str, str]]:
+    """The rows of Tables 3 and 4 as printed: table, size, model, the nine accuracies, avg, gain."""
+    with open(PAPER, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def paper_table(runs: dict[str, Results]) -> str:
+    """The runs beside the rows of Tables 3 and 4; the column "Source" tells what was measured here from what the paper
+    states. "Avg." is the mean over a row's own benchmarks, so compare it between rows that have the same ones."""
+    titles = {dataset.name: dataset.title for dataset in DATASETS if dataset.name in BENCHMARKS}
+    columns = [*titles, *(name for name in benchmarks_of(runs) if name not in titles)]
+    rows = [row for run, results in runs.items() for row in measured_rows(run, results, columns)]
+    for row in paper_rows():
+        cells, gain = [row.get(name, "-") for name in columns], f"+{row['gain']}" if row["gain"] else "-"
+        rows.append([f"{row['size']}: {row['model']}", f"quoted, {row['table']}", *cells, row["avg"], gain])
+    return markdown_table(["Model", "Source", *(titles.get(name, name) for name in columns), "Avg.", "ΔAvg."], rows)
+
+
+def measured_rows(run: str, results: Results, columns: list[str]) -> list[list[str]]:
+    """A run's own rows for `paper_table`."""
+    base, rows = next(iter(results.values())), []
+    for label, scores in results.items():
+        cells = [percent(scores[name].overall.accuracy) if name in scores else "-" for name in columns]
+        mean = percent(macro_average(scores)) if len(scores) > 1 else "-"
+        gain = f"{100 * (macro_average(scores) - macro_average(base)):+.1f}" if set(scores) == set(base) else "-"
+        prompts = {item.settings.get("prompt", "contract") for item in scores.values()} - {"contract"}
+        source = ", prompt ".join(["measured here", *sorted(prompts)])
+        rows.append([f"{run}: {label}", source, *cells, mean, gain])
+    return rows

@@ -1,0 +1,82 @@
+"""Scores: every item counts once, and they can be made again from the files alone."""
+
+import math
+import random
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from results import Score, score_file
+from reward import format_response
+from tools.run import append_jsonl, write_jsonl
+
+
+def rows_of(responses, truth="A", **fields):
+    base = {"tier": "easy", "kind": "one", "truth": truth, "tokens": 5, "truncated": False}
+    return [{"id": str(n), **base, **fields, "response": text} for n, text in enumerate(responses)]
+
+
+def test_unparsed_empty_and_cut_responses_stay_in_the_denominator(tmp_path):
+    good, bad = format_response("so", "A"), format_response("so", "B")
+    path = tmp_path / "m.jsonl"
+    write_jsonl(path, rows_of([good, bad, "", "the answer is A", good + "<answer>C</answer>", "<answer>A</answer>"]))
+    scores = score_file(path)
+    assert scores.overall == Score(2 / 6, 6)
+    assert scores.well_formed == 2 / 6
+
+
+def test_groups_add_up(tmp_path):
+    rng = random.Random(0)
+    path = tmp_path / "m.jsonl"
+    for tier in ("easy", "moderate", "difficult"):
+        texts = [format_response("so", rng.choice("ABCD")) for _ in range(40)]
+        rows = rows_of(texts, tier=tier, kind=f"{tier} kind")
+        append_jsonl(path, [row | {"id": f"{tier} {row['id']}"} for row in rows])
+    scores = score_file(path)
+    for groups in (("easy", "moderate", "difficult"), ("easy kind", "moderate kind", "difficult kind")):
+        parts = [scores.subsets[group] for group in groups]
+        assert sum(part.n for part in parts) == scores.overall.n == 120
+        assert math.isclose(sum(part.accuracy * part.n for part in parts), scores.overall.accuracy * scores.overall.n)
+
+
+def test_pass_at_k_and_majority_vote(tmp_path):
+    """Ties go to the earlier answer, responses without one do not vote, a question without votes is wrong."""
+    path = tmp_path / "m.jsonl"
+    answers = {"plain": "ABA", "tie": "BA", "silent": "--A", "none": "---", "never": "BBC"}
+    for id, letters in answers.items():
+        texts = ["" if letter == "-" else format_response("so", letter) for letter in letters]
+        append_jsonl(path, [row | {"id": id, "sample": n} for n, row in enumerate(rows_of(texts))])
+    scores = score_file(path)
+    assert scores.correct == pytest.approx({"plain": 2 / 3, "tie": 1 / 2, "silent": 1 / 3, "none": 0, "never": 0})
+    assert scores.overall == Score(pytest.approx(0.3), 5)
+    assert (scores.samples, scores.pass_at_k, scores.majority) == (3, 3 / 5, 2 / 5)
+
+
+@given(st.lists(st.lists(st.sampled_from("ABC-"), min_size=3, max_size=3), min_size=1, max_size=6))
+def test_pass_at_k_is_no_less_than_the_others(tmp_path_factory, samples):
+    path = tmp_path_factory.mktemp("k") / "m.jsonl"
+    for number, letters in enumerate(samples):
+        texts = [format_response("so", letter) for letter in letters]
+        append_jsonl(path, [row | {"id": str(number), "sample": n} for n, row in enumerate(rows_of(texts))])
+    scores = score_file(path)
+    assert scores.pass_at_k >= max(scores.overall.accuracy, scores.majority)
+    assert scores.overall.accuracy == pytest.approx(sum(row.count("A") for row in samples) / 3 / len(samples))
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "low", "high"), [(0, 10, 0.0, 0.278), (5, 10, 0.237, 0.763), (81, 263, 0.255, 0.366)]
+)
+def test_wilson_interval(hits, n, low, high):
+    """Values of Newcombe (1998), table I, and of the formula at the edges."""
+    assert Score(hits / n, n).interval() == pytest.approx((low, high), abs=6e-4)
+
+
+def test_a_million_responses_are_scored_in_a_minute(tmp_path):
+    """Of 20,000, in proportion; bench/evaluate.py measures the million."""
+    text = format_response("Isoniazid treats tuberculosis. " * 12, "A")
+    write_jsonl(tmp_path / "m.jsonl", rows_of([text] * 20_000, kind="kind"))
+    began = time.process_time()
+    assert score_file(tmp_path / "m.jsonl").overall.n == 20_000
+    assert time.process_time() - began < 60 * 20_000 / 1_000_000
