@@ -30,7 +30,7 @@ verdicts, and the flaws that were mended on the way), cot_failed.jsonl (every dr
 metrics.jsonl. Finished batches are kept in cot.partial.jsonl, so the same command resumes after a crash.
 
     python distill.py --teacher openai:openai/gpt-oss-120b             # TEACHER_BASE_URL, TEACHER_API_KEY are set
-    python distill.py --run runs/tiny --teacher evidence --questions 1200                  # the tiny recipe
+    python distill.py --run runs/tiny --teacher evidence --questions 1200 --tier-weights 1 1 1    # the tiny recipe
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ tiny)
   stage kg_build python kg_build.py --source data/encyclopedia.xml
   stage synth python synth.py --questions 12000 --no-long-paths --plain-wordings
   stage curate python curate.py --heldout 500
-  stage distill python distill.py --teacher evidence --questions 1200 --seed "$seed"
+  stage distill python distill.py --teacher evidence --questions 1200 --tier-weights 1 1 1 --seed "$seed"
   stage sft python sft.py --model data/base --epochs 1 --batch-size 8 --lr 1e-3 --micro-tokens 4096 --save-every 25 --seed "$seed"
   stage rl1 python grpo.py --stage 1 --steps 110 "${rl[@]}"
   stage rl2 python grpo.py --stage 2 --steps 96 --round-steps 32 --mine-samples 2 --group-growth 2 "${rl[@]}"
