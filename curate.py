@@ -251,7 +251,7 @@ def read_decisions(accept: str | None, run: RunDir) -> Decisions:
     kept = run.output("decisions.jsonl")
     if accept:
         append_jsonl(kept, [row for row in rows if "decision" in row])
-    decided = {row["id"]: row["decision"] for row in read_jsonl(kept)} if kept.exists() else {}
+    decided = {row["id"]: row["decision"] for row in read_jsonl(kept, appended=True)} if kept.exists() else {}
     undecided = [row for row in rows if "decision" not in row and row["id"] not in decided]
     return Decisions(decided, {row["id"]: row for row in undecided})
 
@@ -670,6 +670,8 @@ def main() -> None:
     if not args.accept and run.finished("train.jsonl"):
         return
     run.claim("train.jsonl")
+    if not args.accept and run.finished("train.jsonl"):  # by another process, since
+        return
     teacher, outcome = language_model(args, run), Outcome()
     decisions = read_decisions(args.accept, run)
 

@@ -51,7 +51,7 @@ from clean.calculations import calculations
 from question import LETTERS, TIERS, Question, load_questions
 from teacher import Request, Teacher, add_teacher_arguments, evidence_sentences, teacher_of
 from tools.cli import UserError, at_least, between, fraction, progress_bar, run_stage, stage_parser
-from tools.run import Metrics, RunDir, append_jsonl, read_jsonl, write_jsonl
+from tools.run import Journal, Metrics, RunDir, origin_of, write_jsonl
 
 WRITE = """You are a senior physician who teaches clinical reasoning. You get a multiple-choice question and its answer.
 Write the chain of thought that leads from the one to the other.
@@ -88,6 +88,13 @@ SOUND = (
     "heparin prevents clots and insulin lowers glucose. I assume that his liver is healthy."
 )
 FLAWED = "Night sweats prove a clot in the lung and rule tuberculosis out. What dissolves it should be given at once."
+
+# Flags that may change when a run resumes: how many questions, how it asks, and what it may cost.
+FREE = [
+    "questions",
+    "batch_size",
+    *(f"teacher_{name}" for name in ("concurrency", "timeout", "tries", "max_calls", "max_tokens")),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -516,11 +523,11 @@ def row_of(attempt: Attempt, count_tokens: Callable[[str], int], args: argparse.
 
 
 def distill(
-    questions: Sequence[Question], teacher: Teacher, args: argparse.Namespace, run: RunDir
+    questions: Sequence[Question], teacher: Teacher, args: argparse.Namespace, journal: Journal
 ) -> list[dict[str, Any]]:
-    """The row of every question, in order. Finished batches are appended to cot.partial.jsonl and not done again."""
-    partial, count_tokens = run.output("cot.partial.jsonl"), token_counter(args.tokenizer)
-    rows = {row["id"]: row for row in read_jsonl(partial)} if partial.exists() else {}
+    """The row of every question, in order. Finished batches are kept in the journal and not done again."""
+    count_tokens = token_counter(args.tokenizer)
+    rows = {row["id"]: row for row in journal.rows}
     pending = [question for question in questions if question.id not in rows]
     with progress_bar(
         total=len(questions), initial=len(questions) - len(pending), desc="distill", unit="question"
@@ -529,7 +536,7 @@ def distill(
             batch = [first_attempt(q, teacher, args) for q in pending[start : start + args.batch_size]]
             refine(batch, teacher, count_tokens, args)
             done = [row_of(attempt, count_tokens, args) for attempt in batch]
-            append_jsonl(partial, done)
+            journal.append(done)
             rows |= {row["id"]: row for row in done}
             progress.set_postfix_str(teacher.cost(), refresh=False)
             progress.update(len(batch))
@@ -641,10 +648,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     run = RunDir(args.run)
-    if run.finished("cot.jsonl"):
+    if not run.begin("cot.jsonl"):
         run.output("cot.partial.jsonl").unlink(missing_ok=True)
         return
-    run.claim("cot.jsonl")
     train = load_questions(run.input("train.jsonl"), run.made_by("train.jsonl"))
     teacher = teacher_of(args, run)
     possible = [question for question in train if teacher.can_reason_about(question)]
@@ -657,7 +663,8 @@ def main() -> None:
             f"for tiers of which --tier-weights {' '.join(map(str, args.tier_weights))} takes none"
         )
 
-    rows = distill(questions, teacher, args, run)
+    origin = origin_of(args, FREE, **{"train.jsonl": run.input("train.jsonl")})
+    rows = distill(questions, teacher, args, Journal(run.output("cot.partial.jsonl"), origin))
     print_outcome(rows, teacher)
     passed = [row for row in rows if "messages" in row]
     if not passed:

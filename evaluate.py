@@ -243,7 +243,7 @@ def answer_questions(
 def unanswered(out: Path, questions: list[Question], samples: int) -> list[tuple[Question, set[int]]]:
     """The questions of which `out` lacks samples, each with the numbers of those."""
     done = defaultdict(set)
-    for row in read_jsonl(out) if out.exists() else []:
+    for row in read_jsonl(out, appended=True) if out.exists() else []:
         done[row["id"]].add(row.get("sample", 0))
     left = [(question, set(range(samples)) - done[question.id]) for question in questions]
     return [(question, numbers) for question, numbers in left if numbers]
@@ -332,7 +332,8 @@ def evaluate_model(
         require_same_settings(out, settings)
         todo = unanswered(out, questions, args.samples)
         if todo:
-            run.claim(str(out.relative_to(run.path)))
+            if rank() == 0:
+                run.claim(str(out.relative_to(run.path)))
             model = model or load_model(source, run, args)
             settings["rendered_hash"] = model.prepare(questions)  # by the chat template, which may write a date
             require_same_settings(out, settings)
@@ -414,7 +415,7 @@ def named_models(items: list[str], run: RunDir) -> dict[str, Path | str]:
         path = path if equals else label
         if label in models:
             raise UserError(f"--model: the label {label!r} occurs twice; every model needs its own")
-        inside = run.output(path)
+        inside = run.path / path
         models[label] = inside if inside.is_dir() else path
     return models
 

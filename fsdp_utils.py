@@ -22,7 +22,7 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -156,6 +156,11 @@ def gather_objects(item: Any) -> list[Any]:
     items: list[Any] = [None] * world_size()
     dist.all_gather_object(items, item)
     return items
+
+
+def on_first_rank(call: Callable[[], Any]) -> Any:
+    """What `call` returns on the first rank, where alone it runs (plain Python data), on every rank."""
+    return gather_objects(call() if rank() == 0 else None)[0]
 
 
 # -------------------------------------------------------------------------------------------------- sharding, precision

@@ -585,7 +585,7 @@ def mine(
     """
     args = setup.args
     main_rank = fsdp_utils.rank() == 0
-    rows = [row for row in read_jsonl(journal) if row["round"] == number] if journal.exists() else []
+    rows = [row for row in read_jsonl(journal, appended=True) if row["round"] == number] if journal.exists() else []
     outcomes = [(row["id"], row["attempts"], row["passes"]) for row in rows]
     answered = {row["id"] for row in rows}
     todo = [question for question in questions if question.id not in answered]
@@ -761,7 +761,7 @@ def main() -> None:
         print_plan(args)
         return
     run = RunDir(args.run)
-    if run.finished(args.output):
+    if run.finished(args.output):  # said before anything is loaded
         shutil.rmtree(run.output(args.output + ".state"), ignore_errors=True)  # if a crash came in between
         return
     questions = load_questions(run.input("train.jsonl"), run.made_by("train.jsonl"))
@@ -769,8 +769,9 @@ def main() -> None:
     if untiered:
         raise UserError(f"{len(untiered)} questions of train.jsonl have no tier ({untiered[0]}); run curate.py again")
     model_path = args.model or run.input("sft" if args.stage == 1 else "rl1")
-    run.claim(args.output)
     with fsdp_utils.job() as job:
+        if not fsdp_utils.on_first_rank(lambda: run.begin(args.output)):
+            return
         fsdp_utils.seed_everything(args.seed)
         train(make_setup(args, model_path, questions, job.device), run, questions, job)
 

@@ -40,7 +40,7 @@ from draw.page import page, section
 from question import TIERS, Question, load_questions
 from results import Results, read_answer
 from tools.cli import UserError, at_least, run_stage, stage_parser
-from tools.run import RunDir, read_jsonl, write_jsonl, write_text
+from tools.run import METRIC, RunDir, read_jsonl, write_jsonl, write_text
 
 Row = dict[str, Any]  # of metrics.jsonl or of saved responses
 Stages = dict[str, list[Row]]  # stage -> its metrics
@@ -59,7 +59,7 @@ def load_metrics(path: Path) -> Stages:
     if not path.is_file():
         file = RunDir(path).output("metrics.jsonl")
     stages: Stages = defaultdict(list)
-    for row in read_jsonl(file) if file.exists() else ():
+    for row in read_jsonl(file, appended=True) if file.exists() else ():
         if "reference" not in row:
             stages[row["stage"]].append(row)
     return stages
@@ -73,7 +73,9 @@ def load_answers(run: RunDir) -> tuple[str, Answers]:
     folders = [path for path in run.output("eval").glob("*") if path.is_dir()]
     for folder in sorted(folders, key=lambda path: (path.name != "heldout", path.name)):
         answers = {
-            file.stem: {row["id"]: row for row in read_jsonl(file) if "response" in row and not row.get("sample")}
+            file.stem: {
+                row["id"]: row for row in read_jsonl(file, appended=True) if "response" in row and not row.get("sample")
+            }
             for file in sorted(folder.glob("*.jsonl"), key=lambda file: tables.ladder_place(file.stem))
         }
         if any(answers.values()):
@@ -365,7 +367,7 @@ def write_reference(path: Path, run: RunDir) -> None:
         "python": platform.python_version(),
         "torch": importlib.metadata.version("torch"),
     }
-    metrics = read_jsonl(run.output("metrics.jsonl"), f"bash run.sh (a run in {run.path})")
+    metrics = read_jsonl(run.output("metrics.jsonl"), f"bash run.sh (a run in {run.path})", True, METRIC)
     write_jsonl(path, [{"reference": measured}, *metrics])
 
 

@@ -168,7 +168,7 @@ def score_file(path: Path) -> Scores:
     answered: dict[str, Answered] = {}
     formed, cut, lengths = [], [], []
     try:
-        for row in read_jsonl(path):
+        for row in read_jsonl(path, appended=True):
             answer, well_formed = read_answer(row)
             item = answered.setdefault(row["id"], Answered(row["truth"], row["tier"], row["kind"], []))
             item.answers.append(answer)

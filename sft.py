@@ -306,12 +306,13 @@ def main() -> None:
     if run.finished(args.output):
         shutil.rmtree(run.output(args.output + ".state"), ignore_errors=True)  # if a crash came in between
         return
-    data = run.output(args.data)
+    data = run.path / args.data
     made_by = run.made_by(args.data)
     if not data.exists():
         raise UserError(f"{data} does not exist; make it with: {made_by}")
-    run.claim(args.output)
     with fsdp_utils.job() as job:
+        if not fsdp_utils.on_first_rank(lambda: run.begin(args.output)):
+            return
         fsdp_utils.seed_everything(args.seed)
         train(args, run, data, made_by, job)
 

@@ -572,9 +572,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     run = RunDir(args.run)
-    if run.finished("synth.jsonl"):
+    if not run.begin("synth.jsonl"):
         return
-    run.claim("synth.jsonl")
     teacher = None if args.teacher == "none" else teacher_of(args, run)
     if teacher and not teacher.is_language_model:
         raise UserError(f"--teacher {args.teacher} writes no vignettes; choose openai:MODEL or local:FOLDER")

@@ -216,9 +216,12 @@ class EvidenceTeacher(Teacher):
 class AnswerCache:
     """Answers by the hash of their request, in an append-only JSON-lines file. Safe to use from several threads."""
 
+    ROW = {"key": str, "text": str, "tokens?": int, "written?": (int, None), "truncated?": (bool, None), "model?": str}
+
     def __init__(self, path: Path):
         self.path, self.lock = path, threading.Lock()
-        self.rows = {row["key"]: row for row in read_jsonl(path)} if path.exists() else {}
+        rows = read_jsonl(path, appended=True, shape=self.ROW) if path.exists() else []
+        self.rows = {row["key"]: row for row in rows}
 
     def get(self, key: str) -> Answer | None:
         row = self.rows.get(key)

@@ -38,7 +38,7 @@ from teacher import (
     read_completion,
 )
 from tools.cli import UserError
-from tools.run import RunDir, read_jsonl, write_jsonl
+from tools.run import Journal, RunDir, read_jsonl, write_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "sk-very-secret"
@@ -680,7 +680,7 @@ class RoundTeacher(ReadingTeacher):
 def test_the_refinement_loop(tmp_path, capsys):
     teacher = RoundTeacher()
     questions = [make_question(number) for number in range(5)]
-    rows = distill.distill(questions, teacher, flags(), RunDir(tmp_path))
+    rows = distill.distill(questions, teacher, flags(), Journal(tmp_path / "cot.partial.jsonl", {}))
     assert [row.get("strategy") for row in rows[:4]] == ["first", *distill.STRATEGIES]
     assert [row["rounds"] for row in rows[:4]] == [0, 1, 2, 3]
     assert [[step["strategy"], step["flaw"] is None] for step in rows[4]["history"]] == [
@@ -707,7 +707,9 @@ def test_the_refinement_loop(tmp_path, capsys):
 
 
 def test_the_evidence_teacher_is_no_reader(tmp_path):
-    (row,) = distill.distill([make_question(tier="difficult")], EvidenceTeacher(), flags(), RunDir(tmp_path))
+    (row,) = distill.distill(
+        [make_question(tier="difficult")], EvidenceTeacher(), flags(), Journal(tmp_path / "cot.partial.jsonl", {})
+    )
     assert [row["verdicts"][reader] for reader in distill.READERS] == [None] * 4
     assert row["verdicts"]["form"] is row["verdicts"]["brevity"] is True and row["candidates"] == 1
 
@@ -834,7 +836,7 @@ def test_distillation_survives_kill_9(serve, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert 0 < len(list(read_jsonl(partial))) < 60
+    assert 0 < len(list(read_jsonl(partial, appended=True))) < 60
     with open(partial, "a") as file:
         file.write('{"id": "synth/')  # the kill came while a line was written
 
@@ -855,7 +857,7 @@ def test_a_server_that_dies_half_way_and_a_cap_lose_nothing(serve, tmp_path, mon
     server = serve()
     with pytest.raises(UserError, match=r"--teacher-max-calls 26 \(26 calls, 182 tokens\)"):
         call_main(distill, *arguments, "--teacher-max-calls", "26")
-    assert len(list(read_jsonl(tmp_path / "cot.partial.jsonl"))) == 4 and sum(server.hits.values()) == 26
+    assert len(list(read_jsonl(tmp_path / "cot.partial.jsonl"))) == 1 + 4 and sum(server.hits.values()) == 26
 
     post, calls = OpenAITeacher._post, Counter()
 
@@ -888,7 +890,7 @@ def test_distillation_by_a_real_model_loses_nothing_and_pays_once(tmp_path):
     run, args = RunDir(tmp_path), flags(rounds=1, max_tokens=200, max_reasoning_tokens=200)
     questions = {question.id: question for question in load_questions(tmp_path / "train.jsonl")}
     teacher = OpenAITeacher(model, tmp_path / "cache.jsonl", concurrency=4)
-    rows = distill.distill(list(questions.values()), teacher, args, run)
+    rows = distill.distill(list(questions.values()), teacher, args, Journal(run.output("cot.partial.jsonl"), {}))
     assert [row["id"] for row in rows] == list(questions) and all(("messages" in r) != ("history" in r) for r in rows)
     for row in rows:
         if "messages" in row:
@@ -898,7 +900,7 @@ def test_distillation_by_a_real_model_loses_nothing_and_pays_once(tmp_path):
 
     run.output("cot.partial.jsonl").unlink()
     again = OpenAITeacher(model, tmp_path / "cache.jsonl")
-    assert distill.distill(list(questions.values()), again, args, run) == rows
+    assert distill.distill(list(questions.values()), again, args, Journal(run.output("cot.partial.jsonl"), {})) == rows
     assert again.calls == 0
 
 
@@ -921,3 +923,27 @@ def test_bad_input_is_one_line_and_exit_1(rows, more, message, tmp_path):
     done = subprocess.run(command(tmp_path, *more), capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "cot.jsonl").exists()
+
+
+@pytest.mark.parametrize("changed", ["flag", "questions"])
+def test_a_partial_file_of_other_questions_or_flags_is_not_resumed(tmp_path, monkeypatch, changed):
+    """The ids are the same: only what was asked, or how, has changed."""
+    write_jsonl(tmp_path / "train.jsonl", [make_question(number).to_json() for number in range(6)])
+    arguments = ["--run", tmp_path, "--teacher", "evidence", "--batch-size", "2"]
+
+    def crash(*_):
+        raise OSError("power cut")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="power cut"):
+        patch.setattr(distill, "write_jsonl", crash)
+        call_main(distill, *arguments)
+    if changed == "flag":
+        arguments += ["--max-reasoning-tokens", "14"]
+    else:
+        rows = [make_question(number).to_json() | {"question": f"Other {number}?"} for number in range(6)]
+        write_jsonl(tmp_path / "train.jsonl", rows)
+    named = {"flag": "with --max-reasoning-tokens 600, now it is 14", "questions": "from another train.jsonl"}[changed]
+    with pytest.raises(UserError, match=f"cot.partial.jsonl was made {named}.*delete"):
+        call_main(distill, *arguments)
+    (tmp_path / "cot.partial.jsonl").unlink()
+    call_main(distill, *arguments[:6])

@@ -69,7 +69,7 @@ def fork(baseline: Path, target: Path, stage: str, models: dict[str, str]) -> No
     for name in APPENDED:
         if (baseline / name).exists():
             shutil.copy2(baseline / name, target / name)
-    rows = read_jsonl(baseline / "metrics.jsonl")
+    rows = read_jsonl(baseline / "metrics.jsonl", appended=True)
     write_jsonl(target / "metrics.jsonl", [row for row in rows if row["stage"] in before or row.get("model") in kept])
 
 

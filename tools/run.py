@@ -1,29 +1,37 @@
-"""The run directory: JSON lines that survive a crash, metrics, and who may write.
+"""The run directory: JSON lines that survive a crash, metrics, who may write, and what work in progress was made from.
 
 A stage finds its inputs and leaves its outputs in one run directory under fixed names (`RunDir`); one process at a time
-may make an output (`RunDir.claim`). Three rules make a run restartable after `kill -9`:
+may make an output (`RunDir.claim`). Five rules make a run restartable after `kill -9`:
 
-1. A finished output appears under its final name at once (written elsewhere, flushed to disk, renamed). A stage whose
-   output exists has nothing to do.
+1. A finished output appears under its final name at once (written elsewhere, flushed to disk, renamed: `publish`). A
+   stage whose output exists has nothing to do.
 2. Work in progress is appended line by line to JSON-lines files. A line that a crash cut in half is dropped on reading
-   and cut off before the next append, so it costs one item.
-3. Metrics are appended with their step. A stage that goes on from a checkpoint at step n first drops its own lines
+   and cut off before the next append, so it costs one item. All other files must be whole.
+3. Metrics are appended with their step. A stage that resumes from a checkpoint at step n first drops its own lines
    beyond n, so no step is missing or double.
+4. Whatever a stage resumes from (a `Journal`, a checkpoint) says which flags and which files it was made from, its
+   `origin`, and is used with these only.
+5. Folders of tensors carry checksums of their files (`seal`), which are compared before they are used.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from argparse import Namespace
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from tools.cli import UserError
+from tools.shape import misfit
 
 # Which command makes which file of the run directory: the remedy that a missing input's message names.
 MADE_BY = {
@@ -37,36 +45,46 @@ MADE_BY = {
     "rl2": "python grpo.py --stage 2",
 }
 
+CHECKSUMS = "checksums.json"
+METRIC = {"stage": str, "step": int, "time": float}  # the shape of a line of metrics.jsonl
 CLAIMS: list[TextIO] = []  # locks, kept open: the kernel gives them back when their process has ended
 
 # ---------------------------------------------------------------------------- JSON lines and files that survive a crash
 
 
-def read_jsonl(path: Path, made_by: str | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects of a file, one a line. A last line without its newline was cut by a crash: it is dropped.
+def read_jsonl(
+    path: Path, made_by: str | None = None, appended: bool = False, shape: Any = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of a file, one per line.
 
-    Raises UserError if the file is missing (naming the command that makes it) or another line is no JSON object.
+    `appended`: a stage appends to the file, so a last line without its newline was cut by a crash and is dropped.
+    Other files, which people edit, must be whole: there the last line counts with or without its newline. Raises
+    UserError if the file is missing (naming the command that makes it), or a line is no JSON object or has not the
+    `shape` (see tools/shape.py).
     """
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist" + (f"; make it with: {made_by}" if made_by else ""))
     with open(path, "rb") as lines:  # bytes: the cut may go through a character
         for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n"):
+            if appended and not line.endswith(b"\n"):
                 return
             if not line.strip():
                 continue
             try:
                 row = json.loads(line.decode())
             except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or nested too deeply
-                raise UserError(f"{path}, line {number}: not valid JSON ({error})") from None
+                cut = "" if line.endswith(b"\n") else "; the file ends in the middle of a line"
+                raise UserError(f"{path}, line {number}: not valid JSON ({error}){cut}") from None
             if not isinstance(row, dict):
                 raise UserError(f"{path}, line {number}: not a JSON object")
+            if shape and (problem := misfit(row, shape)):
+                raise UserError(f"{path}, line {number}: {problem}")
             yield row
 
 
 def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Append rows and flush them to disk. Half a line at the end, left by a crash, is cut off first."""
-    with open(path, "ab+") as file:
+    """Append rows and flush them to disk, one writer at a time. Half a line at the end, left by a crash, is cut off."""
+    with locked(path) as file:
         end = file.seek(0, os.SEEK_END)
         keep = end
         while keep > 0:  # walk back to the last newline, a block at a time
@@ -86,19 +104,141 @@ def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         os.fsync(file.fileno())
 
 
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[BinaryIO]:
+    """The file, made if it is missing, open for appending by nobody else."""
+    while True:
+        same = False
+        with open(path, "ab+") as file:
+            with contextlib.suppress(OSError):  # some network file systems know no locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                same = os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+            if same:  # else it was replaced while we waited
+                yield file
+                return
+
+
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write a whole file so that it appears complete or not at all."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole text file so that it appears complete or not at all (temporary file, fsync, rename)."""
+    """Write a whole text file so that it appears complete or not at all."""
     partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    publish(partial, path)
+
+
+def publish(partial: Path, final: Path) -> None:
+    """Give a finished file or folder its final name, once all of it is on disk: a crash leaves it whole or absent."""
+    for path in (*partial.rglob("*"), partial):
+        flush(path)
+    os.replace(partial, final)
+    flush(final.parent)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of files, is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ----------------------------------------------------------------------------- what work in progress was made from
+
+
+def file_hash(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as hex digits."""
+    sha = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def origin_of(args: Namespace, free: Collection[str] = (), **inputs: Any) -> dict[str, Any]:
+    """What decides a stage's output: its flags but for the `free` ones, and its inputs by name.
+
+    Of an input that is a file the hash of its content counts; whatever else it is must be plain JSON data.
+    """
+    flags = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items() if name not in {"run", *free}}
+    hashed = {name: file_hash(value) if isinstance(value, Path) else value for name, value in inputs.items()}
+    return json.loads(json.dumps(flags | hashed))
+
+
+def require_same_origin(path: Path, before: Any, now: Mapping[str, Any]) -> None:
+    """Raise UserError, naming what changed and what to delete, if what stands at `path` had another origin."""
+    before = before if isinstance(before, dict) else {}
+    for name, value in now.items():
+        if name.startswith("--") and before.get(name, value) != value:
+            raise UserError(
+                f"{path} was made with {name} {before[name]}, now it is {value}; give {name} as before, or delete "
+                f"{path} to start over"
+            )
+        if not name.startswith("--") and before.get(name) != value:
+            raise UserError(f"{path} was made from another {name}; put that back, or delete {path} to start over")
+
+
+class Journal:
+    """Finished items of work in progress, one per line, from which the same command resumes.
+
+    `rows` are those that were there at the start. The file's first line is the `origin` of all others.
+    """
+
+    def __init__(self, path: Path, origin: dict[str, Any]):
+        """Raises UserError if there is a journal of another origin."""
+        found = list(read_jsonl(path, appended=True)) if path.exists() else []
+        if found:
+            require_same_origin(path, found[0].get("origin"), origin)
+        self.path, self.rows = path, found[1:]
+        self.head = [] if found else [{"origin": origin}]
+
+    def append(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Keep finished items: after a crash they are there."""
+        append_jsonl(self.path, [*self.head, *rows])
+        self.head = []
+
+
+def seal(folder: Path, noted: Mapping[str, str] | None = None) -> None:
+    """Note the hashes of a folder's files in it, for `check_seal`; `noted`: those that are known already, by name."""
+    rest = [path for path in sorted(folder.iterdir()) if path.name not in {CHECKSUMS, *(noted or ())}]
+    write_text(folder / CHECKSUMS, json.dumps({**(noted or {}), **hashes(rest)}, indent=1))
+
+
+def hashes(files: Collection[Path]) -> dict[str, str]:
+    """The hash of each file by its name; several are read at a time."""
+    with ThreadPoolExecutor() as pool:
+        return dict(zip((path.name for path in files), pool.map(file_hash, files)))
+
+
+def check_seal(folder: Path, remedy: str) -> None:
+    """Raise UserError, naming the file and the remedy, if a file of a sealed folder is not as it was.
+
+    A folder without a seal, such as a model from elsewhere, is taken as it is.
+    """
+    noted = read_json(folder / CHECKSUMS, {str: str}, remedy) if (folder / CHECKSUMS).exists() else {}
+    there = [folder / name for name in noted if (folder / name).is_file()]
+    found = hashes(there)
+    for name, value in noted.items():
+        if found.get(name) != value:
+            state = "has changed or is damaged" if name in found else "is missing"
+            raise UserError(f"{folder / name} {state} since it was written ({CHECKSUMS}); {remedy}")
+
+
+def read_json(path: Path, shape: Any = {}, remedy: str = "delete it") -> dict[str, Any]:  # noqa: B006
+    """The JSON object of a `shape` that a file holds. Raises UserError with the remedy if it is broken."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        problem = misfit(value, shape)
+    except (ValueError, RecursionError) as error:
+        problem = str(error)
+    if problem:
+        raise UserError(f"{path} is broken ({problem}); {remedy}")
+    return value
 
 
 # ------------------------------------------------------------------------------------ the run directory and its metrics
@@ -120,6 +260,10 @@ class RunDir:
             )
 
     def output(self, name: str) -> Path:
+        """The path of an output. Raises UserError for a name that leads out of the run directory."""
+        name = os.path.normpath(name)
+        if os.path.isabs(name) or name.split(os.sep)[0] in {".", ".."}:
+            raise UserError(f"{name!r} is no name within the run directory {self.path}; give a simple name")
         return self.path / name
 
     def made_by(self, name: str) -> str:
@@ -134,29 +278,34 @@ class RunDir:
 
     def finished(self, name: str) -> bool:
         """True, with a line for the user, if the output is already there: the stage then has nothing to do."""
-        done, lock = (self.path / name).exists(), self.path / ".locks" / name
+        done = self.output(name).exists()
         if done:
-            command = lock.read_text().partition(": ")[2] if lock.exists() else ""
+            lock = self._lock(name)
+            command = lock.read_text(errors="replace").partition(": ")[2] if lock.exists() else ""
             other = f", made by another command ({command})" if command not in ("", " ".join(sys.argv)) else ""
-            print(f"{self.path / name} is there already{other}: nothing to do (delete it to make it again)")
+            print(f"{self.output(name)} is there already{other}: nothing to do (delete it to make it again)")
         return done
+
+    def begin(self, name: str) -> bool:
+        """Whether this process is to make an output, and claim it if so; not, with a line, if it is there already."""
+        if self.finished(name):
+            return False
+        self.claim(name)
+        return not self.finished(name)  # another process may have made it since
 
     def claim(self, name: str) -> None:
         """Make sure that no other process makes this output, until this one ends, however it ends.
 
-        Of the processes that torchrun starts the first one claims for all. Raises UserError that names who has it.
+        Of several processes that make it together, one claims it. Raises UserError that names who has it.
         """
-        if os.environ.get("RANK", "0") != "0":
-            return
-        output, locks = self.path / name, self.path / ".locks"
-        locks.mkdir(exist_ok=True)
-        lock = open(locks / name.replace("/", "-"), "a+")
+        self._lock(name).parent.mkdir(exist_ok=True)
+        lock = open(self._lock(name), "a+", errors="replace")
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             lock.seek(0)
             raise UserError(
-                f"{output} is being made by another process ({lock.read().strip()}); "
+                f"{self.output(name)} is being made by another process ({lock.read().strip()}); "
                 "wait for it or stop it, then run this again"
             ) from None
         except OSError as error:  # some network file systems know no locks
@@ -165,6 +314,10 @@ class RunDir:
         lock.write(f"PID {os.getpid()} on {socket.gethostname()}: {' '.join(sys.argv)}")
         lock.flush()
         CLAIMS.append(lock)
+
+    def _lock(self, name: str) -> Path:
+        """One lock for an output, however its name is written."""
+        return self.path / ".locks" / str(self.output(name).relative_to(self.path)).replace("/", "%")
 
 
 class Metrics:
@@ -181,10 +334,11 @@ class Metrics:
         """Drop this stage's lines beyond `step`: the stage goes on from a checkpoint there. Returns their last step."""
         if not self.path.exists():
             return step
-        rows = list(read_jsonl(self.path))
-        dropped = [row["step"] for row in rows if row["stage"] == self.stage and row["step"] > step]
-        if dropped:
-            write_jsonl(self.path, [row for row in rows if row["stage"] != self.stage or row["step"] <= step])
+        with locked(self.path):
+            rows = list(read_jsonl(self.path, appended=True, shape=METRIC))
+            dropped = [row["step"] for row in rows if row["stage"] == self.stage and row["step"] > step]
+            if dropped:
+                write_jsonl(self.path, [row for row in rows if row["stage"] != self.stage or row["step"] <= step])
         return max(dropped, default=step)
 
     def resume(self, step: int) -> None:
