@@ -44,7 +44,7 @@ from typing import Any
 
 import reward
 from clean.anonymise import anonymise
-from clean.duplicates import near_duplicates, normalised, overlaps
+from clean.duplicates import Benchmarks, near_duplicates, normalised
 from clean.formats import BENCHMARKS, read_hub, read_native
 from question import TIERS, Question
 from teacher import Request, Teacher, add_teacher_arguments, teacher_of
@@ -219,13 +219,15 @@ def drop_near_duplicates(questions: Sequence[Question], outcome: Outcome) -> lis
 
 
 def decontaminate(questions: Sequence[Question], benchmarks: Sequence[Question], outcome: Outcome) -> list[Question]:
-    """Reject what overlaps an evaluation benchmark: the same question, or a long run of the same words."""
-    kept = []
-    progress = progress_bar(questions, desc="decontaminate", unit="question", disable=not benchmarks)
-    for question, like, how in overlaps(progress, benchmarks):
-        if like:
-            reason = f"in benchmark {like.source}: {how}"
-            outcome.reject(question.id, question.source, reason, question.question, like.id)
+    """Reject what overlaps an evaluation benchmark (`Benchmarks`), with the share and the text that they have in
+    common."""
+    kept, known = [], Benchmarks(benchmarks)
+    for question in progress_bar(questions, desc="decontaminate", unit="question", disable=not benchmarks):
+        overlap = known.overlap(question) if benchmarks else None
+        if overlap:
+            reason, like = f"in benchmark {overlap.other.source}: {overlap.how}", overlap.other.id
+            outcome.reject(question.id, question.source, reason, question.question, like)
+            outcome.rejected[-1] |= {"share": round(overlap.share, 3), "matched": printable(overlap.text)}
         else:
             kept.append(question)
     return kept

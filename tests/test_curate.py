@@ -226,8 +226,8 @@ def test_near_duplicates(changes, dropped, tmp_path):
     ("text", "found"),
     [
         (LONG.lower().replace("-", " "), "the same question"),
-        ("A resident asks: " + LONG.replace("22 weeks", "31 weeks"), "a long run of the same words"),
-        ("She states it started one day ago. What next?", None),  # shorter than a run
+        ("A resident asks: " + LONG.replace("22 weeks", "31 weeks"), "the same words in a row"),
+        ("She states it started one day ago. What next?", None),  # few of the runs
         (
             "A 23-year-old woman presents with burning upon urination and a fever of three days. What is the cause?",
             None,
