@@ -44,7 +44,7 @@ from typing import Any
 
 import reward
 from clean.anonymise import anonymise
-from clean.duplicates import Benchmarks, near_duplicates, normalised
+from clean.duplicates import Benchmarks, near_duplicates, normalised, normalised_option
 from clean.formats import BENCHMARKS, read_hub, read_native
 from question import TIERS, Question
 from teacher import Request, Teacher, add_teacher_arguments, teacher_of
@@ -179,7 +179,7 @@ def anomaly(question: Question) -> str | None:
         return f"longer than {LONGEST:,} characters"
     if any(ARTEFACTS.search(text) for text in (question.id, question.question, *question.options.values())):
         return "encoding artefact"
-    if len({normalised(text) for text in question.options.values()}) < len(question.options):
+    if len({normalised_option(text) for text in question.options.values()}) < len(question.options):
         return "duplicate options"
     return None
 
@@ -195,7 +195,8 @@ def filter_questions(questions: Sequence[Question], outcome: Outcome) -> list[Qu
     seen: dict[tuple[str, ...], str] = {}  # content -> the id of its first question
     for question in progress_bar(questions, desc="filter", unit="question"):
         others = sorted(question.options.values()) if question.evidence else []
-        content = tuple(map(normalised, (question.question, question.options[question.answer], *others)))
+        options = map(normalised_option, (question.options[question.answer], *others))
+        content = (normalised(question.question), *options)
         repeated = "id occurs twice" if question.id in ids else "duplicate question" if content in seen else None
         if reason := anomaly(question) or repeated:
             like = seen[content] if reason == "duplicate question" else ""

@@ -36,6 +36,22 @@ def normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(" .。")
 
 
+# A genotype in pairs ("AaBb"), or a word with a capital or small letter where no sentence has one ("XHXh", "pH").
+SYMBOL = re.compile(r"(?i:(?:([a-z])\1)+)|[a-zA-Z]|(?=[a-zA-Z]{2,4}$)(?![A-Z]?[a-z]+$|[A-Z]+$)[a-zA-Z]+")
+
+
+def normalised_option(text: str) -> str:
+    """An option for comparison. Like `normalised`, but in an option of symbols only their case counts.
+
+    >>> [normalised_option(text) for text in ("Aspirin.", "Bb", "bb", "XHXh", "Vitamin K")]
+    ['aspirin', 'Bb', 'bb', 'XHXh', 'vitamin k']
+    """
+    words = unicodedata.normalize("NFKC", text).rstrip(" .。").split()
+    if not all(len(word) <= 4 or SYMBOL.fullmatch(word) for word in words):
+        return normalised(text)
+    return " ".join(word if SYMBOL.fullmatch(word) else word.casefold() for word in words)
+
+
 # One word of a text: a Chinese character, a word of letters, or a number.
 WORD = re.compile("[\u3400-\u9fff]|[^\\W\\d_\u3400-\u9fff]+|\\d+")
 

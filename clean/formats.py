@@ -306,10 +306,12 @@ def convert(
         try:
             if row is None:
                 raise ValueError("not a JSON object")
-            if all(value is None or value != value for value in row.values()):
+            if all(map(is_blank, row.values())):
                 raise ValueError("empty row")
             if id in seen:
                 raise ValueError("id occurs twice")
+            if any(IMAGE_COLUMN.fullmatch(name) and not is_blank(value) for name, value in row.items() if name):
+                raise ValueError("needs an image")
             parts = dataset.reader(row)
             answer, kind = parts.answer, parts.kind if isinstance(parts.kind, str) and parts.kind else None
             question = record(id, dataset.name, dataset.language, parts.question, parts.options, answer, kind=kind)
@@ -327,11 +329,19 @@ def convert(
     return questions, rejections
 
 
-def load_rows(path: Path) -> list[Row | None]:
-    """The rows of a CSV file, a JSON array, a JSON mapping from id to row, or JSON lines, whatever its name ends in.
+IMAGE_COLUMN = re.compile(r"(?:image|img|picture|photo|figure)s?(?:_?(?:path|url|file|name)s?)?", re.IGNORECASE)
 
-    A row of a mapping gets its id as "pubid" (PubMedQA). A line that is no JSON object becomes None. Raises UserError
-    if the file is missing, not UTF-8 or broken as a whole.
+
+def is_blank(value: Any) -> bool:
+    """Whether a cell holds nothing: none, NaN, an empty text or list."""
+    return value is None or value != value or value in ("", [], {})
+
+
+def load_rows(path: Path) -> list[Row | None]:
+    """The rows of a CSV file, JSON lines, or one JSON value: an array of rows, a mapping from id to row, or columns.
+
+    The content decides, not the file's name, except for CSV. A row of a mapping gets its id as "pubid" (PubMedQA). A
+    line that is no JSON object becomes None. Raises UserError if the file is missing, not UTF-8 or broken as a whole.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist; give a dataset file in its native format")
@@ -350,9 +360,23 @@ def load_rows(path: Path) -> list[Row | None]:
         raise UserError(f"{path} is not a readable CSV file ({error})") from None
     except (ValueError, RecursionError) as error:  # no JSON, nested too deeply, or a number of thousands of digits
         raise UserError(f"{path} is neither JSON nor JSON lines ({error})") from None
+    if rows := rows_of_columns(whole):
+        return rows
     if isinstance(whole, dict) and whole and all(isinstance(row, dict) for row in whole.values()):
         return [{"pubid": id, **row} for id, row in whole.items()]
     return [row if isinstance(row, dict) else None for row in (whole if isinstance(whole, list) else [whole])]
+
+
+def rows_of_columns(whole: Any) -> list[Row] | None:
+    """The rows of {column: {"0": cell, ...}} or {column: [cell, ...]}, as data frames are saved; else None."""
+    columns = list(whole.values()) if isinstance(whole, dict) else []
+    if columns and all(isinstance(column, list) for column in columns):
+        columns = [{str(index): cell for index, cell in enumerate(column)} for column in columns]
+    if not columns or not all(isinstance(column, dict) and column.keys() == columns[0].keys() for column in columns):
+        return None
+    if not all(key.isdecimal() for key in columns[0]) or len(columns) < 2:
+        return None
+    return [{name: column[key] for name, column in zip(whole, columns)} for key in columns[0]]
 
 
 def object_or_none(line: str) -> Row | None:

@@ -145,6 +145,21 @@ def test_each_rejection_has_its_reason(changes, reason, tmp_path):
     assert len(out["train"]) == 1
 
 
+@pytest.mark.parametrize("texts", [("BB", "Bb", "bb"), ("AaBb", "AABb", "aabb"), ("XHXh", "XhXh", "XHY"), ("p", "P")])
+def test_symbols_that_differ_in_case_are_different_options(texts, tmp_path):
+    rows = [question(options=dict(zip(LETTERS, texts)))]
+    assert len(run_curate(tmp_path / "run", rows, "--heldout", "0")["train"]) == 1
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [("Aspirin", "aspirin"), ("The Liver", "the liver"), ("Vitamin K", "vitamin k"), ("No", "no"), ("MRI", "mri")],
+)
+def test_words_that_differ_in_case_are_the_same_option(texts, tmp_path):
+    out = run_curate(tmp_path / "run", [question(), question(1, options=dict(zip(LETTERS, texts)))], "--heldout", "0")
+    assert [row["reason"] for row in out["rejected"]] == ["duplicate options"]
+
+
 def test_a_missing_field_is_named(tmp_path):
     rows = [question(1)] + [{k: v for k, v in question(2).items() if k != field} for field in ("options", "answer")]
     out = run_curate(tmp_path / "run", rows, "--heldout", "0")
@@ -186,7 +201,7 @@ def test_all_patterns_are_timed():
         "anonymise": len(anonymise.ANONYMISE),
         "calculations": 3,
         "curate": 1,
-        "duplicates": 1,
+        "duplicates": 2,
         "mediawiki": 2,
     }
 

@@ -219,3 +219,23 @@ def test_the_hub_gives_the_same_records(monkeypatch):
         read_hub("pubmedqa", "test")
     with pytest.raises(UserError, match="no training split"):
         read_hub("careqa", "train")
+
+
+def test_files_by_column(shared_data, tmp_path):
+    """Data frames saved as {column: {"0": cell}} or {column: [cell]} hold the same questions as by row."""
+    path = shared_data / "native" / "medbullets_op5_by_column.json"
+    by_index, rejections = read_native("medbullets", path)
+    assert len(by_index) == len(next(iter(json.loads(path.read_text()).values()))) and not rejections
+    columns = {name: list(cells.values()) for name, cells in json.loads(path.read_text()).items()}
+    (tmp_path / path.name).write_text(json.dumps(columns))
+    assert read_native("medbullets", tmp_path / path.name)[0] == by_index
+
+
+def test_what_needs_an_image_is_rejected_with_that_reason(shared_data, tmp_path):
+    with_image = json.loads((shared_data / "native" / "medxpertqa_image_row.jsonl").read_text().splitlines()[0])
+    rows = [{**with_image, "id": "Text-0", "images": []}, with_image, {**with_image, "images": None, "image": "x.png"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    questions, rejections = read_native("medxpertqa", tmp_path / "rows.jsonl")
+    assert [question.id for question in questions] == ["medxpertqa/rows/Text-0"]
+    assert {reason for _, reason in rejections} <= {"needs an image", "id occurs twice"} and len(rejections) == 2
+    assert rejections[0] == ("medxpertqa/rows/MM-0", "needs an image")
