@@ -5,24 +5,30 @@
                 become tags; ages, doses, lab values, eponyms and drug names stay
     filter      malformed questions, duplicate options, encoding artefacts, exact and near duplicates, and overlaps with
                 an evaluation benchmark (--benchmark) are rejected with a reason
-    verify      five independent trials of a teacher; a question it never answers correctly goes to review.jsonl
+    hold out    questions for evaluation: synthetic ones, none of whose paths through the graph occurs in training, and
+                public ones, which training questions do not overlap
+    mix         public and synthetic questions, languages and tiers in chosen proportions, before a call is paid for
+    verify      five independent trials of a verifier; a question it never answers correctly goes to review.jsonl
     tier        Easy, Moderate or Difficult: by the teacher with the paper's rubric, or by a plain rule without one
-    hold out    synthetic questions for evaluation, none of whose paths through the graph occurs in training
-    mix         public and synthetic questions, languages and tiers in chosen proportions
 
 Nothing vanishes: input = train + held out + review + rejected + left out by mixing, checked and printed at every run.
 
 A person settles a row of review.jsonl by giving it a "decision": the letter of the right answer, or "reject". The same
 command with --accept review.jsonl then makes the outputs again; decisions are kept in decisions.jsonl.
 
+A trial that was cut at its limit in tokens is asked again with four times as many; cut again, it is no vote. So long
+thinking does not send a question to review: with no vote at all it is kept, and the report counts it.
+
 Deviations from the paper. It gives no numbers for mixing: the shares are ours. Its verifier and grader are language
 models; without one (the default) no label is verified, which the report says, and tiers come from a rule: the number of
 facts between question and answer, one tier up for a rare answer. Synthetic questions already have the tier of their
-meta-path, which --regrade replaces by the rule's. Decontamination is not in the paper. The held-out set is ours, for a
-run that has no benchmark at hand.
+meta-path, which --regrade replaces by the rule's. Verifying and grading come after mixing, so that nothing is paid for
+what is left out (with --tier-shares grading comes before). Decontamination is not in the paper. The held-out sets are
+ours: one for a run that has no benchmark at hand, and the public one to tune the mixture with, by the gap between both.
 
-Reads synth.jsonl and the files or hub datasets of --public. Writes train.jsonl, heldout.jsonl, review.jsonl (with the
-teacher's votes), rejected.jsonl (with reasons), left_out.jsonl, card.md (the data card), metrics.jsonl.
+Reads synth.jsonl and the files or hub datasets of --public. Writes train.jsonl, heldout.jsonl,
+heldout_public.jsonl, review.jsonl (with the votes), rejected.jsonl (with reasons), left_out.jsonl, card.md (the data
+card), metrics.jsonl.
 
     python curate.py --public medqa medmcqa cmexam pubmedqa --teacher openai:openai/gpt-oss-120b    # the paper's
     python curate.py --public medqa=train.jsonl --benchmark medqa=test.jsonl                        # from local files
@@ -39,11 +45,13 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 import reward
 from clean.anonymise import anonymise
+from clean.domains import domains_of
 from clean.duplicates import Benchmarks, near_duplicates, normalised, normalised_option
 from clean.formats import BENCHMARKS, read_hub, read_native
 from question import TIERS, Question
@@ -54,6 +62,8 @@ from tools.run import Metrics, RunDir, append_jsonl, read_jsonl, write_jsonl, wr
 TRIALS = 5  # section 3.1: "fails to be correctly answered ... across five independent trials"
 BATCH = 256  # questions per call of the teacher
 LONGEST = 20_000  # characters of a question; one with an abstract has about 2,000
+PATIENCE = 4  # times its limit in tokens that an answer which was cut gets
+MOST_HELD = 10  # every so many-th public question may be held out, so that a small set is trained on
 MOST_LOST = 20  # training questions that holding one question out may cost, because they contain its path
 
 RUBRIC = """Grade the difficulty of a medical multiple-choice question by the cognitive and domain expertise it demands.
@@ -72,7 +82,10 @@ LICENCES = {  # by dataset as its repository (CMExam: its hub page) states it, a
     "Small medical encyclopedia": "Apache 2.0, as this project",
 }
 # What the data card shows of the flags.
-SETTINGS = "seed heldout synthetic_fraction language_shares tier_shares regrade teacher benchmark".split()
+SETTINGS = (
+    "seed heldout heldout_public synthetic_fraction language_shares tier_shares regrade teacher verifier verify_tokens "
+    "grade_tokens benchmark"
+).split()
 
 
 @dataclass(slots=True)
@@ -83,8 +96,11 @@ class Outcome:
     rejected: list[dict[str, Any]] = field(default_factory=list)
     review: list[dict[str, Any]] = field(default_factory=list)
     heldout: list[Question] = field(default_factory=list)
+    heldout_public: list[Question] = field(default_factory=list)
     left_out: list[Question] = field(default_factory=list)
     train: list[Question] = field(default_factory=list)
+    unverified: int = 0  # kept although every trial was cut
+    ungraded: int = 0  # of which the teacher gave no clear grade
 
     def reject(self, id: str, source: str, reason: str, question: str = "", like: str = "") -> None:
         """`like` is the id of the question that this one repeats or overlaps, if that is the reason."""
@@ -271,13 +287,14 @@ def reviewed_rows(path: str) -> list[dict[str, Any]]:
     return rows
 
 
-def apply_decisions(
-    questions: Sequence[Question], decisions: Decisions, outcome: Outcome
+def confirmed(
+    questions: Sequence[Question],
+    decisions: Decisions,
+    verifier: Teacher | None,
+    args: argparse.Namespace,
+    outcome: Outcome,
 ) -> tuple[list[Question], list[Question]]:
-    """Separate the questions that were reviewed: (the others, those that a person accepted)."""
-    unknown = decisions.undecided.keys() - {question.id for question in questions}
-    if unknown:
-        raise UserError(f"{min(unknown)} is under review, but no question of this run; give the same --public again")
+    """The questions whose label holds, by the verifier or, without one, as it is; and those that a person accepted."""
     others, accepted = [], []
     for question in questions:
         decision = decisions.decided.get(question.id)
@@ -289,13 +306,26 @@ def apply_decisions(
             accepted.append(replace(question, answer=decision))
         else:
             others.append(question)
-    return others, accepted
+    return verify_labels(others, verifier, args, outcome) if verifier else others, accepted
 
 
-def verify_labels(questions: Sequence[Question], teacher: Teacher, seed: int, outcome: Outcome) -> list[Question]:
-    """Put each question to the teacher `TRIALS` times; what it never answers correctly goes to review with the votes.
+def require_known(decisions: Decisions, questions: Sequence[Question]) -> None:
+    """Raises UserError for a question under review that this run does not have."""
+    unknown = decisions.undecided.keys() - {question.id for question in questions}
+    if unknown:
+        raise UserError(f"{min(unknown)} is under review, but no question of this run; give the same --public again")
 
-    One right answer settles a question, so later trials are for the doubtful ones only.
+
+CUT = "cut"  # stands among the votes for a trial that was cut
+
+
+def verify_labels(
+    questions: Sequence[Question], verifier: Teacher, args: argparse.Namespace, outcome: Outcome
+) -> list[Question]:
+    """Put each question to the verifier `TRIALS` times; what it never answers correctly goes to review with the votes.
+
+    One right answer settles a question, so later trials are for the doubtful ones only. A trial that was cut is no
+    vote; a question without a vote is kept, unverified.
     """
     kept = []
     for start in progress_bar(range(0, len(questions), BATCH), desc="verify labels", unit="batch"):
@@ -303,47 +333,62 @@ def verify_labels(questions: Sequence[Question], teacher: Teacher, seed: int, ou
         votes: dict[str, list[str | None]] = {question.id: [] for question in batch}
         doubtful = list(batch)
         for trial in range(TRIALS):
-            requests = [
-                Request(reward.prompt_messages(question), question.id, "verify", seed=seed * TRIALS + trial)
-                for question in doubtful
-            ]
-            for question, text in zip(doubtful, teacher.ask(requests)):
-                votes[question.id].append(reward.parse(text).answer)
+            vote(doubtful, trial, verifier, args, votes)
             doubtful = [question for question in doubtful if question.answer not in votes[question.id]]
-        outcome.review += [question.to_json() | {"votes": votes[question.id]} for question in doubtful]
-        kept += [question for question in batch if question.answer in votes[question.id]]
+        wrong = {question.id for question in doubtful if set(votes[question.id]) != {CUT}}
+        outcome.unverified += len(doubtful) - len(wrong)
+        outcome.review += [
+            question.to_json() | {"votes": votes[question.id]} for question in batch if question.id in wrong
+        ]
+        kept += [question for question in batch if question.id not in wrong]
     return kept
+
+
+def vote(
+    questions: Sequence[Question],
+    trial: int,
+    verifier: Teacher,
+    args: argparse.Namespace,
+    votes: dict[str, list[str | None]],
+) -> None:
+    """Add the verifier's answer to each question: a letter, None for an unreadable one, or `CUT`."""
+    seed, limit = args.seed * TRIALS + trial, args.verify_tokens
+    requests = [
+        Request(reward.prompt_messages(question), question.id, "verify", max_tokens=limit, seed=seed, contract=True)
+        for question in questions
+    ]
+    for question, answer in zip(questions, verifier.answer_in_full(requests, PATIENCE * limit)):
+        letter = reward.parse(answer.text).answer
+        votes[question.id].append(CUT if answer.truncated and letter is None else letter)
 
 
 # ---------------------------------------------------------------------------------------------------------------- tiers
 
 
-def grade(questions: Sequence[Question], teacher: Teacher | None, seed: int, regrade: bool = False) -> list[Question]:
-    """Give every question a tier: the teacher's by the rubric; without one its own, or the rule's if it has none.
-
-    A question to which the teacher gives no clear grade is treated as without a teacher. `regrade` ignores the tiers
-    that questions already have.
-    """
+def tier(questions: Sequence[Question], regrade: bool = False) -> list[Question]:
+    """Give every question a tier: its own, or the rule's if it has none or if `regrade`."""
     rare = rare_answers(questions)
-    graded = grades(questions, teacher, seed) if teacher else {}
-    tiers = (graded.get(q.id) or (None if regrade else q.tier) or tier_by_rule(q, rare) for q in questions)
-    return [replace(question, tier=tier) for question, tier in zip(questions, tiers)]
+    return [replace(q, tier=(None if regrade else q.tier) or tier_by_rule(q, rare)) for q in questions]
 
 
-def grades(questions: Sequence[Question], teacher: Teacher, seed: int) -> dict[str, str]:
-    """The teacher's tiers by question id, of those that it grades clearly."""
-    tiers = {}
-    for start in progress_bar(range(0, len(questions), BATCH), desc="grade", unit="batch"):
+def grade(
+    questions: Sequence[Question], teacher: Teacher | None, args: argparse.Namespace, outcome: Outcome
+) -> list[Question]:
+    """The questions with the teacher's tiers, by the rubric; one without a clear grade keeps its tier."""
+    graded = []
+    for start in progress_bar(
+        range(0, len(questions) if teacher else 0, BATCH), desc="grade", unit="batch", disable=not teacher
+    ):
         batch = questions[start : start + BATCH]
         requests = [
-            Request(rubric_messages(question), question.id, "grade", temperature=0.0, max_tokens=512, seed=seed)
+            Request(rubric_messages(question), question.id, "grade", 0.0, args.grade_tokens, args.seed)
             for question in batch
         ]
-        for question, text in zip(batch, teacher.ask(requests)):
-            named = [tier for tier in TIERS if tier in text.lower()]
-            if len(named) == 1:
-                tiers[question.id] = named[0]
-    return tiers
+        for question, answer in zip(batch, teacher.answer_in_full(requests, PATIENCE * args.grade_tokens)):
+            named = [name for name in TIERS if name in answer.text.lower()]
+            graded.append(replace(question, tier=named[0]) if len(named) == 1 else question)
+            outcome.ungraded += len(named) != 1
+    return graded if teacher else list(questions)
 
 
 def rubric_messages(question: Question) -> list[dict[str, str]]:
@@ -425,16 +470,31 @@ def draw_paths(
     return drawn, untrained
 
 
-def join_accepted(
-    kept: Sequence[Question], accepted: Sequence[Question], heldout: Sequence[Question]
-) -> tuple[list[Question], list[Question]]:
-    """Add the reviewed questions, except those that contain a held-out path: (kept, left out).
+def hold_out_public(
+    questions: Sequence[Question], number: int, seed: int
+) -> tuple[list[Question], list[Question], list[Question]]:
+    """Draw up to `number` public questions to test on, evenly from the datasets: (kept, held out, left out).
 
-    This happens after holding out, so that a person's decisions leave the held-out set unchanged.
+    Never more than a tenth of them. Training questions that overlap a held-out one,
+    as they may not overlap a benchmark (`Benchmarks`), are left out.
     """
-    held = [path_of(question) for question in heldout]
-    untrained = {q.id for q in accepted if q.evidence and any(path <= path_of(q) for path in held)}
-    return [*kept, *(q for q in accepted if q.id not in untrained)], [q for q in accepted if q.id in untrained]
+    public = [question for question in questions if not question.evidence]
+    heldout = evenly_drawn(public, min(number, len(public) // MOST_HELD), seed)
+    if not heldout:
+        return list(questions), [], []
+    drawn, known = {question.id for question in heldout}, Benchmarks(heldout)
+    over = {q.id for q in public if q.id not in drawn and known.overlap(q)}
+    kept = [question for question in questions if question.id not in drawn | over]
+    return kept, heldout, [question for question in public if question.id in over]
+
+
+def evenly_drawn(questions: Sequence[Question], number: int, seed: int) -> list[Question]:
+    """`number` questions, from each source in turn."""
+    sources: dict[str, list[Question]] = defaultdict(list)
+    for question in random.Random(seed).sample(questions, len(questions)):
+        sources[question.source].append(question)
+    in_turn = (question for each in zip_longest(*sources.values()) for question in each if question)
+    return list(islice(in_turn, number))
 
 
 TRAITS = ("origin", "language", "tier")  # what a mixture is made of
@@ -508,7 +568,7 @@ def account(outcome: Outcome) -> list[str]:
     went = {
         "rejected": Counter(row["source"] for row in outcome.rejected),
         "review": Counter(row["source"] for row in outcome.review),
-        "held out": Counter(question.source for question in outcome.heldout),
+        "held out": Counter(question.source for question in outcome.heldout + outcome.heldout_public),
         "left out": Counter(question.source for question in outcome.left_out),
         "train": Counter(question.source for question in outcome.train),
     }
@@ -530,7 +590,7 @@ def summary(outcome: Outcome, notes: Sequence[str]) -> list[str]:
     lines = account(outcome)
     for (source, reason), count in Counter((row["source"], row["reason"]) for row in outcome.rejected).most_common():
         lines.append(f"  rejected {count:>8,}  {source}: {reason}")
-    for name, questions in (("train", outcome.train), ("held out", outcome.heldout)):
+    for name, questions in (("train", outcome.train), ("held out", outcome.heldout + outcome.heldout_public)):
         for each in ("tier", "language", "origin"):
             counts = Counter(trait(question, each) for question in questions)
             values = TIERS if each == "tier" else sorted(counts)
@@ -538,11 +598,15 @@ def summary(outcome: Outcome, notes: Sequence[str]) -> list[str]:
     return lines + [f"  {note}" for note in notes]
 
 
-def notes_on(args: argparse.Namespace, teacher: Teacher | None) -> list[str]:
+def notes_on(args: argparse.Namespace, verifier: Teacher | None, outcome: Outcome) -> list[str]:
     """What a reader of the table has to know about how it was made."""
     notes = []
-    if teacher is None:
+    if verifier is None:
         notes.append("no label was verified: that takes a language model, --teacher openai:MODEL or local:FOLDER")
+    if outcome.unverified:
+        notes.append(f"{outcome.unverified:,} kept unverified: all trials were cut; raise --verify-tokens")
+    if outcome.ungraded:
+        notes.append(f"{outcome.ungraded:,} got no clear grade and keep the rule's tier; see --grade-tokens")
     if args.benchmark:
         notes.append(f"nothing in it overlaps {', '.join(args.benchmark)}")
     elif args.public:
@@ -565,10 +629,24 @@ def data_card(outcome: Outcome, args: argparse.Namespace, run: RunDir, lines: Se
             f"{LICENCES.get(source if source in origins else wiki, 'see its origin')} |"
             for source in sorted(outcome.read)
         ]
-        + ["", "```", *lines, "```", "", "| setting | value |", "|---|---|"]
+        + ["", "```", *lines, "```", "", *coverage(outcome.train), "", "| setting | value |", "|---|---|"]
         + [f"| {flag} | {value} |" for flag, value in settings.items() if value != {}]
         + [""]
     )
+
+
+def coverage(questions: Sequence[Question]) -> list[str]:
+    """A table of how many questions speak of each medical domain (by words, see clean/domains.py), by origin."""
+    origins = sorted({trait(question, "origin") for question in questions})
+    counts = Counter(
+        (domain, trait(question, "origin"))
+        for question in questions
+        for domain in domains_of(" ".join([question.question, *question.options.values()])) or ["none of these"]
+    )
+    domains = sorted({domain for domain, _ in counts}, key=lambda domain: -sum(counts[domain, o] for o in origins))
+    return [f"| domain | {' | '.join(origins)} |", "|---|" + "---|" * len(origins)] + [
+        f"| {domain} | {' | '.join(f'{counts[domain, origin]:,}' for origin in origins)} |" for domain in domains
+    ]
 
 
 def graph_source(run: RunDir) -> tuple[str, str]:
@@ -613,6 +691,9 @@ def parse_args() -> argparse.Namespace:
         "--heldout", type=at_least(0), default=400, help="synthetic test questions; 400: intervals of ±5 points"
     )
     shares.add_argument(
+        "--heldout-public", type=at_least(0), default=400, help="public test questions; at most a tenth of them"
+    )
+    shares.add_argument(
         "--synthetic-fraction", type=fraction, default=0.5, help="share of synthetic questions; even by default"
     )
     shares.add_argument(
@@ -629,6 +710,12 @@ def parse_args() -> argparse.Namespace:
         "--regrade", action="store_true", help="replace the tiers of meta-paths by the rule's (hops and rarity)"
     )
     shares.add_argument("--seed", type=int, default=0, help="of the held-out and mixed questions and the trials")
+    judging = parser.add_argument_group("verifying and grading")
+    judging.add_argument("--verifier", metavar="NAME", help="verifies labels, apart from the teacher; the teacher")
+    judging.add_argument(
+        "--verify-tokens", type=at_least(1), default=8192, help="of a trial; hidden reasoning counts, cut: four times"
+    )
+    judging.add_argument("--grade-tokens", type=at_least(1), default=2048, help="of a grade, in the same way")
     add_teacher_arguments(parser, "none", "verifies labels and grades tiers (none: labels unverified, tiers by rule)")
     args = parser.parse_args()
     args.language_shares, args.tier_shares = (scaled(shares) for shares in (args.language_shares, args.tier_shares))
@@ -658,11 +745,11 @@ def scaled(shares: list[tuple[str, float]] | None) -> dict[str, float]:
     return {name: value / total for name, value in shares} if total else {}
 
 
-def language_model(args: argparse.Namespace, run: RunDir) -> Teacher | None:
-    """The teacher if it can judge; otherwise None, and a line that says so."""
-    teacher = None if args.teacher == "none" else teacher_of(args, run)
+def language_model(name: str, args: argparse.Namespace, run: RunDir) -> Teacher | None:
+    """The teacher of a name if it can judge; otherwise None, and a line that says so."""
+    teacher = None if name == "none" else teacher_of(args, run, name)
     if teacher and not teacher.is_language_model:
-        print(f"--teacher {args.teacher} is given every answer: it verifies no label and grades no tier")
+        print(f"{name} is given every answer: it verifies no label and grades no tier")
         return None
     return teacher
 
@@ -675,41 +762,61 @@ def main() -> None:
     run.claim("train.jsonl")
     if not args.accept and run.finished("train.jsonl"):  # by another process, since
         return
-    teacher, outcome = language_model(args, run), Outcome()
+    teacher, outcome = language_model(args.teacher, args, run), Outcome()
+    verifier = language_model(args.verifier, args, run) if args.verifier else teacher
     decisions = read_decisions(args.accept, run)
 
     questions = [anonymise_question(question) for question in read_sources(args.public, run, outcome)]
     questions = drop_near_duplicates(filter_questions(questions, outcome), outcome)
     questions = decontaminate(questions, read_benchmarks(args.benchmark), outcome)
-    questions, accepted = apply_decisions(questions, decisions, outcome)
-    if teacher:
-        questions = verify_labels(questions, teacher, args.seed, outcome)
-    graded = grade([*questions, *accepted], teacher, args.seed, args.regrade)
-    questions, accepted = graded[: len(questions)], graded[len(questions) :]
-    questions, outcome.heldout, overlapping = hold_out(questions, args.heldout, args.seed)
-    questions, overlapping_too = join_accepted(questions, accepted, outcome.heldout)
-    outcome.train, surplus = mix(questions, wanted_shares(args, questions), args.seed)
-    outcome.left_out = overlapping + overlapping_too + surplus
+    require_known(decisions, questions)
+    questions = tier(questions, args.regrade)
+    if args.tier_shares:
+        questions = grade(questions, teacher, args, outcome)
+    questions, heldout, overlapping = hold_out(questions, args.heldout, args.seed)
+    questions, heldout_public, overlapping_public = hold_out_public(questions, args.heldout_public, args.seed)
+    train, surplus = mix(questions, wanted_shares(args, questions), args.seed)
+    outcome.left_out = overlapping + overlapping_public + surplus
+
+    train, accepted = confirmed(train, decisions, verifier, args, outcome)
+    heldout, late = confirmed(heldout, decisions, verifier, args, outcome)
+    heldout_public, late_public = confirmed(heldout_public, decisions, verifier, args, outcome)
+    outcome.left_out += late + late_public  # a person's decisions leave the held-out sets unchanged
+    train, surplus = (
+        mix(train + accepted, wanted_shares(args, train), args.seed) if verifier else (train + accepted, [])
+    )
+    outcome.left_out += surplus
+    if not args.tier_shares:
+        train, heldout, heldout_public = (
+            grade(part, teacher, args, outcome) for part in (train, heldout, heldout_public)
+        )
+    outcome.train, outcome.heldout, outcome.heldout_public = train, heldout, heldout_public
     if not outcome.train:
         raise UserError(f"no question is left for training out of {sum(outcome.read.values())}; see the inputs' format")
 
-    lines = summary(outcome, notes_on(args, teacher))
+    lines = summary(outcome, notes_on(args, verifier, outcome))
     print("\n".join(lines))
     save(outcome, run, data_card(outcome, args, run, lines))
 
 
 def save(outcome: Outcome, run: RunDir, card: str) -> None:
     """Write all outputs. train.jsonl marks the stage as done: it is deleted first and written last."""
-    run.output("train.jsonl").unlink(missing_ok=True)
+    for name in ("train.jsonl", "heldout_public.jsonl"):
+        run.output(name).unlink(missing_ok=True)
     write_text(run.output("card.md"), card)
     write_jsonl(run.output("rejected.jsonl"), outcome.rejected)
     write_jsonl(run.output("review.jsonl"), outcome.review)
     write_jsonl(run.output("left_out.jsonl"), [question.to_json() for question in outcome.left_out])
     write_jsonl(run.output("heldout.jsonl"), [question.to_json() for question in outcome.heldout])
+    if outcome.heldout_public:
+        write_jsonl(run.output("heldout_public.jsonl"), [question.to_json() for question in outcome.heldout_public])
     metrics = Metrics(run, "curate")
     metrics.rewind(-1)
     tiers = Counter(question.tier for question in outcome.train)
-    counts = {name: len(getattr(outcome, name)) for name in ("rejected", "review", "heldout", "left_out", "train")}
+    counts = {
+        name: len(getattr(outcome, name))
+        for name in ("rejected", "review", "heldout", "heldout_public", "left_out", "train")
+    }
     metrics.log(0, read=sum(outcome.read.values()), **counts, **{tier: tiers[tier] for tier in TIERS})
     write_jsonl(run.output("train.jsonl"), [question.to_json() for question in outcome.train])
 

@@ -22,7 +22,7 @@ from tools.run import MADE_BY, RunDir, read_jsonl, write_jsonl
 STAGES = {  # in order: what each leaves for the later ones
     "kg_build": ["kg.sqlite"],
     "synth": ["synth.jsonl"],
-    "curate": ["train.jsonl", "heldout.jsonl"],
+    "curate": ["train.jsonl", "heldout.jsonl", "heldout_public.jsonl"],
     "distill": ["cot.jsonl"],
     "sft": ["sft"],
     "rl1": ["rl1"],

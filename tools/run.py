@@ -39,6 +39,7 @@ MADE_BY = {
     "synth.jsonl": "python synth.py",
     "train.jsonl": "python curate.py",
     "heldout.jsonl": "python curate.py",
+    "heldout_public.jsonl": "python curate.py",
     "cot.jsonl": "python distill.py",
     "sft": "python sft.py",
     "rl1": "python grpo.py --stage 1",
