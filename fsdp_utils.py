@@ -32,7 +32,6 @@ import numpy
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from huggingface_hub import snapshot_download
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -46,7 +45,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import PreTrainedTokenizerBase
 
-from policy import Policy, load_policy
+from policy import Policy, load_policy, local_folder
 from tools.cli import UserError, at_least
 
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)  # a name for each of the optimiser's tensors
@@ -181,6 +180,7 @@ def load_sharded(
     options = (gradient_checkpointing, shard_over, cpu_offload)
     if device.type == "cpu" and world_size() == 1:
         model, tokenizer = load_policy(path)
+        model.train()  # has no dropout; transformers checkpoints activations in this mode alone
         return shard(Policy(model), device, *options), tokenizer
     model, tokenizer = load_policy(path, empty=True)
     policy = shard(Policy(model), device, *options)
@@ -191,7 +191,7 @@ def load_sharded(
     state = {name.removeprefix("model."): value for name, value in get_model_state_dict(policy).items()}
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight")
-    folder = path if Path(path).is_dir() else snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors"])
+    folder = local_folder(path)
     try:
         with _one_process_is_enough():
             dcp.load(state, storage_reader=HuggingFaceStorageReader(str(folder)))

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -34,7 +35,9 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from pretrained import check_weights, known_tokens, turn_end, unsupported
 from tools.cli import UserError
+from tools.run import check_seal
 
 CHUNK = 1024  # tokens whose logits are alive at once, at most
 CHUNK_LOGITS = 2**25  # logits of a chunk, at most: 0.13 GB in float32, 220 tokens at V = 151,936
@@ -51,24 +54,41 @@ def load_policy(
     if Path(path).is_dir():  # bars of files read and written tell nothing; those of a download stay
         disable_progress_bar()
     try:
+        folder = local_folder(path)
+        model = empty_model(config, dtype)
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            check_seal(folder, "make it again, or delete checksums.json if you changed it")
+        check_weights(folder, model)
         if empty:
-            model = empty_model(config, dtype)
             with contextlib.suppress(OSError):  # a folder need not have one
-                model.generation_config = GenerationConfig.from_pretrained(path)
+                model.generation_config = GenerationConfig.from_pretrained(folder)
         else:
             model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=dtype, use_safetensors=True, attn_implementation="sdpa"
+                folder, config=config, dtype=dtype, use_safetensors=True, attn_implementation="sdpa"
             )
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, SafetensorError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise unusable(path, error) from error
+    except Exception as error:  # the tokenizers library raises nothing more precise
+        if type(error) is not Exception:
+            raise
         raise unusable(path, error) from error
     if len(tokenizer) > model.config.vocab_size:
         raise UserError(f"{path}: the tokenizer has {len(tokenizer)} tokens, the model only {model.config.vocab_size}")
+    model.known_tokens = known_tokens(tokenizer)
+    model.generation_config.eos_token_id = stop_tokens(model, tokenizer)
     return model, tokenizer
 
 
+def local_folder(path: str | Path) -> Path:
+    """The folder of a model, downloaded if it is a hub id."""
+    if Path(path).is_dir():
+        return Path(path)
+    return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
+
+
 def load_config(path: str | Path) -> PretrainedConfig:
-    """The config of a model folder or hub id. Raises UserError if there is none."""
+    """The config of a model folder or hub id. Raises UserError if there is none, or for a model that cannot be used."""
     local = Path(path)
     meant = local.is_absolute() or str(path).startswith(".") or str(path).count("/") != 1  # "org/name" is a hub id
     if not local.is_dir() and (meant or local.parent.is_dir()):
@@ -76,14 +96,23 @@ def load_config(path: str | Path) -> PretrainedConfig:
             f"model folder {path} does not exist; give a Hugging Face folder (config.json, *.safetensors) or hub id"
         )
     try:
-        return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise unusable(path, error) from error
+    except Exception as error:  # the hub's validators raise classes of their own
+        if not type(error).__module__.startswith("huggingface_hub"):
+            raise
+        raise unusable(path, error) from error
+    if problem := unsupported(config):
+        raise UserError(f"{path}: {problem}")
+    config.attention_dropout = 0.0  # Eq. 1 trains what was sampled
+    return config
 
 
 def unusable(path: str | Path, error: Exception) -> UserError:
     remedy = "" if Path(path).is_dir() else "; where there is no network, give a folder that holds it"
-    return UserError(f"cannot load the model {path}: {str(error).strip().splitlines()[0]}{remedy}")
+    problem = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return UserError(f"cannot load the model {path}: {problem}{remedy}")
 
 
 def empty_model(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -93,10 +122,12 @@ def empty_model(config: PretrainedConfig, dtype: torch.dtype = torch.float32) ->
 
 
 def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids that end a response: the tokenizer's EOS and those of the model's generation config."""
+    """The ids that end a response: the tokenizer's EOS, those of the model's generation config and what the chat
+    template ends a turn with, which in base models is none of these."""
     configured = model.generation_config.eos_token_id
     configured = configured if isinstance(configured, list) else [configured]
-    return sorted({token for token in (tokenizer.eos_token_id, *configured) if token is not None})
+    ends = (tokenizer.eos_token_id, turn_end(tokenizer), *configured)
+    return sorted({token for token in ends if token is not None})
 
 
 class Policy(nn.Module):
@@ -137,8 +168,9 @@ class Policy(nn.Module):
             tokens, position_ids=positions, attention_mask=mask, use_cache=False
         ).last_hidden_state
         rows = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
+        known = getattr(self.model, "known_tokens", None)
         return token_logprobs(
-            hidden[rows[scored], before[scored]], self.model.lm_head.weight, tokens[scored], temperature
+            hidden[rows[scored], before[scored]], self.model.lm_head.weight, tokens[scored], temperature, known
         )
 
 
@@ -164,41 +196,46 @@ def packed_layout(sequence: Tensor, branch: Tensor) -> tuple[Tensor, Tensor, Ten
     return before, positions, (seen & causal)[:, None]
 
 
-def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def token_logprobs(
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, known: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities of `targets` (N,) and entropies (N,) from hidden states (N, D) and the output layer (V, D).
 
-    Peak memory is a few chunks of logits and the output layer's gradient. The entropies have no gradient.
+    Tokens from `known` on have no probability, as in the sampler: the tokenizer cannot decode them. Peak memory is a
+    few chunks of logits and the output layer's gradient. The entropies have no gradient.
     """
-    return _TokenLogprobs.apply(hidden, weight, targets, temperature)
+    return _TokenLogprobs.apply(hidden, weight, targets, temperature, known)
 
 
 class _TokenLogprobs(torch.autograd.Function):
     """Chunk by chunk; nothing of the vocabulary's width outlives its chunk, and backward computes it once more."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, known: int | None
+    ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(hidden, weight, targets)
-        ctx.temperature = temperature
+        ctx.temperature, ctx.known = temperature, known
         logprobs = hidden.new_empty(len(targets), dtype=torch.float32)
         entropies = torch.empty_like(logprobs)
         for rows in _chunks(len(targets), len(weight)):
-            logs = _logits(hidden[rows], weight, temperature).log_softmax(-1)  # (n, V)
+            logs = _logits(hidden[rows], weight, temperature, known).log_softmax(-1)  # (n, V)
             logprobs[rows] = logs.gather(1, targets[rows, None])[:, 0]
             entropies[rows] = -torch.linalg.vecdot(logs.exp(), logs)
         ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         hidden, weight, targets = ctx.saved_tensors
         hidden_grad, weight_grad = torch.empty_like(hidden), torch.zeros_like(weight)
         for rows in reversed(_chunks(len(targets), len(weight))):
-            into_logits = _logits(hidden[rows], weight, ctx.temperature).softmax(-1)
+            into_logits = _logits(hidden[rows], weight, ctx.temperature, ctx.known).softmax(-1)
             into_logits.mul_(-grad[rows, None]).scatter_add_(1, targets[rows, None], grad[rows, None])
             into_logits = (into_logits if ctx.temperature == 1 else into_logits.div_(ctx.temperature)).to(weight.dtype)
             hidden_grad[rows] = into_logits @ weight
             weight_grad.addmm_(into_logits.T, hidden[rows])
-        return hidden_grad, weight_grad, None, None
+        return hidden_grad, weight_grad, None, None, None
 
 
 def _chunks(tokens: int, vocabulary: int) -> list[slice]:
@@ -206,9 +243,12 @@ def _chunks(tokens: int, vocabulary: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, tokens, size)]
 
 
-def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+def _logits(hidden: Tensor, weight: Tensor, temperature: float, known: int | None) -> Tensor:
     logits = F.linear(hidden, weight).float()
-    return logits if temperature == 1 else logits.div_(temperature)
+    logits = logits if temperature == 1 else logits.div_(temperature)
+    if known is not None and known < len(weight):
+        logits[:, known:] = torch.finfo(logits.dtype).min  # finite: the entropy multiplies it by zero
+    return logits
 
 
 # ------------------------------------------------------------------------------------------- gradients by micro-batches

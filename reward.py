@@ -17,6 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from question import Question
 from tools.cli import UserError
 
@@ -75,30 +77,78 @@ def prompt_messages(question: Question, prompt: str = "contract") -> list[dict[s
     return [{"role": "system", "content": system}, user] if system else [user]
 
 
-def prompt_tokens(tokenizer: Any, messages: list[dict[str, str]], **switches: Any) -> list[int]:
-    """Token ids of a chat up to the place where the assistant begins to write.
+def rendered(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> str:
+    """A chat as the tokenizer's template writes it; `options` are the template's own.
 
-    `switches` are the template's own, such as Qwen3's `enable_thinking`. Raises UserError if the tokenizer has no chat
-    template or its template ignores the generation prompt.
+    Where the template has no system role, the system's text opens the user's turn. Raises UserError if there is no
+    template, or if it drops a part of the chat.
     """
     if not tokenizer.chat_template:
         raise UserError("the tokenizer has no chat template; use an instruct model's folder")
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **switches)
-    if text == tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False, **switches):
+    problem = ""
+    for chat in (messages, without_system(messages)):
+        try:
+            text = tokenizer.apply_chat_template(chat, tokenize=False, **options)
+        except (TemplateError, TypeError, ValueError) as error:
+            problem = str(error)
+            continue
+        if all(_squeezed(turn["content"]) in _squeezed(text) for turn in chat if turn["role"] != "assistant"):
+            return text
+        problem = problem or "a turn is missing in what it writes"
+    raise UserError(f"the chat template cannot write this chat: {problem}")
+
+
+def without_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The same chat with the text of a system's turn at the head of the turn after it."""
+    if len(messages) < 2 or messages[0]["role"] != "system":
+        return messages
+    system, first, *others = messages
+    return [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *others]
+
+
+def _squeezed(text: str) -> str:
+    """Without white space, which templates may strip or add."""
+    return "".join(text.split())
+
+
+def prompt_text(tokenizer: Any, messages: list[dict[str, str]], **switches: Any) -> str:
+    """A chat up to the place where the assistant begins to write, by its template.
+
+    A template that ignores the generation prompt shows in a whole chat what it writes before the assistant's words;
+    Llama 2's writes nothing. Raises UserError if that place cannot be found.
+    """
+    text = rendered(tokenizer, messages, add_generation_prompt=True, **switches)
+    if text != rendered(tokenizer, messages, add_generation_prompt=False, **switches):
+        return text
+    words = "It is so."
+    whole = rendered(tokenizer, [*messages, {"role": "assistant", "content": words}], **switches)
+    opening, found, _ = whole.removeprefix(text).partition(words)
+    closing = text.rpartition(messages[-1]["content"].strip())[2]  # [/INST]: something must tell whose turn it is
+    if not found or not whole.startswith(text) or not (opening + closing).strip():
         raise UserError("the chat template has no generation prompt: it ignores add_generation_prompt")
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    return text + opening if opening.strip() else text
+
+
+def prompt_tokens(tokenizer: Any, messages: list[dict[str, str]], **switches: Any) -> list[int]:
+    """Token ids of a chat up to the place where the assistant begins to write.
+
+    `switches` are the template's own, such as Qwen3's `enable_thinking`. Raises UserError as `prompt_text` does.
+    """
+    return tokenizer(prompt_text(tokenizer, messages, **switches), add_special_tokens=False)["input_ids"]
 
 
 def response_opening(tokenizer: Any, **switches: Any) -> str:
     """What the chat template itself writes of a response, which therefore belongs to it: Qwen3 without its thinking
     mode writes "<think>\\n\\n</think>\\n\\n", some templates "<think>\\n", most nothing."""
     chat = [{"role": "user", "content": ""}]
-    before, text = (
-        tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=prompt, **switches)
-        for prompt in (False, True)
-    )
+    before, text = (rendered(tokenizer, chat, add_generation_prompt=prompt, **switches) for prompt in (False, True))
     added = text.removeprefix(before)
     return added[added.find("<think>") :] if "<think>" in added else ""
+
+
+def keeps_turn(text: str, turn: str) -> bool:
+    """Whether all of an assistant's text stands in its rendered turn; some templates cut the reasoning out."""
+    return _squeezed(text) in _squeezed(turn)
 
 
 # ------------------------------------------------------------------------------------------------ reading and rewarding

@@ -46,9 +46,8 @@ from cuda import decode as kernels
 from cuda import recorded
 from cuda import top_p as sampling
 from policy import micro_batches
+from pretrained import unsupported
 
-ARCHITECTURES = ("qwen2", "qwen3", "llama")
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose frequencies do not change with the length
 PREFILL_TOKENS = 16384  # prompts' tokens that run at once: bounds the memory of their activations
 MOVED_ROWS = 2  # rows of the cache that are copied at once: bounds the memory of the copy
 
@@ -171,14 +170,8 @@ class Sampler:
         """`model`: a Qwen2, Qwen3 or Llama `ForCausalLM`. Raises ValueError, by name, for an architecture or rope it
         does not know."""
         config = model.config
-        if config.model_type not in ARCHITECTURES:
-            raise ValueError(
-                f"the sampler does not know the architecture {config.model_type!r}; it knows {ARCHITECTURES}"
-            )
-        if model.model.rotary_emb.rope_type not in ROPE_TYPES:
-            raise ValueError(f"the sampler does not know the rope type {model.model.rotary_emb.rope_type!r}")
-        if getattr(config, "use_sliding_window", False):
-            raise ValueError("the sampler does not know sliding-window attention (use_sliding_window is set)")
+        if problem := unsupported(config):
+            raise ValueError(problem)
         self.model = model
         self.cache_bytes = cache_bytes
         self.idle_state: State | None = None  # the last call's, on a GPU
@@ -540,7 +533,7 @@ class State:
         """Sample the first token of the rows in the places from `start` on; each prompt's logits are computed once."""
         slots = [row.prompt.slot for row in rows]
         used = sorted(set(slots))
-        logits = linear(self.last_hidden[self.index(used)], self.model.lm_head)  # (prompts, V)
+        logits = self._logits(self.last_hidden[self.index(used)])  # (prompts, V)
         logits = logits[self.index([used.index(slot) for slot in slots])]
         places = torch.arange(start, start + len(rows), device=logits.device)
         return self._sample(places, logits, temperature, top_p)
@@ -560,7 +553,7 @@ class State:
         row = torch.arange(extent.rows, device=self.counts.device)
         last = self.counts[: extent.rows] - 1
         hidden = decoder(self.model, self.tokens[row, last][:, None], self._row_attention(last, extent))
-        return self._sample(row, linear(hidden[:, 0], self.model.lm_head), temperature, top_p)
+        return self._sample(row, self._logits(hidden[:, 0]), temperature, top_p)
 
     def _row_attention(self, last: Tensor, extent: Extent) -> Attention:
         """Attention of the rows' tokens number `last` (B,), for `decoder`; they go into the cache."""
@@ -601,6 +594,12 @@ class State:
             return out.reshape(q.shape)
 
         return attend
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Logits (B, V) of hidden states (B, D). What the tokenizer cannot decode is never sampled."""
+        logits = linear(hidden, self.model.lm_head)
+        logits[:, getattr(self.model, "known_tokens", logits.shape[1]) :].fill_(-torch.inf)
+        return logits
 
     def _sample(self, places: Tensor, logits: Tensor, temperature: float, top_p: float) -> Tensor:
         """Sample a token of each place (B,) from its logits (B, V). Returns the status (B,)."""

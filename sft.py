@@ -35,7 +35,7 @@ from transformers import PreTrainedTokenizerBase
 import fsdp_utils
 from fsdp_utils import TrainingState
 from policy import Example, Policy, accumulate_gradient, score, stop_tokens
-from reward import prompt_tokens
+from reward import keeps_turn, prompt_text, rendered
 from rollout import Sampler
 from tools.cli import (
     UserError,
@@ -58,11 +58,12 @@ def chat_example(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerB
     Prompt and turn are tokenised apart, as they are when the model generates. Raises UserError if the template does not
     continue a generation prompt with the assistant's turn, or does not end it with a stop token.
     """
-    prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
-    whole = tokenizer.apply_chat_template(messages, tokenize=False)
+    prompt, whole = prompt_text(tokenizer, messages[:-1]), rendered(tokenizer, messages)
     if not whole.startswith(prompt):
         raise UserError("the chat template does not continue its own generation prompt with the assistant's turn")
-    prompt_ids = prompt_tokens(tokenizer, messages[:-1])
+    if not keeps_turn(messages[-1]["content"], whole[len(prompt) :]):
+        raise UserError("the chat template leaves out a part of the assistant's turn, such as its reasoning")
+    prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     turn = tokenizer(whole[len(prompt) :], add_special_tokens=False)["input_ids"]
     while turn and turn[-1] not in stops:  # what a template puts behind the stop token is never generated
         turn.pop()

@@ -1,0 +1,106 @@
+"""Pretrained models: which of them can be used here, said before the first step, and what ends their turns.
+
+Trainer and sampler are written for one family of transformers (`ARCHITECTURES`). A folder that looks like one and is
+not would be trained on wrongly and without a word: with scales, heads or layers that nothing reads, with weights that
+are missing and hence random, or with a part of the forward that the sampler does not compute. All stages load their
+models through `policy.load_policy`, which asks the questions of this file first; all but those about the weights need
+the config alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from safetensors import safe_open
+from torch import nn
+
+from tools.cli import UserError
+
+ARCHITECTURES = ("qwen2", "qwen3", "llama")
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose frequencies do not change with the length
+FLOATS = {"F64", "F32", "F16", "BF16"}  # types of weights in safetensors files that are what they seem
+# Settings that change logits or hidden states and that neither the trainer nor the sampler computes.
+SCALES = ("final_logit_softcapping", "attn_logit_softcapping", "logit_scale", "logits_scaling", "embedding_multiplier",
+          "residual_multiplier", "attention_multiplier", "partial_rotary_factor")  # fmt: skip
+
+
+def unsupported(config: Any) -> str | None:
+    """Why a model of this config can be neither sampled from nor trained, in a few words; None if it can."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    rope_type = rope.get("rope_type", rope.get("type", "default"))
+    scales = [name for name in SCALES if getattr(config, name, None) not in (None, False, 1)]
+    if config.model_type not in ARCHITECTURES:
+        return f"the sampler does not know the architecture {config.model_type!r}; it knows {ARCHITECTURES}"
+    if getattr(config, "quantization_config", None):
+        return "its weights are quantised, which cannot be trained; use the folder it was made from"
+    if rope_type not in ROPE_TYPES:
+        return f"the sampler does not know the rope type {rope_type!r}"
+    if getattr(config, "use_sliding_window", False) or "sliding_attention" in (getattr(config, "layer_types", 0) or ()):
+        return "the sampler does not know sliding-window attention (use_sliding_window is set)"
+    if config.hidden_act != "silu":
+        return f"the sampler does not know the activation {config.hidden_act!r}; it knows silu"
+    return f"the sampler does not know {scales[0]} ({getattr(config, scales[0])})" if scales else None
+
+
+def check_weights(folder: Path, model: nn.Module) -> None:
+    """Raise UserError unless a folder's files hold exactly the weights of a model, which may be an empty one.
+
+    Only the files' heads are read, and both output layers where the config says that they are one. Damaged files raise
+    what safetensors does.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError("it holds no *.safetensors")
+    found: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            for name in opened.keys():
+                head = opened.get_slice(name)
+                if head.get_dtype() not in FLOATS:
+                    raise UserError(f"{file}: {name} is quantised ({head.get_dtype()}), which cannot be trained")
+                if name in found:
+                    raise UserError(f"{folder}: {name} is in two of its files; delete the ones that are left over")
+                found[name] = tuple(head.get_shape())
+    tied = model.config.tie_word_embeddings
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    missing = sorted(wanted.keys() - found.keys() - ({"lm_head.weight"} if tied else set()))
+    unread = sorted(name for name in found.keys() - wanted.keys() if not name.endswith("rotary_emb.inv_freq"))
+    if missing:
+        raise UserError(f"{folder} lacks {len(missing)} weights, such as {missing[0]}: damaged, or of another model")
+    if unread:
+        raise UserError(f"{folder} holds {len(unread)} weights that nothing reads, such as {unread[0]}")
+    for name in wanted.keys() & found.keys():
+        if wanted[name] != found[name]:
+            raise UserError(f"{folder}: {name} has the shape {found[name]}, by config.json {wanted[name]}")
+    if tied and "lm_head.weight" in found and not _same(folder, "lm_head.weight", "model.embed_tokens.weight"):
+        raise UserError(
+            f"{folder}: config.json says tie_word_embeddings, but lm_head.weight is another matrix; set it to false"
+        )
+
+
+def _same(folder: Path, first: str, second: str) -> bool:
+    """Whether two tensors of a folder are equal."""
+    tensors = {}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as opened:
+            tensors |= {name: opened.get_tensor(name) for name in (first, second) if name in opened.keys()}
+    return torch.equal(tensors[first], tensors[second])
+
+
+def known_tokens(tokenizer: Any) -> int:
+    """How many ids, from 0 on, the tokenizer can decode. Models often have more, which mean nothing."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def turn_end(tokenizer: Any) -> int | None:
+    """The special token that the chat template ends the assistant's turn with; None if it ends it with none."""
+    chat = [{"role": "user", "content": "Is it so?"}, {"role": "assistant", "content": "Yes."}]
+    try:
+        text = tokenizer.apply_chat_template(chat, tokenize=False)
+    except (TemplateError, ValueError, TypeError):  # there is none, or it is broken: said where a prompt is made
+        return None
+    ids = tokenizer(text.rpartition("Yes.")[2], add_special_tokens=False)["input_ids"]
+    return next((token for token in ids if token in tokenizer.added_tokens_decoder), None)
