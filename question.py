@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tools.cli import UserError
 from tools.run import read_jsonl
+from tools.shape import misfit
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 TIERS = ("easy", "moderate", "difficult")  # section 3.1: three tiers, in this order
@@ -33,6 +34,8 @@ class Question:
     kind: str | None = None
     evidence: list[list[Any]] = field(default_factory=list)
 
+    NAMES: ClassVar = {"id": str, "source": str, "language": str, "kind": (str, None)}
+
     def __post_init__(self) -> None:
         problem = self.problem()
         if problem:
@@ -40,6 +43,9 @@ class Question:
 
     def problem(self) -> str | None:
         """Why this is no valid question, in a few words that serve as a rejection reason; None if it is one."""
+        problem = misfit({name: getattr(self, name) for name in ("id", "source", "language", "kind")}, self.NAMES)
+        if problem:
+            return problem
         if not isinstance(self.question, str) or not self.question.strip():
             return "empty question"
         if not isinstance(self.options, dict) or not 2 <= len(self.options) <= len(LETTERS):
@@ -52,6 +58,8 @@ class Question:
             return "answer not among the options"
         if self.tier is not None and self.tier not in TIERS:
             return "unknown tier"
+        if misfit(self.evidence, [list]) or any(misfit(row[:3], [str]) or len(row) < 3 for row in self.evidence):
+            return "no evidence path"  # of [subject, relation, object, ...]
         return None
 
     def to_json(self) -> dict[str, Any]:
@@ -71,12 +79,17 @@ class Question:
 
 def load_questions(path: Path, made_by: str | None = None) -> list[Question]:
     """All questions of a JSON-lines file. Raises UserError for a missing file, an invalid record, or none at all."""
-    questions = []
+    questions: dict[str, Question] = {}
     for number, row in enumerate(read_jsonl(path, made_by), 1):
         try:
-            questions.append(Question.from_json(row))
+            question = Question.from_json(row)
         except ValueError as error:
             raise UserError(f"{path}, record {number}: {error}") from None
+        if question.id in questions:
+            raise UserError(
+                f"{path}, record {number}: the id {question.id!r} occurs twice; every question needs its own"
+            )
+        questions[question.id] = question
     if not questions:
         raise UserError(f"{path} holds no valid question" + (f"; make it again with: {made_by}" if made_by else ""))
-    return questions
+    return list(questions.values())

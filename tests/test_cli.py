@@ -1,12 +1,18 @@
 """Every command ends as a user expects: wrong flags, bad input, progress in a log, a reader that has seen enough."""
 
+import io
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tools.cli import UserError, at_least, progress_bar, run_stage, stage_parser
 
@@ -22,6 +28,46 @@ def test_an_expected_end_is_one_line(monkeypatch, capsys, error, status):
     assert caught.value.code == status
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("stage.py: ")
+
+
+@pytest.mark.parametrize(
+    "cause, line",
+    [
+        (lambda path: open(path / "missing"), "No such file or directory: .*missing"),
+        (lambda path: open(path), "Is a directory: "),
+        (lambda path: open(path / ("x" * 300)), "File name too long: .*xxx"),
+        (lambda path: (path / "file").write_text("") or (path / "file" / "x").mkdir(), "Not a directory: .*file/x"),
+        (lambda path: sqlite3.connect(path / "db").execute("SELECT * FROM entity"), "database .*no such table: entity"),
+        (lambda path: bytearray(1 << 60), "out of memory"),
+        (lambda path: torch.empty(1 << 50), "out of memory"),
+    ],
+)
+def test_what_is_wrong_outside_is_one_line_with_the_path(tmp_path, monkeypatch, capsys, cause, line):
+    monkeypatch.setattr(sys, "argv", ["/some/where/stage.py"])
+    with pytest.raises(SystemExit) as caught:
+        run_stage(lambda: cause(tmp_path))
+    shown = capsys.readouterr().err
+    assert caught.value.code == 1 and shown.count("\n") == 1 and re.match(f"stage.py: error: .*{line}", shown)
+
+
+@given(st.text())
+def test_no_text_of_others_controls_the_terminal(text):
+    """Nor does it break what is printed: lone surrogates and what the terminal cannot encode become escapes."""
+    for encoding in ("utf-8", "ascii"):
+        streams = [io.TextIOWrapper(io.BytesIO(), encoding, newline="") for _ in range(2)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stdout", streams[0])
+            patch.setattr(sys, "stderr", streams[1])
+
+            def main():
+                print(f"it said {text}")
+                raise UserError(f"it said {text}")
+
+            with pytest.raises(SystemExit):
+                run_stage(main)
+            out, error = (stream.buffer.getvalue().decode(encoding) for stream in streams if not stream.flush())
+        assert all(char.isprintable() or char in "\n\t" or unicodedata.category(char) != "Cc" for char in out)
+        assert "\u202e" not in out + error and error.count("\n") == 1 and "\x1b" not in error.replace("\x1b[A", "")
 
 
 def test_a_programming_error_is_not_hidden():

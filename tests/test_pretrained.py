@@ -1,4 +1,4 @@
-"""A model that trainer and sampler do not compute as it is meant is refused before the first step, in both ways to load it.
+"""A model that trainer and sampler do not compute as it is meant is refused at the start, in both ways to load it.
 
 Each case is loaded in both ways: with its weights (one process) and empty (the sharded path of every GPU run).
 """

@@ -37,6 +37,14 @@ ROW = {
         ({"answer": ["A"]}, "answer not among the options"),
         ({"answer": None}, "answer not among the options"),
         ({"tier": "hard"}, "unknown tier"),
+        ({"tier": ["easy"]}, "unknown tier"),
+        ({"source": 3}, "source is not a text"),
+        ({"language": None}, "language is not a text"),
+        ({"kind": {}}, "kind is not a text"),
+        ({"evidence": "path"}, "no evidence path"),
+        ({"evidence": [["a", "b"]]}, "no evidence path"),
+        ({"evidence": [["a", "b", 3]]}, "no evidence path"),
+        ({"evidence": [7]}, "no evidence path"),
     ],
 )
 def test_an_invalid_question_says_why(change, reason):
@@ -55,7 +63,7 @@ def test_a_missing_field_is_named(name):
     options=st.lists(st.text(min_size=1).filter(str.strip), min_size=2, max_size=26),
     answer=st.integers(0, 25),
     tier=st.sampled_from([None, "easy", "moderate", "difficult"]),
-    evidence=st.lists(st.lists(st.text() | st.integers(), max_size=3).filter(bool), max_size=2),
+    evidence=st.lists(st.tuples(st.text(), st.text(), st.text(), st.integers(), st.text()).map(list), max_size=2),
 )
 def test_a_record_survives_the_way_through_json(options, answer, tier, evidence):
     question = Question(
@@ -76,3 +84,11 @@ def test_load_questions_names_the_record_and_the_remedy(tmp_path):
     write_jsonl(path, [])
     with pytest.raises(UserError, match="no valid question; make it again with: python curate.py"):
         load_questions(path, "python curate.py")
+
+
+def test_an_id_that_is_no_text_or_occurs_twice_is_refused(tmp_path):
+    path = tmp_path / "train.jsonl"
+    for rows, problem in (([ROW | {"id": ["a"]}], "id is not a text"), ([ROW, ROW], "the id 'a/1' occurs twice")):
+        write_jsonl(path, rows)
+        with pytest.raises(UserError, match=f"train.jsonl, record {len(rows)}: .*{problem}"):
+            load_questions(path)

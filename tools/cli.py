@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
+import re
 import signal
+import sqlite3
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -76,22 +79,79 @@ def proper_fraction(text: str) -> float:
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """Call a stage's `main`; a `UserError` becomes one line on stderr and exit status 1, Ctrl-C becomes status 130.
+    """Call a stage's `main`; what comes from outside becomes one line on stderr and exit status 1: a `UserError`, an
+    error of the file system, of a database, or for want of memory. Ctrl-C becomes status 130.
 
-    A reader that has seen enough (`| head`) ends it quietly.
+    A reader that has seen enough (`| head`) ends it quietly. No control character that is not ours reaches a terminal.
     """
+    with printable_output():
+        _run(main)
+
+
+def _run(main: Callable[[], None]) -> None:
     try:
         main()
         sys.stdout.flush()
-    except UserError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        sys.exit(1)
     except KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: interrupted; the same command continues", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
         sys.exit(128 + signal.SIGPIPE)
+    except Exception as error:
+        line = one_line(error)
+        if line is None:
+            raise
+        print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
+        sys.exit(1)
+
+
+def one_line(error: Exception) -> str | None:
+    """What a user has to know of an error whose cause lies outside; None for one that is a mistake of ours."""
+    if isinstance(error, OSError):
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        text = ": ".join([error.strerror or str(error) or type(error).__name__, *names])
+    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # PyTorch's, on a GPU
+        text = f"out of memory ({error}); lower --micro-tokens, --cache-gb or --batch-size"
+    elif isinstance(error, RuntimeError) and "can't allocate memory" in str(error):  # PyTorch's, on a CPU
+        text = "out of memory; lower --micro-tokens, --cache-gb or --batch-size"
+    elif isinstance(error, sqlite3.Error):
+        text = f"the database {getattr(error, 'path', '')} cannot be used ({error}); make it again".replace("  ", " ")
+    elif isinstance(error, UserError):
+        text = str(error)
+    else:
+        return None
+    return " ".join(text.split())
+
+
+# Control characters, and those that reverse the direction of text. A bar's own (\r, cursor up) are for stderr alone.
+UNPRINTABLE = r"[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+
+
+class _Printable:
+    """A text stream in which unprintable characters of others become their escapes, as do those it cannot encode."""
+
+    def __init__(self, stream: TextIO, ours: str):
+        self.stream, self.unprintable = stream, re.compile(f"{UNPRINTABLE}|{ours}")
+
+    def write(self, text: str) -> int:
+        encoding = self.stream.encoding or "utf-8"
+        text = self.unprintable.sub(lambda found: ascii(found[0])[1:-1], text)
+        return self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextlib.contextmanager
+def printable_output() -> Iterator[None]:
+    """Inside, all that is printed is safe for a terminal: models, wikis and servers write what they like."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Printable(sys.stdout, "[\r\x1b]"), _Printable(sys.stderr, r"\x1b(?!\[A)")
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
 
 
 CURSOR_UP = "\x1b[A"  # tqdm returns by it from a bar below another

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", None: "null"}
+NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", list: "a list", None: "null"}
 LARGEST = 2**63 - 1  # what SQLite and PyTorch hold
 
 
