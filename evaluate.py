@@ -104,7 +104,7 @@ class LocalModel:
 
     def __init__(self, path: str | Path, args: argparse.Namespace):
         """Raises UserError if the model cannot be loaded or sampled from."""
-        self.path, self.args, self.device = path, args, fsdp_utils.setup()
+        self.path, self.args, self.device = path, args, fsdp_utils.join_processes()
         model, self.tokenizer = load_policy(path, fsdp_utils.inference_dtype(self.device))
         self.model, self.stops = model.to(self.device), stop_tokens(model, self.tokenizer)
         self.switches = {"enable_thinking": False} if args.no_thinking else {}
@@ -424,7 +424,7 @@ def main() -> None:
     args = parse_args()
     run = RunDir(args.run)
     models = named_models(args.model, run)
-    fsdp_utils.setup()
+    fsdp_utils.join_processes()
     benchmarks = dict(load_benchmark(name, run) for name in args.benchmark)
     results: Results = {}
     for label, source in models.items():

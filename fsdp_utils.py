@@ -1,4 +1,4 @@
-"""Sharding, precision and checkpoints, by hand on PyTorch's FSDP2 (`fully_shard`).
+"""Processes, sharding, precision, checkpoints and the training loop, by hand on PyTorch's FSDP2 (`fully_shard`).
 
 One process on a CPU trains the plain module. On GPUs, or with several processes, every decoder block and then the
 root are sharded: float32 master weights, bfloat16 compute on GPUs, gradients reduced in float32. The same code runs
@@ -18,11 +18,12 @@ import json
 import math
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -46,10 +47,11 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from transformers import PreTrainedTokenizerBase
 
 from policy import Policy, load_policy, local_folder
-from tools.cli import UserError, at_least
+from tools.cli import UserError, at_least, progress_bar
+from tools.run import Metrics, RunDir
 
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)  # a name for each of the optimiser's tensors
-# Flags that may change when a stage goes on: they fit it to its machine, or say how long and how closely it is watched.
+# Flags that may change when a stage resumes: they fit it to its machine, or say how long and how closely it is watched.
 FREE = {
     *"run output steps micro_tokens pack share_prompts shard_over cpu_offload gradient_checkpointing cache_gb".split(),
     *"save_every validate_every samples plan gpus gpu_gb".split(),
@@ -59,7 +61,7 @@ BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}  # with offloaded weigh
 # -------------------------------------------------------------------------------------------------------- the processes
 
 
-def setup() -> torch.device:
+def join_processes() -> torch.device:
     """Join the process group that `torchrun` describes (once; none for a single process); this process's device."""
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
@@ -83,10 +85,10 @@ class Job:
         return reduce_over_ranks([float(self.asked)], "max", self.device)[0] > 0
 
     def leave(self, step: int) -> NoReturn:
-        """Exit, the work being saved, with the status of a process that SIGTERM ended."""
+        """Exit as a process killed by SIGTERM would; the caller has saved."""
         if rank() == 0:
             print(f"asked to stop at step {step}: all is saved, the same command continues", file=sys.stderr)
-        teardown()
+        leave_processes()
         sys.exit(128 + signal.SIGTERM)
 
 
@@ -96,7 +98,7 @@ def job() -> Iterator[Job]:
 
     Raises UserError in the other processes when one has died: the launcher then ends the job instead of a hang.
     """
-    this = Job(setup())
+    this = Job(join_processes())
 
     def note(*_: Any) -> None:
         this.asked = True
@@ -104,13 +106,13 @@ def job() -> Iterator[Job]:
     handler = signal.signal(signal.SIGTERM, note)
     try:
         yield this
-        teardown()
+        leave_processes()
     except RuntimeError as error:
         if world_size() == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
         raise UserError(
             f"rank {rank()} lost contact with another process, which died or left ({str(error).splitlines()[0]}); "
-            "the same command goes on from the last checkpoint"
+            "the same command resumes from the last checkpoint"
         ) from error
     finally:
         signal.signal(signal.SIGTERM, handler)
@@ -121,7 +123,7 @@ def inference_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def teardown() -> None:
+def leave_processes() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -132,6 +134,11 @@ def rank() -> int:
 
 def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def my_share(items: Sequence[Any]) -> Sequence[Any]:
+    """This rank's part of what all ranks hold: every world_size-th item."""
+    return items[rank() :: world_size()]
 
 
 def barrier() -> None:
@@ -273,7 +280,7 @@ def clip_grad_norm(policy: nn.Module, max_norm: float) -> float:
 def require_finite(step: int, loss: float, norm: float, suspects: list[str], trained: list[str]) -> None:
     """Raise UserError, on all ranks alike, if the loss or the gradient's norm of a step is not finite.
 
-    It names this step's `suspects` (what has a loss that is not finite), or for want of those all that it `trained` on.
+    It names this step's `suspects` (examples whose loss is not finite) or, if there are none, all it `trained` on.
     """
     if math.isfinite(loss) and math.isfinite(norm):
         return
@@ -283,6 +290,34 @@ def require_finite(step: int, loss: float, norm: float, suspects: list[str], tra
         f"step {step}: the loss ({loss}) or gradient norm ({norm}) is not finite, with {', '.join(names[:4])}{more}; "
         "the last checkpoint is good, lower --lr"
     )
+
+
+def optimizer_step(
+    policy: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    max_norm: float,
+    step: int,
+    loss: float,
+    suspects: list[str],
+    trained: list[str],
+) -> float:
+    """Clip the accumulated gradient, take one step and clear it; the gradient's norm before clipping.
+
+    Raises UserError, before anything changes, if the loss or that norm is not finite; see `require_finite`.
+    """
+    norm = clip_grad_norm(policy, max_norm)
+    require_finite(step, loss, norm, suspects, trained)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+def peak_memory(device: torch.device) -> float:
+    """Peak memory in GB: of the GPU where there is one, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, else KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser, save_every: int) -> argparse._ArgumentGroup:
@@ -322,7 +357,7 @@ def save_hf(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path, dt
 
 
 class TrainingState:
-    """Checkpoints from which training goes on as if it had never stopped: weights, optimiser, random states, counters.
+    """Checkpoints from which training resumes as if it had never stopped: weights, optimiser, random states, counters.
 
     Each is a folder `step-N` below `folder`, written under another name, renamed when complete; the one before it is
     then deleted. A crash while saving leaves the previous one intact.
@@ -331,7 +366,7 @@ class TrainingState:
     def __init__(
         self, folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, args: argparse.Namespace | None = None
     ):
-        """`args`: the stage's flags; a checkpoint goes on under those that it was made with."""
+        """`args`: the stage's flags; a checkpoint is only resumed under those that it was made with."""
         self.folder, self.policy, self.optimizer = folder, policy, optimizer
         self.flags = {name: value for name, value in vars(args or argparse.Namespace()).items() if name not in FREE}
 
@@ -431,3 +466,71 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     numpy.random.seed(seed)
     torch.manual_seed(seed)
+
+
+# -------------------------------------------------------------------------------------------------------- training loop
+
+
+class TrainingLoop:
+    """The steps of a training stage from its last checkpoint on, with what surrounds them: progress, metrics,
+    checkpoints, and the request to stop.
+
+        loop = TrainingLoop(run, args, policy, optimizer, job)      # loop.restored: the checkpoint's `state`, or None
+        for step in loop.steps(total):
+            ...                                                     # change the policy
+            loop.end_step(measured, shown, state, last=step + 1 == total)
+        loop.finish(tokenizer)
+    """
+
+    def __init__(
+        self, run: RunDir, args: argparse.Namespace, policy: Policy, optimizer: torch.optim.Optimizer, job: Job
+    ):
+        """Raises UserError if the checkpoint was made with other flags."""
+        self.run, self.args, self.policy, self.job = run, args, policy, job
+        self.checkpoints = TrainingState(run.output(args.output + ".state"), policy, optimizer, args)
+        self.metrics = Metrics(run, args.output)
+        self.restored = self.checkpoints.load()
+        self.done = self.saved = self.restored["step"] if self.restored else 0  # steps
+
+    def steps(self, total: int) -> Iterator[int]:
+        """The numbers of the steps that are left, from 0 to `total` - 1, with a progress bar on rank 0."""
+        if rank() == 0:
+            self.metrics.resume(self.done)
+        left = range(self.done, total)
+        about = {"initial": self.done, "total": total, "desc": self.args.output, "unit": "step"}
+        self.bar = progress_bar(left, disable=rank() > 0, **about)
+        yield from self.bar
+
+    def end_step(
+        self, measured: dict[str, Any], shown: dict[str, str], state: Callable[[], dict[str, Any]], last: bool
+    ) -> None:
+        """Log a step (`shown`: in the bar); if it is not the `last`, save when due or asked to stop, and then exit.
+
+        `state()` is what the caller needs to resume, see `TrainingState.save`.
+        """
+        self.done += 1
+        if rank() == 0:
+            self.metrics.log(self.done, **measured)
+            self.bar.set_postfix(shown, refresh=False)
+        if last:
+            return
+        if self.done % self.args.save_every == 0:
+            self.save(state)
+        self.leave_if_asked(state)
+
+    def save(self, state: Callable[[], dict[str, Any]]) -> None:
+        """A checkpoint of the steps done, unless there is one."""
+        if self.saved != self.done:
+            self.checkpoints.save(self.done, state())
+            self.saved = self.done
+
+    def leave_if_asked(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Save and exit if any rank was asked to stop. All ranks call it together."""
+        if self.job.stopping():
+            self.save(state)
+            self.job.leave(self.done)
+
+    def finish(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Save the trained model and delete the checkpoints: the stage is finished."""
+        save_hf(self.policy, tokenizer, self.run.output(self.args.output))
+        self.checkpoints.remove()

@@ -6,34 +6,37 @@ log-likelihood of the trained tokens of the whole batch, so it does not depend o
 processes.
 
 Which tokens are the assistant's follows from the chat template itself: what the template adds to the conversation
-when the assistant's turn is appended to a generation prompt is that turn. `--pack` puts short sequences behind each
-other into one row, where none sees another: the same gradient, with less padding.
+when the assistant's turn is appended to a generation prompt is that turn. `--pack` puts several short sequences into
+one row, where none sees another: the same gradient, with less padding.
 
 Deviations from the paper, which gives no hyperparameters: all of them.
 
 Reads cot.jsonl. Writes sft/ (a Hugging Face folder), metrics.jsonl; while it runs, sft.state/ (checkpoints).
 
-    torchrun --nproc_per_node 8 -- sft.py --model Qwen/Qwen2.5-7B-Instruct                    # the paper's 7B recipe
-    python sft.py --run runs/tiny --model data/base --epochs 1 --batch-size 32 --lr 1.2e-3    # the tiny recipe
+    torchrun --nproc_per_node 8 -- sft.py --model Qwen/Qwen2.5-7B-Instruct    # our recipe for the paper's 7B setting
+    python sft.py --run runs/tiny --model data/base --epochs 1 --batch-size 8 --lr 1e-3           # the tiny recipe
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import random
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 import fsdp_utils
-from fsdp_utils import TrainingState
+from fsdp_utils import TrainingLoop, optimizer_step
 from policy import Example, Policy, accumulate_gradient, score, stop_tokens
 from reward import keeps_turn, prompt_text, rendered
 from rollout import Sampler
@@ -47,7 +50,7 @@ from tools.cli import (
     run_stage,
     stage_parser,
 )
-from tools.run import Metrics, RunDir, read_jsonl
+from tools.run import RunDir, read_jsonl
 
 # ------------------------------------------------------------------------------------------------------------- the data
 
@@ -65,7 +68,7 @@ def chat_example(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerB
         raise UserError("the chat template leaves out a part of the assistant's turn, such as its reasoning")
     prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     turn = tokenizer(whole[len(prompt) :], add_special_tokens=False)["input_ids"]
-    while turn and turn[-1] not in stops:  # what a template puts behind the stop token is never generated
+    while turn and turn[-1] not in stops:  # what a template puts after the stop token is never generated
         turn.pop()
     if not turn:
         raise UserError(f"the chat template ends the assistant's turn with none of the stop tokens {stops}")
@@ -126,10 +129,19 @@ def batches_of_epoch(count: int, batch_size: int, seed: int, epoch: int) -> list
     return [order[start : start + batch_size] for start in range(0, count, batch_size)]
 
 
+def batches_from(examples: list[Example], batch_size: int, seed: int, step: int) -> Iterator[list[Example]]:
+    """The batches from a step on, epoch after epoch."""
+    epoch, done = divmod(step, math.ceil(len(examples) / batch_size))
+    for number in itertools.count(epoch):
+        for batch in batches_of_epoch(len(examples), batch_size, seed, number)[done:]:
+            yield [examples[index] for index in batch]
+        done = 0
+
+
 # --------------------------------------------------------------------------------------------------------- the training
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
+def cosine_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     """Linear warm-up over the first `warmup` share of the steps, then a cosine down to a tenth of the peak."""
     ramp = max(1, round(warmup * steps))
     if step < ramp:
@@ -147,7 +159,6 @@ def train_step(
     whose loss is not finite.
     """
     tokens = sum(sum(example.scored) for example in batch)
-    mine = batch[fsdp_utils.rank() :: fsdp_utils.world_size()]
     total = 0.0
 
     def negative_log_likelihood(_: list[int], logprobs: Tensor, __: Tensor) -> Tensor:
@@ -156,7 +167,8 @@ def train_step(
         total += loss.item()
         return loss
 
-    suspects = accumulate_gradient(policy, mine, negative_log_likelihood, token_budget, device, packed=packed)
+    share = fsdp_utils.my_share(batch)
+    suspects = accumulate_gradient(policy, share, negative_log_likelihood, token_budget, device, packed=packed)
     return fsdp_utils.reduce_over_ranks([total], "sum", device)[0], tokens, suspects
 
 
@@ -164,16 +176,17 @@ def validation_loss(
     policy: Policy, examples: list[Example], token_budget: int, device: torch.device, packed: bool = False
 ) -> float:
     """Mean negative log-likelihood (nats a token) of examples that are not trained on."""
-    mine = examples[fsdp_utils.rank() :: fsdp_utils.world_size()]
-    scores = score(policy, mine, token_budget, device, packed=packed)
+    scores = score(policy, fsdp_utils.my_share(examples), token_budget, device, packed=packed)
     total = -sum(values.double().sum().item() for values in scores)
     return fsdp_utils.reduce_over_ranks([total], "sum", device)[0] / sum(sum(example.scored) for example in examples)
 
 
-def sample_answers(
-    policy: Policy, examples: list[Example], tokenizer: PreTrainedTokenizerBase, stops: list[int]
-) -> list[str]:
-    """What the policy now makes of the examples' prompts, greedily, in at most 256 tokens."""
+def show_answers(
+    policy: Policy, examples: list[Example], tokenizer: PreTrainedTokenizerBase, stops: list[int], step: int
+) -> None:
+    """Print what the policy now answers to the examples' prompts, greedily, in at most 256 tokens."""
+    if not examples:
+        return
     prompts = [example.tokens[: example.scored.index(True)] for example in examples]
     room = policy.model.config.max_position_embeddings - max(map(len, prompts))
     with fsdp_utils.gathered(policy):
@@ -182,80 +195,52 @@ def sample_answers(
                 prompts, max_new_tokens=min(256, room), stop_ids=stops, temperature=0.0
             )
         except ValueError as error:
-            raise UserError(f"cannot sample answers: {error}; --samples 0 goes without") from error
-    return tokenizer.batch_decode([group[0].tokens for group in groups])
+            raise UserError(f"cannot sample answers: {error}; --samples 0 does without") from error
+    if fsdp_utils.rank() == 0:
+        for answer in tokenizer.batch_decode([group[0].tokens for group in groups]):
+            # As JSON: control characters in the model's text must not reach the terminal.
+            tqdm.write(f"step {step}: {json.dumps(answer, ensure_ascii=False)}")
 
 
 def train(args: argparse.Namespace, run: RunDir, data: Path, made_by: str, job: fsdp_utils.Job) -> None:
-    device = job.device
-    policy, tokenizer = fsdp_utils.load_sharded(
-        args.model, device, args.gradient_checkpointing, args.shard_over, args.cpu_offload
-    )
-    model = policy.model
-    stops = stop_tokens(model, tokenizer)
-    max_length = min(args.max_length, model.config.max_position_embeddings)
+    """From the model and its data, or the last checkpoint, to the cold-started model's folder."""
+    how = (args.gradient_checkpointing, args.shard_over, args.cpu_offload)
+    policy, tokenizer = fsdp_utils.load_sharded(args.model, job.device, *how)
+    stops = stop_tokens(policy.model, tokenizer)
+    max_length = min(args.max_length, policy.model.config.max_position_embeddings)
     examples = load_examples(data, made_by, tokenizer, stops, max_length)
     random.Random(args.seed).shuffle(examples)
     held = min(int(len(examples) * args.validation), 512)
     validation, examples = examples[:held], examples[held:]
-
     optimizer = torch.optim.AdamW(
         policy.parameters(), lr=args.lr, betas=(0.9, args.beta2), weight_decay=args.weight_decay, fused=True
     )
-    state = TrainingState(run.output(args.output + ".state"), policy, optimizer, args)
-    resumed = state.load()
-    start = resumed["step"] if resumed else 0
-    if resumed and resumed["sequences"] != len(examples):
+    loop = TrainingLoop(run, args, policy, optimizer, job)
+    if loop.restored and loop.restored["sequences"] != len(examples):
         raise UserError(
-            f"{data} or the flags have changed since the checkpoint ({resumed['sequences']} sequences then, "
-            f"{len(examples)} now); put them back, or delete {state.folder} to start over"
+            f"{data} or the flags have changed since the checkpoint ({loop.restored['sequences']} sequences then, "
+            f"{len(examples)} now); put them back, or delete {loop.checkpoints.folder} to start over"
         )
+    steps = args.steps or math.ceil(args.epochs * math.ceil(len(examples) / args.batch_size))
+    if fsdp_utils.rank() == 0:
+        print(f"{len(examples)} sequences, {steps} steps from step {loop.done}, {held} sequences for validation")
 
-    per_epoch = math.ceil(len(examples) / args.batch_size)
-    steps = args.steps or math.ceil(args.epochs * per_epoch)
-    metrics = Metrics(run, args.output)
-    main_rank = fsdp_utils.rank() == 0
-    if main_rank:
-        metrics.resume(start)
-        print(f"{len(examples)} sequences, {steps} steps from step {start}, {held} sequences for validation")
-
-    progress = progress_bar(
-        range(start, steps), initial=start, total=steps, desc=args.output, unit="step", disable=not main_rank
-    )
-    epoch, batches = -1, []
-    for step in progress:
-        began = time.time()
-        if step // per_epoch != epoch:
-            epoch = step // per_epoch
-            batches = batches_of_epoch(len(examples), args.batch_size, args.seed, epoch)
-        batch = [examples[index] for index in batches[step % per_epoch]]
-        optimizer.param_groups[0]["lr"] = learning_rate(step, steps, args.lr, args.warmup)
-        loss, tokens, suspects = train_step(policy, batch, args.micro_tokens, device, args.pack)
-        norm = fsdp_utils.clip_grad_norm(policy, args.max_grad_norm)
-        fsdp_utils.require_finite(step + 1, loss, norm, suspects, [example.name for example in batch])
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        done = step + 1
-        checked = validation and (done % args.validate_every == 0 or done == steps)
-        values = {}
-        if checked:
-            values["val_loss"] = validation_loss(policy, validation, args.micro_tokens, device, args.pack)
-            if args.samples:
-                for answer in sample_answers(policy, validation[: args.samples], tokenizer, stops):
-                    if main_rank:  # as JSON: control characters of the model's must not reach the terminal
-                        progress.write(f"step {done}: {json.dumps(answer, ensure_ascii=False)}")
-        if main_rank:
-            rate = sum(len(example.tokens) for example in batch) / (time.time() - began)
-            metrics.log(done, loss=loss, grad_norm=norm, trained_tokens=tokens, tokens_per_s=rate, **values)
-            shown = {name: f"{value:.3f}" for name, value in {"loss": loss, **values}.items()}
-            progress.set_postfix(shown, refresh=False)
-        stopping = job.stopping() and done < steps
-        if stopping or done % args.save_every == 0 and done < steps:
-            state.save(done, {"sequences": len(examples)})
-        if stopping:
-            job.leave(done)
-    fsdp_utils.save_hf(policy, tokenizer, run.output(args.output))
-    state.remove()
+    batches = batches_from(examples, args.batch_size, args.seed, loop.done)
+    for step in loop.steps(steps):
+        began, batch = time.time(), next(batches)
+        optimizer.param_groups[0]["lr"] = cosine_rate(step, steps, args.lr, args.warmup)
+        loss, tokens, suspects = train_step(policy, batch, args.micro_tokens, job.device, args.pack)
+        names = [example.name for example in batch]
+        norm = optimizer_step(policy, optimizer, args.max_grad_norm, step + 1, loss, suspects, names)
+        measured = {"loss": loss, "grad_norm": norm, "trained_tokens": tokens}
+        last = step + 1 == steps
+        if validation and (last or (step + 1) % args.validate_every == 0):
+            measured["val_loss"] = validation_loss(policy, validation, args.micro_tokens, job.device, args.pack)
+            show_answers(policy, validation[: args.samples], tokenizer, stops, step + 1)
+        measured["tokens_per_s"] = sum(len(example.tokens) for example in batch) / (time.time() - began)
+        shown = {name: f"{measured[name]:.3f}" for name in ("loss", "val_loss") if name in measured}
+        loop.end_step(measured, shown, lambda: {"sequences": len(examples)}, last)
+    loop.finish(tokenizer)
 
 
 def parse_args() -> argparse.Namespace:
@@ -263,7 +248,9 @@ def parse_args() -> argparse.Namespace:
     files = parser.add_argument_group("files")
     files.add_argument("--run", default="runs/main", help="run directory")
     files.add_argument("--model", default="Qwen/Qwen2.5-7B-Instruct", help="model to start from: folder or hub id")
-    files.add_argument("--data", default="cot.jsonl", help="file of the run directory with chats or texts, one a line")
+    files.add_argument(
+        "--data", default="cot.jsonl", help="file of the run directory with chats or texts, one per line"
+    )
     files.add_argument("--output", default="sft", help="folder of the run directory for the trained model")
 
     how_long = parser.add_argument_group("how long")

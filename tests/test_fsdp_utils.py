@@ -172,7 +172,7 @@ def test_ranks_agree_on_stopping(two):
 def test_a_rank_that_dies_takes_the_job_down(two):
     message = (two / "survivor.txt").read_text()
     assert message.startswith("rank 0 lost contact with another process, which died or left (")
-    assert message.endswith("); the same command goes on from the last checkpoint") and "\n" not in message
+    assert message.endswith("); the same command resumes from the last checkpoint") and "\n" not in message
     assert not (two / "run" / "lost").exists()
 
 
@@ -265,6 +265,6 @@ def test_one_process_needs_no_group():
     assert fsdp_utils.rank() == 0 and fsdp_utils.world_size() == 1
     assert fsdp_utils.gather_objects("x") == ["x"] and fsdp_utils.reduce_over_ranks([2.0], "sum", CPU) == [2.0]
     fsdp_utils.barrier()
-    fsdp_utils.teardown()
+    fsdp_utils.leave_processes()
     assert fsdp_utils.inference_dtype(CPU) == torch.float32
     assert fsdp_utils.inference_dtype(torch.device("cuda")) == torch.bfloat16

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 import sft
 from policy import Policy, load_policy
 from reward import prompt_tokens
-from sft import batches_of_epoch, chat_example, learning_rate, load_examples, text_examples
+from sft import batches_of_epoch, chat_example, cosine_rate, load_examples, text_examples
 from tools.cli import UserError
 from tools.run import write_jsonl
 
@@ -118,11 +118,11 @@ def test_bad_data_is_refused(tmp_path, tokenizer, rows, message):
 
 @given(st.integers(2, 500), st.floats(0, 0.5))
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_a_tenth(steps, warmup):
-    rates = [learning_rate(step, steps, 2.0, warmup) for step in range(steps)]
+    rates = [cosine_rate(step, steps, 2.0, warmup) for step in range(steps)]
     top = rates.index(max(rates))
     assert max(rates) == pytest.approx(2.0) and min(rates) > 0
     assert rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
-    assert learning_rate(steps, steps, 2.0, warmup) == pytest.approx(0.2)
+    assert cosine_rate(steps, steps, 2.0, warmup) == pytest.approx(0.2)
 
 
 def test_the_loss_is_the_mean_over_the_batchs_trained_tokens(tiny, tokenizer, chats):

@@ -85,7 +85,7 @@ def training(model_path, folder, examples, weights, **how):
 def main():
     case = json.loads(Path(sys.argv[1]).read_text())
     folder = Path(case["folder"])
-    fsdp_utils.setup()
+    fsdp_utils.join_processes()
     rank, world = fsdp_utils.rank(), fsdp_utils.world_size()
     assert world == 2 and fsdp_utils.gather_objects({"rank": rank}) == [{"rank": 0}, {"rank": 1}]
     assert fsdp_utils.reduce_over_ranks([1.0, rank], "sum", CPU) == [2.0, 1.0]
@@ -108,7 +108,7 @@ def main():
             (out / "results.json").write_text(json.dumps(results))
         fsdp_utils.barrier()
     # The stages share one process group: a second one would find the first one's addresses in the launcher's store.
-    fsdp_utils.teardown = fsdp_utils.barrier
+    fsdp_utils.leave_processes = fsdp_utils.barrier
     for stage, flags in case["stages"]:
         call_main({"sft": sft, "grpo": grpo}[stage], *flags)
     stop_one(case["stopped"])
