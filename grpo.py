@@ -5,9 +5,10 @@ correct, its format holds (reward.py). Responses better than their group's avera
 less:
 
     loss = - E_x [ 1/k sum_i log pi(y_i | x) A(x, y_i) ]        (Eq. 1)   `grpo_loss`
-    A(x, y_i) = r(x, y_i) - b(x)                                (Eq. 2)   `normalize_rewards_per_group`
+    A(x, y_i) = r(x, y_i) - b(x)                                (Eq. 2)   `advantages_of`
     b(x) = 1/k sum_j r(x, y_j)                                  (Eq. 3)   `group_baseline`
 
+If you read one function, read `reference_loss`: all three, one response at a time. `update_policy` is its fast path.
 That is all: log pi(y | x) is the *sum* of the response's token log-probabilities, advantages are not divided by a
 standard deviation, nothing is clipped, no KL term, and each batch of samples is used for one update and thrown away.
 Samples come from the policy itself at temperature 1 and top-p 1: truncating them would bias Eq. 1, whose expectation
@@ -24,24 +25,23 @@ Deviations from the paper, which gives no numbers: all hyperparameters, the plat
 
 Reads train.jsonl and a model (stage 1: sft/, stage 2: rl1/). Writes rl1/ or rl2/ (Hugging Face folders), ledger.jsonl
 (stage 2: what each question's attempts came to), metrics.jsonl; while it runs, rl1.state/ or rl2.state/
-(checkpoints, the mining's journal). Killed or asked to stop (SIGTERM), the same command goes on where it was.
+(checkpoints, the mining's journal). Killed or asked to stop (SIGTERM), the same command resumes where it was.
 
-    torchrun --nproc_per_node 8 -- grpo.py --stage 2            # the paper's 7B recipe; --nnodes for several nodes
+    torchrun --nproc_per_node 8 -- grpo.py --stage 2            # our 7B recipe; --nnodes for several nodes
     python grpo.py --stage 2 --model Qwen/Qwen3-32B --gpus 64 --cpu-offload --plan      # does it fit, how fast is it
-    bash run.sh tiny rl1 --with-std                             # an ablation beside it
+    bash run.sh tiny rl1 --with-std                             # an ablation
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
-import os
 import random
-import resource
 import shutil
-import sys
 import time
 from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 import fsdp_utils
-from fsdp_utils import TrainingState
-from plan import Machine, Work, plan
-from policy import Example, Policy, accumulate_gradient, load_config, score, stop_tokens
+from fsdp_utils import TrainingLoop, my_share, optimizer_step
+from plan import add_plan_arguments, print_plan
+from policy import Example, Policy, accumulate_gradient, score, stop_tokens
 from question import TIERS, Question, load_questions
 from reward import Reward, prompt_messages, prompt_tokens, response_opening, reward
 from rollout import Sample, Sampler
@@ -69,17 +69,21 @@ from tools.cli import (
 )
 from tools.run import Metrics, RunDir, append_jsonl, read_jsonl, write_jsonl
 
-MINING_PORTION = 2048  # questions between two entries in the mining's journal
+JOURNAL_PORTION = 2048  # questions between two entries in the mining's journal
 
 # ------------------------------------------------------------------------------------------------------------- Eqs. 1-3
 
 
-def group_baseline(rewards: Tensor) -> Tensor:
-    """Eq. 3: b(x) = 1/k sum_j r(x, y_j), the mean of each group. Rewards (questions, k), baselines (questions, 1)."""
-    return rewards.mean(1, keepdim=True)
+def grpo_loss(logprobs: Tensor, advantages: Tensor, responses: int) -> Tensor:
+    """Eq. 1: - 1/(questions k) sum_i log pi(y_i | x) A(x, y_i), with log pi(y_i | x) = sum_t log pi(y_i,t | x, y_i,<t).
+
+    `logprobs` (N,) are token log-probabilities of any part of the batch; `advantages` (N,) are those of each token's
+    response. `responses` is the number of responses of the whole batch, so the parts' losses add up to the batch's.
+    """
+    return -(logprobs * advantages).sum() / responses
 
 
-def normalize_rewards_per_group(rewards: Tensor, with_std: bool = False) -> Tensor:
+def advantages_of(rewards: Tensor, with_std: bool = False) -> Tensor:
     """Eq. 2: A(x, y_i) = r(x, y_i) - b(x), how much better than its group a response is. Both (questions, k).
 
     `with_std` divides by the group's standard deviation as well, as DeepSeekMath's GRPO does; the paper does not.
@@ -91,14 +95,26 @@ def normalize_rewards_per_group(rewards: Tensor, with_std: bool = False) -> Tens
     return torch.where((rewards == rewards[:, :1]).all(1, keepdim=True), 0.0, advantages)
 
 
-def grpo_loss(logprobs: Tensor, advantages: Tensor, responses: int) -> Tensor:
-    """Eq. 1: - 1/(questions k) sum_i log pi(y_i | x) A(x, y_i), with log pi(y_i | x) = sum_t log pi(y_i,t | x, y_i,<t).
+def group_baseline(rewards: Tensor) -> Tensor:
+    """Eq. 3: b(x) = 1/k sum_j r(x, y_j), the mean of each group. Rewards (questions, k), baselines (questions, 1)."""
+    return rewards.mean(1, keepdim=True)
 
-    `logprobs` (N,) are token log-probabilities of any part of the batch; `advantages` (N,) are those of each token's
-    response, with --token-mean over its length. `responses` is the number of responses of the whole batch, so the
-    parts' losses add up to the batch's.
+
+def reference_loss(
+    model: Any, prompts: Sequence[list[int]], responses: Sequence[list[list[int]]], rewards: Tensor
+) -> Tensor:
+    """Eqs. 1 to 3 as the paper writes them, by plain autograd: slow, and what the tests hold `update_policy` to.
+
+    `model` maps token ids (1, T) to logits (1, T, V); prompts x, their k responses y_i each, rewards (questions, k).
     """
-    return -(logprobs * advantages).sum() / responses
+    loss = torch.zeros(())
+    for x, group, group_rewards in zip(prompts, responses, rewards):
+        baseline = group_rewards.mean()  # Eq. 3
+        for y, r in zip(group, group_rewards):
+            logits = model(torch.tensor([x + y])).logits[0, len(x) - 1 : -1]  # (len(y), V), each before its token
+            log_pi = logits.log_softmax(-1)[torch.arange(len(y)), y].sum()
+            loss = loss - log_pi * (r - baseline) / len(group)  # Eq. 2, and Eq. 1's mean over the group
+    return loss / len(prompts)  # Eq. 1's mean over x
 
 
 # ---------------------------------------------------------------------------------------------- rollout, reward, update
@@ -128,20 +144,17 @@ class Setup:
     reference: Policy | None = None  # the policy before training, for --kl
     opening: str = ""  # what the chat template itself writes of a response
 
-    def my_share(self, items: list[Any]) -> list[Any]:
-        return items[fsdp_utils.rank() :: fsdp_utils.world_size()]
-
 
 def rollout(
-    setup: Setup, questions: list[Question], group_size: int, occasion: str, progress: tqdm | None = None
+    setup: Setup, questions: Sequence[Question], group_size: int, when: str, progress: tqdm | None = None
 ) -> list[Group]:
     """Sample `group_size` responses to each of this rank's questions from the current policy, and reward them.
 
-    `occasion` seeds the sampling together with the question's id: the same occasion gives the same responses.
+    `when` ("stage 1 step 7") and the question's id seed the sampling: the same two give the same responses.
     `progress` counts finished responses.
     """
     args = setup.args
-    seeds = [random.Random(f"{args.seed}/{occasion}/{question.id}").getrandbits(32) for question in questions]
+    seeds = [random.Random(f"{args.seed}/{when}/{question.id}").getrandbits(32) for question in questions]
     with fsdp_utils.gathered(setup.policy):
         try:
             samples = setup.sampler.generate(
@@ -154,7 +167,7 @@ def rollout(
                 on_sample=(lambda *_: progress.update()) if progress else None,
             ) if questions else []  # fmt: skip
         except ValueError as error:  # the cache is too small, the policy is broken
-            raise UserError(f"{occasion}: {error} (--cache-gb {args.cache_gb}, --lr {args.lr})") from error
+            raise UserError(f"{when}: {error} (--cache-gb {args.cache_gb}, --lr {args.lr})") from error
         setup.sampler.free()  # the update needs the memory
     groups = []
     for question, group in zip(questions, samples):
@@ -178,80 +191,123 @@ def update_policy(
     backward.
     """
     args = setup.args
-    rewards = torch.tensor([[item.total for item in group.rewards] for group in groups], dtype=torch.float64)
-    group_advantages = normalize_rewards_per_group(rewards, args.with_std) if groups else rewards
-    # For each example of the trainer, a value for each of its response tokens:
-    examples, token_advantages, token_weights, sampler_logprobs = [], [], [], []
-    for group, row in zip(groups, group_advantages.tolist()):
-        trained = [(sample, advantage) for sample, advantage in zip(group.samples, row) if advantage != 0 or args.kl]
-        for part in [trained] if args.share_prompts else [[item] for item in trained]:
-            if part:
-                samples = [sample for sample, _ in part]
-                weights = [1 / len(sample.tokens) if args.token_mean else 1.0 for sample in samples]
-                weighted = [advantage * weight for (_, advantage), weight in zip(part, weights)]
-                examples.append(example_of(group, samples))
-                token_advantages.append(per_token(weighted, samples))
-                token_weights.append(per_token(weights, samples))
-                sampler_logprobs.append([logprob for sample in samples for logprob in sample.logprobs])
-
-    responses = questions * len(groups[0].samples) if groups else 1
+    trained = trained_responses(args, groups)
+    examples = [item.example for item in trained]
+    responses = questions * len(groups[0].samples) if groups else 1  # Eq. 1's mean over x (of all ranks) and over k
     passes = (args.micro_tokens, setup.device, args.temperature, args.pack)
-    references = score(setup.reference, examples, *passes) if setup.reference else []
-    gaps, entropy_sum, loss_sum = [], 0.0, 0.0
+    references = score(setup.reference, examples, *passes) if setup.reference else None
+    watch = Watch()
 
     def loss_of(indices: list[int], logprobs: Tensor, entropies: Tensor) -> Tensor:
-        nonlocal entropy_sum, loss_sum
-        advantages, weights, sampled = (
-            logprobs.new_tensor([value for index in indices for value in values[index]])
-            for values in (token_advantages, token_weights, sampler_logprobs)
-        )
-        gaps.append((logprobs.detach() - sampled).cpu())
-        entropy_sum += entropies.sum().item()
-        if args.clip:
-            loss = clipped_loss(logprobs, sampled, advantages, responses, args.clip)
-        else:
-            loss = grpo_loss(logprobs, advantages, responses)
-        if args.kl:
-            reference = torch.cat([references[index] for index in indices])
-            loss = loss + args.kl * kl_penalty(logprobs, reference, weights, responses)
-        loss_sum += loss.item()
+        tokens = TokenValues.of([trained[index] for index in indices], logprobs)
+        if references:
+            tokens.reference = torch.cat([references[index] for index in indices])
+        loss = objective(args, logprobs, tokens, responses)
+        watch.note(loss, logprobs, tokens.sampled, entropies)
         return loss
 
     suspects = accumulate_gradient(setup.policy, examples, loss_of, *passes)
-    gap = torch.cat(gaps) if gaps else torch.zeros(0)  # log pi of the trainer minus that of the sampler, token by token
-    outside = ((gap.exp() > 1.1) | (gap.exp() < 0.9)).sum().item()
-    sums = [float(len(gap)), entropy_sum, loss_sum, gap.abs().sum().item(), float(outside)]
-    tokens, entropy, loss, gap_sum, outside = fsdp_utils.reduce_over_ranks(sums, "sum", setup.device)
-    if not tokens:  # every group of every rank has zero advantage: there is no gradient
-        return {"grad_norm": 0.0, "loss": 0.0}
-    norm = fsdp_utils.clip_grad_norm(setup.policy, args.max_grad_norm)
-    fsdp_utils.require_finite(step + 1, loss, norm, suspects, [example.name for example in examples])
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return {
-        "loss": loss,
-        "grad_norm": norm,
-        "entropy": entropy / tokens,
-        "logprob_gap": gap_sum / tokens,
-        "logprob_gap_p95": p95(torch.cat(fsdp_utils.gather_objects(gap.abs()))),
-        "ratio_outside": outside / tokens,
-        "trained_tokens": tokens,
-    }
+    measured = watch.over_ranks(setup.device)
+    if not measured:  # every group of every rank has zero advantage: there is no gradient
+        return {"loss": 0.0, "grad_norm": 0.0}
+    names = [example.name for example in examples]
+    norm = optimizer_step(setup.policy, optimizer, args.max_grad_norm, step + 1, measured["loss"], suspects, names)
+    return measured | {"grad_norm": norm}
 
 
-def per_token(values: list[float], samples: list[Sample]) -> list[float]:
-    """Each sample's value, once for each of its tokens."""
-    return [value for value, sample in zip(values, samples) for _ in sample.tokens]
+@dataclass(slots=True)
+class Trained:
+    """A row of the update: one response of a group, or several that share their prompt, and their advantages."""
+
+    example: Example
+    samples: list[Sample]
+    advantages: list[float]
+
+
+def trained_responses(args: argparse.Namespace, groups: list[Group]) -> list[Trained]:
+    """What the update computes on: the responses with an advantage (Eq. 2); all of them if `--kl` moves those too."""
+    rewards = torch.tensor([[item.total for item in group.rewards] for group in groups], dtype=torch.float64)
+    rows = advantages_of(rewards, args.with_std).tolist() if groups else []
+    trained = []
+    for group, advantages in zip(groups, rows):
+        kept = [pair for pair in zip(group.samples, advantages) if pair[1] != 0 or args.kl]
+        for part in [kept] if kept and args.share_prompts else [[pair] for pair in kept]:
+            samples = [sample for sample, _ in part]
+            trained.append(Trained(example_of(group, samples), samples, [advantage for _, advantage in part]))
+    return trained
 
 
 def example_of(group: Group, samples: list[Sample]) -> Example:
-    """The prompt and one response behind it, or several that share it."""
+    """The prompt followed by one response, or by several that share it."""
     tokens, branches = list(group.prompt), [0] * len(group.prompt)
     for number, sample in enumerate(samples, 1):
         tokens += sample.tokens
         branches += [number] * len(sample.tokens)
     scored = [branch > 0 for branch in branches]
     return Example(tokens, scored, branches if len(samples) > 1 else None, group.question.id)
+
+
+@dataclass(slots=True)
+class TokenValues:
+    """What the objective needs of each response token of a micro-batch, all (N,)."""
+
+    advantages: Tensor  # of the token's response, float64
+    lengths: Tensor  # of the token's response, in tokens, float64
+    sampled: Tensor  # log pi when it was sampled
+    reference: Tensor | None = None  # log pi of the policy before training, for --kl
+
+    @classmethod
+    def of(cls, trained: list[Trained], like: Tensor) -> TokenValues:
+        samples = [sample for item in trained for sample in item.samples]
+        advantages = [advantage for item in trained for advantage in item.advantages]
+        lengths = torch.tensor([len(sample.tokens) for sample in samples], device=like.device)
+        values = [torch.tensor(advantages, dtype=torch.float64, device=like.device), lengths.double()]
+        sampled = like.new_tensor([logprob for sample in samples for logprob in sample.logprobs])
+        return cls(*(value.repeat_interleave(lengths) for value in values), sampled)
+
+
+def objective(args: argparse.Namespace, logprobs: Tensor, tokens: TokenValues, responses: int) -> Tensor:
+    """A micro-batch's part of the loss: Eq. 1. This is the only place where ablations touch it."""
+    weights = 1 / tokens.lengths if args.token_mean else torch.ones_like(tokens.lengths)
+    advantages = (tokens.advantages * weights).to(logprobs)
+    if args.clip:
+        loss = clipped_loss(logprobs, tokens.sampled, advantages, responses, args.clip)
+    else:
+        loss = grpo_loss(logprobs, advantages, responses)
+    if args.kl:
+        loss = loss + args.kl * kl_penalty(logprobs, tokens.reference, weights.to(logprobs), responses)
+    return loss
+
+
+@dataclass(slots=True)
+class Watch:
+    """What is measured while micro-batches pass by."""
+
+    loss: float = 0.0
+    entropy: float = 0.0
+    gaps: list[Tensor] = field(default_factory=list)  # log pi of the trainer minus that of the sampler, by token
+
+    def note(self, loss: Tensor, logprobs: Tensor, sampled: Tensor, entropies: Tensor) -> None:
+        self.loss += loss.item()
+        self.entropy += entropies.sum().item()
+        self.gaps.append((logprobs.detach() - sampled).cpu())
+
+    def over_ranks(self, device: torch.device) -> dict[str, float]:
+        """Loss, and means over the trained tokens, of all ranks; empty if there are none."""
+        gap = torch.cat(self.gaps) if self.gaps else torch.zeros(0)
+        outside = ((gap.exp() > 1.1) | (gap.exp() < 0.9)).sum().item()
+        sums = [float(len(gap)), self.entropy, self.loss, gap.abs().sum().item(), float(outside)]
+        tokens, entropy, loss, gap_sum, outside = fsdp_utils.reduce_over_ranks(sums, "sum", device)
+        if not tokens:
+            return {}
+        return {
+            "loss": loss,
+            "entropy": entropy / tokens,
+            "logprob_gap": gap_sum / tokens,
+            "logprob_gap_p95": p95(torch.cat(fsdp_utils.gather_objects(gap.abs()))),
+            "ratio_outside": outside / tokens,
+            "trained_tokens": tokens,
+        }
 
 
 def p95(values: Tensor) -> float:
@@ -372,14 +428,14 @@ class Plateau:
 
 @dataclass(slots=True)
 class Entry:
-    """One line of the ledger: what a question's attempts came to. `recent` is the pass rate of its latest occasion."""
+    """A question's attempts and passes so far; `last_pass_rate` is from the last time it was tried."""
 
     id: str
     tier: str
     attempts: int = 0
     passes: int = 0
-    recent: float = 0.0
-    last_seen: int = -1
+    last_pass_rate: float = 0.0
+    last_seen: int = -1  # step
 
 
 class Ledger:
@@ -391,15 +447,15 @@ class Ledger:
         self.entries = {question.id: Entry(question.id, question.tier) for question in questions}
 
     def record(self, outcomes: list[tuple[str, int, int]], step: int) -> None:
-        """Add (question id, attempts, passes) of one occasion."""
+        """Add what questions came to at a step: (question id, attempts, passes)."""
         for question_id, attempts, passes in outcomes:
             entry = self.entries[question_id]
             entry.attempts += attempts
             entry.passes += passes
-            entry.recent = passes / attempts
+            entry.last_pass_rate = passes / attempts
             entry.last_seen = step
 
-    def open_entries(self, tier: str, set_aside: int) -> list[Entry]:
+    def still_open(self, tier: str, set_aside: int) -> list[Entry]:
         """A tier's questions, without those that were never solved in `set_aside` attempts or more."""
         entries = [entry for entry in self.entries.values() if entry.tier == tier]
         return [entry for entry in entries if entry.passes > 0 or entry.attempts < set_aside]
@@ -408,19 +464,19 @@ class Ledger:
         """Each tier's share of the next round: its measured failure rate times its weight."""
         weakness = {}
         for tier in TIERS:
-            entries = self.open_entries(tier, set_aside)
-            failed = sum(1 - entry.recent for entry in entries) / max(1, len(entries))
+            entries = self.still_open(tier, set_aside)
+            failed = sum(1 - entry.last_pass_rate for entry in entries) / max(1, len(entries))
             weakness[tier] = failed * self.TIER_WEIGHTS[tier]
         total = sum(weakness.values())
         return {tier: value / total if total else 0.0 for tier, value in weakness.items()}
 
-    def mine(self, count: int, set_aside: int, rng: random.Random) -> list[str]:
+    def draw(self, count: int, set_aside: int, rng: random.Random) -> list[str]:
         """Ids of `count` questions in random order, fewer if fewer failed.
 
         Each tier gets its share of the mix, and what it cannot fill goes to the others; within a tier questions are
         drawn by failure rate, without replacement.
         """
-        failed = {tier: [e for e in self.open_entries(tier, set_aside) if e.recent < 1] for tier in TIERS}
+        failed = {tier: [e for e in self.still_open(tier, set_aside) if e.last_pass_rate < 1] for tier in TIERS}
         mix = {tier: share for tier, share in self.tier_mix(set_aside).items() if share > 0}
         mined: list[str] = []
         left = sum(mix.values())
@@ -428,7 +484,7 @@ class Ledger:
             quota = round((count - len(mined)) * mix[tier] / left)
             left -= mix[tier]
             # Weighted sampling without replacement: the largest u ** (1 / weight) win (Efraimidis and Spirakis).
-            keys = [(math.log(1 - rng.random()) / (1 - entry.recent), entry.id) for entry in failed[tier]]
+            keys = [(math.log(1 - rng.random()) / (1 - entry.last_pass_rate), entry.id) for entry in failed[tier]]
             mined += [question_id for _, question_id in sorted(keys, reverse=True)[:quota]]
         rng.shuffle(mined)
         return mined
@@ -437,16 +493,8 @@ class Ledger:
         return [asdict(entry) for entry in self.entries.values()]
 
     def restore(self, rows: list[dict[str, Any]]) -> None:
-        """Go on from `rows()`. Raises UserError if they are not about the same questions."""
-        restored = {row["id"]: Entry(**row) for row in rows}
-        tiers, found = ({e.id: e.tier for e in entries.values()} for entries in (self.entries, restored))
-        if tiers != found:
-            changed = len(set(tiers.items()) ^ set(found.items()))
-            raise UserError(
-                f"train.jsonl has changed since the checkpoint ({changed} questions came, went or have another tier); "
-                "put it back, or delete the .state folder to start over"
-            )
-        self.entries = restored
+        """Take over what `rows()` gave."""
+        self.entries = {row["id"]: Entry(**row) for row in rows}
 
     def summary(self, mined: list[str], set_aside: int) -> dict[str, dict[str, float]]:
         """What was mined and why, by tier; `passed` is the share of the last attempts that were right."""
@@ -456,10 +504,10 @@ class Ledger:
         return {
             tier: {
                 "questions": len(entries),
-                "passed": sum(entry.recent for entry in entries) / len(entries),
+                "passed": sum(entry.last_pass_rate for entry in entries) / len(entries),
                 "mix": mix[tier],
                 "mined": chosen[tier],
-                "set_aside": len(entries) - len(self.open_entries(tier, set_aside)),
+                "set_aside": len(entries) - len(self.still_open(tier, set_aside)),
             }
             for tier, entries in tiers.items()
             if entries
@@ -468,284 +516,232 @@ class Ledger:
 
 def outcomes_of(groups: list[Group]) -> list[tuple[str, int, int]]:
     """(question id, attempts, passes) of every rank's groups, on every rank in the same order."""
-    mine = [(group.question.id, len(group.rewards), sum(item.correct for item in group.rewards)) for group in groups]
-    return [outcome for share in fsdp_utils.gather_objects(mine) for outcome in share]
+    own = [(group.question.id, len(group.rewards), sum(item.correct for item in group.rewards)) for group in groups]
+    return [outcome for share in fsdp_utils.gather_objects(own) for outcome in share]
+
+
+# -------------------------------------------------------------------------------------------- what the stages differ in
+
+
+class Stage1:
+    """A balanced blend of Easy and Moderate questions, until rewards become sparse."""
+
+    def __init__(self, args: argparse.Namespace, questions: list[Question]):
+        self.args, self.questions, self.group_size = args, questions, args.group_size
+        self.plateau = Plateau(args.plateau_window, args.plateau_sparsity, args.plateau_slope)
+        self.notes: dict[str, Any] = {}  # what a step's metrics say beside what is measured
+        self.ended: str | None = None  # why
+
+    def next_batch(self, step: int) -> list[Question]:
+        return blended_batch(self.questions, step, self.args.questions, self.args.seed)
+
+    def learn(self, groups: list[Group], measured: dict[str, float], step: int) -> None:
+        """Take in what a step's rollouts came to."""
+        self.ended = self.plateau.reached(measured["reward"], measured["zero_advantage"])
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, as JSON data."""
+        return {"tiers": tiers_of(self.questions), "history": list(self.plateau.history)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `state()` gave. Raises UserError if that was about other questions."""
+        require_same_questions(self.questions, state["tiers"])
+        self.plateau.history.extend(tuple(item) for item in state["history"])
+
+    def finish(self) -> None:
+        """Nothing to leave but the model."""
+
+
+class Stage2:
+    """Rounds of `--round-steps` steps: mine what the policy fails, train on it, in larger groups every round."""
+
+    def __init__(self, setup: Setup, questions: list[Question], run: RunDir, loop: TrainingLoop):
+        self.setup, self.args, self.questions, self.run, self.loop = setup, setup.args, questions, run, loop
+        self.by_id = {question.id: question for question in questions}
+        self.ledger = Ledger(questions)
+        self.mined: list[str] = []  # this round's questions, in training order
+        self.group_size = self.args.group_size
+        self.notes: dict[str, Any] = {}  # what a step's metrics say beside what is measured
+        self.ended: str | None = None  # why
+        self.journal = loop.checkpoints.folder / "mining.jsonl"
+        self.metrics = Metrics(run, "mining")
+        if fsdp_utils.rank() == 0:
+            self.metrics.rewind(loop.done - 1)  # a checkpoint at this step was saved before its mining
+
+    def next_batch(self, step: int) -> list[Question]:
+        """A step's questions, each once; at the start of a round after mining. Empty if there is nothing to mine."""
+        args = self.args
+        round_number, place = divmod(step, args.round_steps)
+        self.group_size = min(args.group_size + round_number * args.group_growth, args.max_group_size)
+        if args.no_mining:
+            batch = nth_batch(self.questions, step, args.questions, f"{args.seed}/all")
+        else:
+            self.notes = {}
+            if place == 0:
+                self.loop.save(self.state)  # mining is slow, and may be asked to stop
+                with timed(self.notes, "seconds_mine"):
+                    self.mine(round_number, step)
+            positions = range(place * args.questions, (place + 1) * args.questions) if self.mined else ()
+            batch = [self.by_id[self.mined[position % len(self.mined)]] for position in positions]
+        # A question that comes up twice in a step (few are mined, an epoch ends) would get the very same samples twice.
+        return list({question.id: question for question in batch}.values())
+
+    def mine(self, round_number: int, step: int) -> None:
+        """Let the policy answer the whole dataset several times; choose this round's questions from what it failed."""
+        args = self.args
+        outcomes = self.attempt(self.questions, args.mine_samples, f"mining round {round_number}")
+        self.ledger.record(outcomes, step)
+        rng = random.Random(f"{args.seed}/mine/{round_number}")
+        self.mined = self.ledger.draw(args.round_steps * args.questions, args.set_aside, rng)
+        if not self.mined:
+            self.ended = "nothing is left to mine: every question is solved or set aside"
+        if fsdp_utils.rank() == 0:
+            summary = self.ledger.summary(self.mined, args.set_aside)
+            print_summary(summary, round_number, args.set_aside)
+            self.metrics.log(step, round=round_number + 1, **summary, **({"ended": self.ended} if self.ended else {}))
+            self.finish()
+
+    def attempt(self, questions: list[Question], attempts: int, when: str) -> list[tuple[str, int, int]]:
+        """What `attempts` responses to each question come to: (question id, attempts, passes).
+
+        This is slow, so results are journalled; an interrupted run resumes after the journal's last line.
+        """
+        rows = [row for row in read_jsonl(self.journal, appended=True) if row["when"] == when] if self.journal.exists() else []
+        outcomes = [(row["id"], row["attempts"], row["passes"]) for row in rows]
+        answered = {row["id"] for row in rows}
+        todo = [question for question in questions if question.id not in answered]
+        fsdp_utils.barrier()  # all have read the journal before it grows
+        total = attempts * len(my_share(todo))
+        off = fsdp_utils.rank() > 0
+        with progress_bar(total=total, desc=when, unit="sample", leave=False, disable=off) as progress:
+            for begin in range(0, len(todo), JOURNAL_PORTION):
+                portion = my_share(todo[begin : begin + JOURNAL_PORTION])
+                new = outcomes_of(rollout(self.setup, portion, attempts, when, progress))
+                outcomes += new
+                if fsdp_utils.rank() == 0:
+                    self.journal.parent.mkdir(exist_ok=True)
+                    append_jsonl(self.journal, [{"when": when, "id": i, "attempts": a, "passes": p} for i, a, p in new])
+                self.loop.leave_if_asked(self.state)
+        return outcomes
+
+    def learn(self, groups: list[Group], measured: dict[str, float], step: int) -> None:
+        """Take in what a step's rollouts came to."""
+        self.ledger.record(outcomes_of(groups), step)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, as JSON data."""
+        return {"tiers": tiers_of(self.questions), "mined": self.mined, "ledger": self.ledger.rows()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `state()` gave. Raises UserError if that was about other questions."""
+        require_same_questions(self.questions, state["tiers"])
+        self.mined = state["mined"]
+        self.ledger.restore(state["ledger"])
+
+    def finish(self) -> None:
+        if fsdp_utils.rank() == 0:
+            write_jsonl(self.run.output("ledger.jsonl"), self.ledger.rows())
+
+
+def print_summary(summary: dict[str, dict[str, float]], round_number: int, set_aside: int) -> None:
+    """A round's mining, one line per tier; `summary` as `Ledger.summary` makes it."""
+    mined = sum(row["mined"] for row in summary.values())
+    tqdm.write(f"mining, round {round_number + 1}: {mined} questions, drawn by tier and failure rate")
+    for tier, row in summary.items():
+        tqdm.write(
+            f"  {tier:9}  {row['questions']:6} questions, {row['passed']:6.1%} of the last attempts right, "
+            f"{row['mix']:4.0%} of the mix: {row['mined']:5} mined, {row['set_aside']:4} set aside (never right in "
+            f"{set_aside} attempts)"
+        )
+
+
+def tiers_of(questions: list[Question]) -> dict[str, str]:
+    return {question.id: question.tier for question in questions}
+
+
+def require_same_questions(questions: list[Question], tiers: dict[str, str]) -> None:
+    """Raises UserError if a checkpoint was about other questions; `tiers`: of each of those, by id."""
+    changed = len(tiers_of(questions).items() ^ tiers.items())
+    if changed:
+        raise UserError(
+            f"train.jsonl has changed since the checkpoint ({changed} questions came, went or have another tier); "
+            "put it back, or delete the .state folder to start over"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------- training
 
 
 def train(setup: Setup, run: RunDir, questions: list[Question], job: fsdp_utils.Job) -> None:
+    """One stage, from its last checkpoint to its model: every step is a batch, its rollouts and their update."""
     args = setup.args
     optimizer = torch.optim.AdamW(
         setup.policy.parameters(), lr=args.lr, betas=(0.9, args.beta2), weight_decay=0.0, fused=True
     )
-    state = TrainingState(run.output(args.output + ".state"), setup.policy, optimizer, args)
-    metrics, minings = Metrics(run, args.output), Metrics(run, "mining")
-    plateau = Plateau(args.plateau_window, args.plateau_sparsity, args.plateau_slope)
-    ledger = Ledger(questions)
-    by_id = {question.id: question for question in questions}
-    mined: list[str] = []  # this round's questions, in training order
-    resumed = state.load()
-    start = 0
-    if resumed:
-        start, mined = resumed["step"], resumed["mined"]
-        ledger.restore(resumed["ledger"])
-        plateau.history.extend(tuple(item) for item in resumed["history"])
-    main_rank = fsdp_utils.rank() == 0
-    if main_rank:
-        metrics.resume(start)
-        minings.rewind(start - 1)  # a checkpoint at this step was saved before its mining
-
-    progress = progress_bar(
-        range(start, args.steps), initial=start, total=args.steps, desc=args.output, unit="step", disable=not main_rank
-    )
-    for step in progress:
-        began = time.time()
-        group_size, timing = args.group_size, {}
-        number, place = divmod(step, args.round_steps)  # of stage 2: the round, and the step within it
-        if args.stage == 2:
-            group_size = min(args.group_size + number * args.group_growth, args.max_group_size)
-        if args.no_mining:
-            batch = nth_batch(questions, step, args.questions, f"{args.seed}/all")
-        elif args.stage == 1:
-            batch = blended_batch(questions, step, args.questions, args.seed)
-        else:
-            if place == 0:
-                mined, summary = mine(setup, ledger, questions, number, step, state.folder / "mining.jsonl", job)
-                timing["seconds_mine"] = time.time() - began
-                ended = None if mined else "nothing is left to mine: every question is solved or set aside"
-                if main_rank:
-                    minings.log(step, round=number + 1, **summary, **({"ended": ended} if ended else {}))
-                    write_jsonl(run.output("ledger.jsonl"), ledger.rows())
-                if ended:
-                    if main_rank:
-                        progress.write(f"{args.output}: stage 2 ends after step {step}: {ended}")
-                    break
-            batch = [by_id[mined[(place * args.questions + i) % len(mined)]] for i in range(args.questions)]
-
-        # A question that comes up twice in a step (few are mined, an epoch ends) would get the very same samples twice.
-        batch = list({question.id: question for question in batch}.values())
-        sampling = time.time()
-        groups = rollout(setup, setup.my_share(batch), group_size, f"stage {args.stage} step {step}")
-        ledger.record(outcomes_of(groups), step)
-        statistics = rollout_statistics(setup, groups)
-        sampled = time.time()
-        optimizer.param_groups[0]["lr"] = learning_rate(args, step)
-        for _ in range(args.updates):
-            update = update_policy(setup, groups, len(batch), optimizer, step)
-        updated = time.time()
-
-        done = step + 1
-        ended = plateau.reached(statistics["reward"], statistics["zero_advantage"]) if args.stage == 1 else None
-        if not ended and done == args.steps:
-            ended = f"all {done} steps are done"
-        if main_rank:
-            metrics.log(
-                done,
-                **statistics,
-                **update,
-                group_size=group_size,
-                **timing,
-                seconds_rollout=sampled - sampling,
-                seconds_update=updated - sampled,
-                tokens_per_s=statistics["sampled_tokens"] / (sampled - sampling),
-                peak_memory_gb=peak_memory(setup.device),
-                **({"ended": ended} if ended else {}),
-            )
-            shown = {"acc": "accuracy", "fmt": "format", "zero": "zero_advantage", "len": "length"}
-            progress.set_postfix({name: f"{statistics[key]:.2f}" for name, key in shown.items()}, refresh=False)
-        if ended:
-            if main_rank:
-                progress.write(f"{args.output}: stage {args.stage} ends after step {done}: {ended}")
+    loop = TrainingLoop(run, args, setup.policy, optimizer, job)
+    stage = Stage1(args, questions) if args.stage == 1 else Stage2(setup, questions, run, loop)
+    if loop.restored:
+        stage.restore(loop.restored)
+    for step in loop.steps(args.steps):
+        seconds: dict[str, float] = {}
+        batch = stage.next_batch(step)
+        if not batch:
             break
-        stopping = job.stopping()
-        mines_next = args.stage == 2 and not args.no_mining and done % args.round_steps == 0  # and may be stopped there
-        if stopping or mines_next or done % args.save_every == 0:
-            state.save(done, {"mined": mined, "ledger": ledger.rows(), "history": list(plateau.history)})
-        if stopping:
-            job.leave(done)
-    if main_rank and args.stage == 2:
-        write_jsonl(run.output("ledger.jsonl"), ledger.rows())
-    fsdp_utils.save_hf(setup.policy, setup.tokenizer, run.output(args.output))
-    state.remove()
+        with timed(seconds, "seconds_rollout"):
+            groups = rollout(setup, my_share(batch), stage.group_size, f"stage {args.stage} step {step}")
+            measured = rollout_statistics(setup, groups)
+        stage.learn(groups, measured, step)
+        optimizer.param_groups[0]["lr"] = linear_rate(args, step)
+        with timed(seconds, "seconds_update"):
+            for _ in range(args.updates):
+                update = update_policy(setup, groups, len(batch), optimizer, step)
+        if not stage.ended and step + 1 == args.steps:
+            stage.ended = f"all {args.steps} steps are done"
+        measured |= update | {"group_size": stage.group_size} | stage.notes | seconds
+        measured["tokens_per_s"] = measured["sampled_tokens"] / seconds["seconds_rollout"]
+        measured["peak_memory_gb"] = fsdp_utils.peak_memory(setup.device)
+        measured |= {"ended": stage.ended} if stage.ended else {}
+        shown = {"acc": "accuracy", "fmt": "format", "zero": "zero_advantage", "len": "length"}
+        shown = {name: f"{measured[key]:.2f}" for name, key in shown.items()}
+        loop.end_step(measured, shown, stage.state, last=bool(stage.ended))
+        if stage.ended:
+            break
+    if fsdp_utils.rank() == 0 and stage.ended:
+        tqdm.write(f"{args.output}: stage {args.stage} ends after step {loop.done}: {stage.ended}")
+    stage.finish()
+    loop.finish(setup.tokenizer)
 
 
-def learning_rate(args: argparse.Namespace, step: int) -> float:
+@contextlib.contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Note how long the block took."""
+    began = time.time()
+    yield
+    seconds[name] = time.time() - began
+
+
+def linear_rate(args: argparse.Namespace, step: int) -> float:
     """Linear warm-up, then a linear decay by `lr_decay` of the peak until the last step."""
     return args.lr * min(1.0, (step + 1) / max(1, args.warmup_steps)) * (1 - args.lr_decay * step / args.steps)
 
 
-def mine(
-    setup: Setup, ledger: Ledger, questions: list[Question], number: int, step: int, journal: Path, job: fsdp_utils.Job
-) -> tuple[list[str], dict[str, dict[str, float]]]:
-    """Let the policy answer the whole dataset several times; the ids of this round's questions, and why these.
-
-    It takes long, so `journal` keeps what each question came to: a run that was stopped goes on behind its last line.
-    """
-    args = setup.args
-    main_rank = fsdp_utils.rank() == 0
-    rows = [row for row in read_jsonl(journal, appended=True) if row["round"] == number] if journal.exists() else []
-    outcomes = [(row["id"], row["attempts"], row["passes"]) for row in rows]
-    answered = {row["id"] for row in rows}
-    todo = [question for question in questions if question.id not in answered]
-    fsdp_utils.barrier()  # all have read the journal before it grows
-    portions = [todo[begin : begin + MINING_PORTION] for begin in range(0, len(todo), MINING_PORTION)]
-    progress = progress_bar(
-        total=sum(len(setup.my_share(portion)) for portion in portions) * args.mine_samples,
-        desc=f"mining, round {number + 1}",
-        unit="sample",
-        leave=False,
-        disable=not main_rank,
-    )
-    for portion in portions:
-        new = outcomes_of(
-            rollout(setup, setup.my_share(portion), args.mine_samples, f"mining round {number}", progress)
-        )
-        outcomes += new
-        if main_rank:
-            journal.parent.mkdir(exist_ok=True)
-            append_jsonl(journal, [{"round": number, "id": i, "attempts": a, "passes": p} for i, a, p in new])
-        if job.stopping():
-            job.leave(step)
-    progress.close()
-    ledger.record(outcomes, step)
-    mined = ledger.mine(args.round_steps * args.questions, args.set_aside, random.Random(f"{args.seed}/mine/{number}"))
-    summary = ledger.summary(mined, args.set_aside)
-    if main_rank:
-        tqdm.write(f"mining, round {number + 1}: {len(mined)} questions, drawn by tier and failure rate")
-        for tier, row in summary.items():
-            tqdm.write(
-                f"  {tier:9}  {row['questions']:6} questions, {row['passed']:6.1%} of the last attempts right, "
-                f"{row['mix']:4.0%} of the mix: {row['mined']:5} mined, {row['set_aside']:4} set aside (never right in "
-                f"{args.set_aside} attempts)"
-            )
-    return mined, summary
-
-
-def peak_memory(device: torch.device) -> float:
-    """Peak memory in GB: of the GPU where there is one, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, else KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-def print_plan(args: argparse.Namespace) -> None:
-    """What a run with these flags will need, by the model's config alone. Raises UserError if it cannot fit."""
-    path = args.model or Path(args.run) / ("sft" if args.stage == 1 else "rl1")
-    machine = Machine(args.gpus, args.gpu_gb, args.shard_over, args.cpu_offload)
-    work = Work(
-        args.questions,
-        args.group_size if args.stage == 1 else args.max_group_size,
-        args.max_new_tokens,
-        args.micro_tokens,
-        args.cache_gb,
-        args.gradient_checkpointing,
-    )
-    text, problem = plan(load_config(path), str(path), machine, work)
-    print(text)
-    if problem:
-        raise UserError(problem)
+# --------------------------------------------------------------------------------------------------------- command line
 
 
 def parse_args() -> argparse.Namespace:
     parser = stage_parser(__doc__)
-    files = parser.add_argument_group("files")
-    files.add_argument("--run", default="runs/main", help="run directory")
-    files.add_argument(
-        "--stage", type=int, choices=(1, 2), required=True, help="1: Easy + Moderate; 2: hard-sample mining"
-    )
-    files.add_argument("--model", help="model to start from; default: the run's sft (stage 1) or rl1 (stage 2)")
-    files.add_argument("--output", help="folder of the run directory for the trained model; default: rl1 or rl2")
-
-    sampling = parser.add_argument_group("sampling")
-    sampling.add_argument("--questions", type=at_least(1), default=128, help="questions per step, over all processes")
-    sampling.add_argument(
-        "--group-size", type=int, default=8, help="k, responses per question; the baseline is their mean"
-    )
-    sampling.add_argument(
-        "--max-new-tokens", type=at_least(1), default=4096, help="tokens; longer responses are cut and earn nothing"
-    )
-    sampling.add_argument(
-        "--temperature", type=above(0.0), default=1.0, help="1 samples from the policy itself, as Eq. 1 asks"
-    )
-    sampling.add_argument(
-        "--cache-gb", type=above(0.0), default=20.0, help="GB for the sampler's KV cache, per process"
-    )
-
-    optimiser = parser.add_argument_group("optimiser")
-    optimiser.add_argument(
-        "--steps", type=at_least(1), default=400, help="optimiser steps at most; stage 1 may stop before"
-    )
-    optimiser.add_argument(
-        "--lr", type=above(0.0), default=1e-6, help="learning rate after warm-up; RL wants small steps"
-    )
-    optimiser.add_argument(
-        "--lr-decay", type=fraction, default=0.0, help="share of it lost by the last step; less noise at the end"
-    )
-    optimiser.add_argument("--warmup-steps", type=at_least(0), default=10, help="steps; Adam's moments need some")
-    optimiser.add_argument(
-        "--beta2", type=proper_fraction, default=0.99, help="of Adam; gradients of RL change their scale"
-    )
-    optimiser.add_argument(
-        "--max-grad-norm", type=above(0.0), default=1.0, help="longer gradients are scaled down to it"
-    )
-
-    plateau = parser.add_argument_group("stage 1 ends when")
-    plateau.add_argument("--plateau-window", type=at_least(2), default=40, help="steps that the plateau is judged by")
-    plateau.add_argument(
-        "--plateau-sparsity", type=fraction, default=0.6, help="share of zero-advantage groups that is sparse"
-    )
-    plateau.add_argument(
-        "--plateau-slope", type=at_least(0.0), default=0.01, help="rise of the reward within a window that is none"
-    )
-
-    mining = parser.add_argument_group("stage 2 mines")
-    mining.add_argument("--round-steps", type=at_least(1), default=50, help="steps between two minings")
-    mining.add_argument("--mine-samples", type=at_least(1), default=4, help="attempts at every question in each mining")
-    mining.add_argument("--group-growth", type=at_least(0), default=4, help="more responses per question in each round")
-    mining.add_argument(
-        "--max-group-size", type=at_least(2), default=32, help="where that growth ends; memory and time"
-    )
-    mining.add_argument(
-        "--set-aside", type=at_least(1), default=48, help="attempts without a success that set a question aside"
-    )
-
-    ablations = parser.add_argument_group(
-        "ablations (the paper has none of these; --group-growth 0 keeps the group size fixed)"
-    )
-    ablations.add_argument(
-        "--with-std", action="store_true", help="divide advantages by the group's standard deviation"
-    )
-    ablations.add_argument(
-        "--token-mean", action="store_true", help="mean instead of sum of a response's log-probabilities"
-    )
-    ablations.add_argument(
-        "--clip", type=at_least(0.0), default=0.0, help="PPO's clipping of the ratio to 1 +- this; 0: none"
-    )
-    ablations.add_argument(
-        "--updates", type=at_least(1), default=1, help="updates on every batch of samples; more need --clip"
-    )
-    ablations.add_argument(
-        "--kl", type=at_least(0.0), default=0.0, help="weight of the divergence from the first policy"
-    )
-    ablations.add_argument(
-        "--no-mining", action="store_true", help="all questions in random order instead of the curriculum"
-    )
-
-    machine = fsdp_utils.add_machine_arguments(parser, save_every=10)
-    machine.add_argument(
-        "--share-prompts", action="store_true", help="one row per group in training; for short responses"
-    )
-    machine.add_argument("--seed", type=int, default=0, help="of the data order and the sampling")
-    planning = parser.add_argument_group("planning")
-    planning.add_argument(
-        "--plan", action="store_true", help="print memory per GPU and steps a day, and do nothing else"
-    )
-    gpus = int(os.environ.get("WORLD_SIZE", 8))
-    planning.add_argument("--gpus", type=at_least(1), default=gpus, help="GPUs to plan for, of all nodes")
-    planning.add_argument("--gpu-gb", type=above(0.0), default=80.0, help="GB of each of them to plan for")
+    add = parser.add_argument_group("files").add_argument
+    add("--run", default="runs/main", help="run directory")
+    add("--stage", type=int, choices=(1, 2), required=True, help="1: Easy + Moderate; 2: hard-sample mining")
+    add("--model", help="model to start from; default: the run's sft (stage 1) or rl1 (stage 2)")
+    add("--output", help="folder of the run directory for the trained model; default: rl1 or rl2")
+    add_training_arguments(parser)
+    add_stage_arguments(parser)
+    add_ablation_arguments(parser)
+    machine = fsdp_utils.add_machine_arguments(parser, save_every=10).add_argument
+    machine("--share-prompts", action="store_true", help="one row per group in training; for short responses")
+    machine("--seed", type=int, default=0, help="of the data order and the sampling")
+    add_plan_arguments(parser)
     args = parser.parse_args()
     if args.updates > 1 and not args.clip:
         raise UserError(f"--updates {args.updates}: after the first the samples are off policy; add --clip 0.2")
@@ -755,11 +751,55 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("sampling").add_argument
+    add("--questions", type=at_least(1), default=128, help="questions per step, over all processes")
+    add("--group-size", type=int, default=8, help="k, responses per question; the baseline is their mean")
+    cut = "tokens; longer responses are cut and earn nothing"
+    add("--max-new-tokens", type=at_least(1), default=4096, help=cut)
+    on_policy = "1 samples from the policy itself, as Eq. 1 asks"
+    add("--temperature", type=above(0.0), default=1.0, help=on_policy)
+    add("--cache-gb", type=above(0.0), default=20.0, help="GB for the sampler's KV cache, per process")
+
+    add = parser.add_argument_group("optimiser").add_argument
+    add("--steps", type=at_least(1), default=400, help="optimiser steps at most; stage 1 may stop before")
+    add("--lr", type=above(0.0), default=1e-6, help="learning rate after warm-up; RL wants small steps")
+    add("--lr-decay", type=fraction, default=0.0, help="share of it lost by the last step; less noise at the end")
+    add("--warmup-steps", type=at_least(0), default=10, help="steps; Adam's moments need some")
+    add("--beta2", type=proper_fraction, default=0.99, help="of Adam; gradients of RL change their scale")
+    add("--max-grad-norm", type=above(0.0), default=1.0, help="longer gradients are scaled down to it")
+
+
+def add_stage_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("stage 1 ends when").add_argument
+    add("--plateau-window", type=at_least(2), default=40, help="steps that the plateau is judged by")
+    add("--plateau-sparsity", type=fraction, default=0.6, help="share of zero-advantage groups that is sparse")
+    rise = "largest rise of the reward within a window that still counts as flat"
+    add("--plateau-slope", type=at_least(0.0), default=0.01, help=rise)
+
+    add = parser.add_argument_group("stage 2 mines").add_argument
+    add("--round-steps", type=at_least(1), default=50, help="steps between two minings")
+    add("--mine-samples", type=at_least(1), default=4, help="attempts at every question in each mining")
+    add("--group-growth", type=at_least(0), default=4, help="more responses per question in each round")
+    add("--max-group-size", type=at_least(2), default=32, help="where that growth ends; memory and time")
+    add("--set-aside", type=at_least(1), default=48, help="attempts without a success that set a question aside")
+
+
+def add_ablation_arguments(parser: argparse.ArgumentParser) -> None:
+    what = "ablations (the paper has none of these; --group-growth 0 keeps the group size fixed)"
+    add = parser.add_argument_group(what).add_argument
+    add("--with-std", action="store_true", help="divide advantages by the group's standard deviation")
+    add("--token-mean", action="store_true", help="mean instead of sum of a response's log-probabilities")
+    add("--clip", type=at_least(0.0), default=0.0, help="PPO's clipping of the ratio to 1 +- this; 0: none")
+    add("--updates", type=at_least(1), default=1, help="updates on every batch of samples; more need --clip")
+    add("--kl", type=at_least(0.0), default=0.0, help="weight of the divergence from the first policy")
+    add("--no-mining", action="store_true", help="stage 2: all questions in random order instead of mining")
+
+
 def main() -> None:
     args = parse_args()
     if args.plan:
-        print_plan(args)
-        return
+        return print_plan(args, args.model or Path(args.run) / ("sft" if args.stage == 1 else "rl1"))
     run = RunDir(args.run)
     if run.finished(args.output):  # said before anything is loaded
         shutil.rmtree(run.output(args.output + ".state"), ignore_errors=True)  # if a crash came in between
@@ -773,10 +813,10 @@ def main() -> None:
         if not fsdp_utils.on_first_rank(lambda: run.begin(args.output)):
             return
         fsdp_utils.seed_everything(args.seed)
-        train(make_setup(args, model_path, questions, job.device), run, questions, job)
+        train(load_setup(args, model_path, questions, job.device), run, questions, job)
 
 
-def make_setup(
+def load_setup(
     args: argparse.Namespace, model_path: str | Path, questions: list[Question], device: torch.device
 ) -> Setup:
     """Load what training needs. Raises UserError where model, tokenizer, prompts and flags do not fit together."""

@@ -13,14 +13,17 @@ group trained on: the slowest case. Mining is not in it.
 
 from __future__ import annotations
 
+import argparse
 import math
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from policy import CHUNK_LOGITS, empty_model
-from tools.cli import UserError
+from policy import CHUNK_LOGITS, empty_model, load_config
+from tools.cli import UserError, above, at_least
 
 # Assumptions, none of them measured: the data sheet of an 80 GB Hopper GPU, and shares of it usual in plain PyTorch.
 FLOPS = 989e12  # bfloat16 a second, dense
@@ -184,3 +187,27 @@ def remedy(phase: str, machine: Machine, work: Work) -> str:
     else:
         advice += ["a smaller --micro-tokens"] + ["--gradient-checkpointing"] * (not work.gradient_checkpointing)
     return "try " + " or ".join(advice)
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of a stage that can tell what it will need."""
+    add = parser.add_argument_group("planning").add_argument
+    add("--plan", action="store_true", help="print memory per GPU and steps a day, and do nothing else")
+    gpus = int(os.environ.get("WORLD_SIZE", 8))
+    add("--gpus", type=at_least(1), default=gpus, help="GPUs to plan for, of all nodes")
+    add("--gpu-gb", type=above(0.0), default=80.0, help="GB of each of them to plan for")
+
+
+def print_plan(args: argparse.Namespace, model: str | Path) -> None:
+    """What a run of `grpo.py` with these flags will need, from the model's config alone.
+
+    Raises UserError if it cannot fit.
+    """
+    group_size = args.group_size if args.stage == 1 else args.max_group_size
+    lengths = (args.max_new_tokens, args.micro_tokens)
+    work = Work(args.questions, group_size, *lengths, args.cache_gb, args.gradient_checkpointing)
+    machine = Machine(args.gpus, args.gpu_gb, args.shard_over, args.cpu_offload)
+    text, problem = plan(load_config(model), str(model), machine, work)
+    print(text)
+    if problem:
+        raise UserError(problem)

@@ -20,7 +20,7 @@ from transformers import Qwen2Config, Qwen3Config
 
 import grpo
 import rollout
-from grpo import Group, Ledger, Plateau, Setup, blended_batch, normalize_rewards_per_group, nth_batch, update_policy
+from grpo import Group, Ledger, Plateau, Setup, advantages_of, blended_batch, nth_batch, reference_loss, update_policy
 from policy import Policy
 from question import LETTERS, Question
 from reward import Reward
@@ -37,7 +37,7 @@ rewards = st.sampled_from([0.0, 0.1, 1.0, 1.1, 1 / 3])
 
 @given(st.integers(2, 9).flatmap(lambda k: st.lists(st.lists(rewards, min_size=k, max_size=k), min_size=1, max_size=5)))
 def test_advantages_are_rewards_minus_their_groups_mean(groups):
-    found = normalize_rewards_per_group(torch.tensor(groups, dtype=torch.float64))
+    found = advantages_of(torch.tensor(groups, dtype=torch.float64))
     for group, row in zip(groups, found.tolist()):
         mean = sum(group) / len(group)
         assert row == pytest.approx([value - mean for value in group], abs=1e-12)
@@ -49,13 +49,13 @@ def test_equal_rewards_have_exactly_no_advantage():
     values = torch.tensor([[0.1] * 7, [1.1] * 7], dtype=torch.float32)
     assert (values - values.mean(1, keepdim=True)).abs().max() > 0  # rounding would pretend one
     for with_std in (False, True):
-        assert normalize_rewards_per_group(values, with_std).abs().max() == 0
+        assert advantages_of(values, with_std).abs().max() == 0
 
 
 def test_with_std_divides_by_the_groups_deviation():
     values = torch.tensor([[0.0, 1.0, 1.0, 1.1]], dtype=torch.float64)
     expected = (values - values.mean()) / values.std(unbiased=False)
-    torch.testing.assert_close(normalize_rewards_per_group(values, with_std=True), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(advantages_of(values, with_std=True), expected, atol=1e-5, rtol=0)
 
 
 # Two groups with an advantage, between two with none; responses of different lengths that hold the padding's token 0.
@@ -89,17 +89,19 @@ def response_logprobs(model, prompt, response, temperature=1.0):
     return logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None])[:, 0]
 
 
-def plain_loss(model, with_std=False, token_mean=False, temperature=1.0):
-    """Eqs. 1 to 3 as the paper writes them: every response, one at a time."""
-    loss = 0.0
-    for prompt, responses, values in zip(PROMPTS, RESPONSES, REWARDS):
-        mean = sum(values) / len(values)
-        deviation = (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5 + 1e-6 if with_std else 1.0
-        for response, value in zip(responses, values):
-            logprobs = response_logprobs(model, prompt, response, temperature)
-            log_pi = logprobs.mean() if token_mean else logprobs.sum()
-            loss = loss - log_pi * (value - mean) / deviation / len(values)
-    return loss / len(PROMPTS)
+def scaled(model, ablation):
+    """The model as the ablation sees it: with `temperature`, its logits divided by that."""
+    return lambda tokens: Namespace(logits=model(tokens).logits / ablation.get("temperature", 1.0))
+
+
+def expected_loss(model, ablation):
+    """`reference_loss`, its rewards and responses weighted where an ablation does so."""
+    rewards = torch.tensor(REWARDS, dtype=torch.float64)
+    if ablation.get("with_std"):  # subtracting the mean first changes nothing: Eq. 2 subtracts it once more
+        rewards = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True, unbiased=False) + 1e-6)
+    if ablation.get("token_mean"):
+        return plain_ablation(model, model, 0.0, 0.0, True)
+    return reference_loss(scaled(model, ablation), PROMPTS, RESPONSES, rewards)
 
 
 @pytest.mark.parametrize("rows", [{}, {"share_prompts": True}, {"pack": True}, {"share_prompts": True, "pack": True}])
@@ -108,7 +110,7 @@ def plain_loss(model, with_std=False, token_mean=False, temperature=1.0):
 def test_the_update_is_the_gradient_of_eq_1(ablation, micro_tokens, rows):
     """In float64; plain gradient descent with rate 1 shows the gradient. Only groups with an advantage are computed."""
     model = make("qwen2").double()
-    expected = plain_loss(model, **ablation)
+    expected = expected_loss(model, ablation)
     expected.backward()
     gradient = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     norm = sum(value.pow(2).sum() for value in gradient.values()).sqrt().item()
@@ -322,23 +324,23 @@ def test_the_ledger_adds_up_and_survives_its_rows(questions, recorded):
         assert (entry.attempts, entry.passes) == (sum(a for _, a, _ in mine), sum(p for _, _, p in mine))
         assert entry.tier == question.tier and entry.last_seen == (mine[-1][0] if mine else -1)
         if mine:
-            assert entry.recent == mine[-1][2] / mine[-1][1]
+            assert entry.last_pass_rate == mine[-1][2] / mine[-1][1]
     other = Ledger(questions)
     other.restore(ledger.rows())
     assert other.rows() == ledger.rows()
-    assert other.mine(7, 9, random.Random(1)) == ledger.mine(7, 9, random.Random(1))
+    assert other.draw(7, 9, random.Random(1)) == ledger.draw(7, 9, random.Random(1))
 
 
 @given(outcomes, st.integers(0, 30), st.integers(1, 20))
 def test_mining_takes_what_was_failed_and_can_be_solved(questions, recorded, count, set_aside):
     ledger = Ledger(questions)
     ledger.record(recorded, 0)
-    mined = ledger.mine(count, set_aside, random.Random(0))
-    assert mined == ledger.mine(count, set_aside, random.Random(0))
+    mined = ledger.draw(count, set_aside, random.Random(0))
+    assert mined == ledger.draw(count, set_aside, random.Random(0))
     eligible = {
         entry.id
         for entry in ledger.entries.values()
-        if entry.recent < 1 and (entry.passes > 0 or entry.attempts < set_aside)
+        if entry.last_pass_rate < 1 and (entry.passes > 0 or entry.attempts < set_aside)
     }
     assert len(set(mined)) == len(mined) == min(count, len(eligible)) and set(mined) <= eligible
 
@@ -366,18 +368,18 @@ def test_the_tier_mix_follows_the_measured_weaknesses():
     ledger = make_pool(("easy", 1000, 10, 9), ("moderate", 300, 10, 5), ("difficult", 400, 10, 1))
     mix = ledger.tier_mix(99)
     assert mix == pytest.approx({"easy": 0.1 / 2.65, "moderate": 0.75 / 2.65, "difficult": 1.8 / 2.65})
-    mined = tiers_of(ledger.mine(265, 99, random.Random(0)))
+    mined = tiers_of(ledger.draw(265, 99, random.Random(0)))
     assert mined == {"easy": 10, "moderate": 75, "difficult": 180}
     ledger.record([(f"difficult/{number}", 10, 10) for number in range(400)], 1)  # these it has learnt
-    assert tiers_of(ledger.mine(85, 99, random.Random(0))) == {"easy": 10, "moderate": 75}
+    assert tiers_of(ledger.draw(85, 99, random.Random(0))) == {"easy": 10, "moderate": 75}
     few = make_pool(("easy", 1000, 10, 9), ("moderate", 300, 10, 5), ("difficult", 40, 10, 1))
-    assert tiers_of(few.mine(125, 99, random.Random(0))) == {"easy": 10, "moderate": 75, "difficult": 40}
+    assert tiers_of(few.draw(125, 99, random.Random(0))) == {"easy": 10, "moderate": 75, "difficult": 40}
 
 
 def test_within_a_tier_questions_are_drawn_by_failure_rate():
     ledger = make_pool(("difficult", 3, 4, 0))
     ledger.record([("difficult/1", 4, 2), ("difficult/2", 4, 3)], 1)
-    drawn = Counter(ledger.mine(1, 99, random.Random(seed))[0] for seed in range(4000))
+    drawn = Counter(ledger.draw(1, 99, random.Random(seed))[0] for seed in range(4000))
     for number, share in ((0, 4 / 7), (1, 2 / 7), (2, 1 / 7)):
         assert drawn[f"difficult/{number}"] / 4000 == pytest.approx(share, abs=0.03)
 
@@ -386,9 +388,9 @@ def test_what_was_never_solved_is_set_aside_and_the_summary_says_so():
     ledger = make_pool(("easy", 4, 4, 3), ("difficult", 5, 4, 1))
     ledger.record([("difficult/0", 5, 0)], 1)  # solved once before
     never = make_pool(("easy", 4, 4, 3), ("difficult", 5, 9, 0))
-    assert "difficult/0" in ledger.mine(9, 9, random.Random(0))
-    assert tiers_of(never.mine(9, 9, random.Random(0))) == {"easy": 4}
-    assert never.summary(never.mine(9, 9, random.Random(0)), 9) == {
+    assert "difficult/0" in ledger.draw(9, 9, random.Random(0))
+    assert tiers_of(never.draw(9, 9, random.Random(0))) == {"easy": 4}
+    assert never.summary(never.draw(9, 9, random.Random(0)), 9) == {
         "easy": {"questions": 4, "passed": 0.75, "mix": 1.0, "mined": 4, "set_aside": 0},
         "difficult": {"questions": 5, "passed": 0.0, "mix": 0.0, "mined": 0, "set_aside": 5},
     }
@@ -509,7 +511,7 @@ def test_stage_2_ends_when_nothing_is_left_to_mine(run, tiny, capsys):
 
 def test_mining_that_was_stopped_goes_on_where_it_was(run, monkeypatch, capsys):
     """In portions of five questions; SIGTERM comes in the second. What was answered is not asked again."""
-    monkeypatch.setattr(grpo, "MINING_PORTION", 5)
+    monkeypatch.setattr(grpo, "JOURNAL_PORTION", 5)
     flags = ["--stage", 2, "--run", run, "--model", run / "sft", "--steps", 1, *SMALL]
     asked = []
 
@@ -602,6 +604,13 @@ def test_the_ablation_without_mining(run):
     call_main(grpo, *flags, *"--steps 3 --round-steps 2 --group-growth 2".split())
     assert [row["group_size"] for row in metrics_of(run, "x")] == [4, 4, 6] and not metrics_of(run, "mining")
     assert (run / "x").is_dir() and not (run / "rl2").exists()
+
+
+def test_the_ablation_without_mining_leaves_stage_1_its_blend(run):
+    for output, more in (("blend", []), ("unmined", ["--no-mining"])):
+        call_main(grpo, "--stage", 1, "--run", run, "--output", output, "--steps", 1, *SMALL, *more)
+    blend, unmined = weights(run / "blend"), weights(run / "unmined")
+    assert all(torch.equal(blend[name], unmined[name]) for name in blend)
 
 
 def test_bad_input_is_one_line_and_status_1(tmp_path):
