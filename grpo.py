@@ -606,7 +606,8 @@ class Stage2:
 
         This is slow, so results are journalled; an interrupted run resumes after the journal's last line.
         """
-        rows = [row for row in read_jsonl(self.journal, appended=True) if row["when"] == when] if self.journal.exists() else []
+        told = read_jsonl(self.journal, appended=True) if self.journal.exists() else []
+        rows = [row for row in told if row["when"] == when]
         outcomes = [(row["id"], row["attempts"], row["passes"]) for row in rows]
         answered = {row["id"] for row in rows}
         todo = [question for question in questions if question.id not in answered]
