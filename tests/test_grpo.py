@@ -478,12 +478,12 @@ def test_the_update_finds_the_memory_of_the_sampler_free(run, monkeypatch):
 
     def generate_and_keep(sampler, *args, **options):
         results = generate(sampler, *args, **options)
-        sampler._kept = "the cache"
+        sampler.idle_state = "the cache"
         return results
 
     monkeypatch.setattr(rollout.Sampler, "generate", generate_and_keep)
     monkeypatch.setattr(
-        grpo, "update_policy", lambda setup, *rest: kept.append(setup.sampler._kept) or update(setup, *rest)
+        grpo, "update_policy", lambda setup, *rest: kept.append(setup.sampler.idle_state) or update(setup, *rest)
     )
     call_main(grpo, "--stage", 1, "--run", run, "--steps", 1, *SMALL)
     assert kept == [None]
