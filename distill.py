@@ -7,9 +7,10 @@
        contract, an end at the true answer, no phrase that betrays that the answer was given, more than that answer, a
        limit in tokens, and redo calculations and units (clean/calculations.py). `READERS` are further calls of the
        teacher: a blind reader, who gets the reasoning without its stated answer, must arrive at the true option;
-       examiners compare it with the question's evidence and look for steps that follow from nothing, and for hidden
-       assumptions. An unreadable reply counts against the reasoning; one that was cut is asked for again with more
-       tokens.
+       examiners compare it with evidence and look for steps that follow from nothing, and for hidden assumptions. The
+       evidence is the question's path; for a public question, sentences that speak of question and answer, looked up in
+       the graph's pages and in --guidelines FILE (wiki/passages.py). An unreadable reply counts against the reasoning;
+       one that was cut is asked for again with more tokens.
     4. If none of the k holds, each enters the refinement loop: the teacher is told the flaw and revises by
        backtracking, then by path exploration, then by self-correction, until one holds or the rounds are used up.
        A share of the refined chains (--keep-corrections) joins first draft, flaw and revision into one trajectory, so
@@ -25,9 +26,10 @@ Verification then means nothing: contract, answer, betrayal, calculations and ev
 readers, which need a language model, are not asked (their verdict is null). Only the limit in tokens can fail. The
 teacher always writes the same, so k is 1 and there is nothing to refine.
 
-Reads train.jsonl. Writes cot.jsonl (id, tier, kind, messages, strategy, rounds, candidates, corrected, tokens,
-verdicts, and the flaws that were mended on the way), cot_failed.jsonl (every draft of every candidate and its flaw) and
-metrics.jsonl. Finished batches are kept in cot.partial.jsonl, so the same command resumes after a crash.
+Reads train.jsonl, and kg.sqlite for its pages. Writes cot.jsonl (id, tier, kind, messages, strategy, rounds,
+candidates, corrected, tokens, verdicts, statements that were looked up, and the flaws that were mended on the way),
+cot_failed.jsonl (every draft of every candidate and its flaw) and metrics.jsonl. Finished batches are kept in
+cot.partial.jsonl, so the same command resumes after a crash.
 
     python distill.py --teacher openai:openai/gpt-oss-120b             # TEACHER_BASE_URL, TEACHER_API_KEY are set
     python distill.py --run runs/tiny --teacher evidence --questions 1200 --tier-weights 1 1 1    # the tiny recipe
@@ -41,17 +43,21 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import graph
 import reward
 from clean.calculations import calculations
 from question import LETTERS, TIERS, Question, load_questions
 from teacher import Request, Teacher, add_teacher_arguments, evidence_sentences, teacher_of
 from tools.cli import UserError, at_least, between, fraction, progress_bar, run_stage, stage_parser
-from tools.run import Journal, Metrics, RunDir, origin_of, write_jsonl
+from tools.run import Journal, Metrics, RunDir, origin_of, read_jsonl, write_jsonl
+from wiki.passages import Passages
 
 WRITE = """You are a senior physician who teaches clinical reasoning. You get a multiple-choice question and its answer.
 Write the chain of thought that leads from the one to the other.
@@ -225,10 +231,12 @@ class Candidate:
 
 @dataclass(slots=True)
 class Attempt:
-    """A question and its k candidates; `chosen` is the one whose last draft was verified."""
+    """A question and its k candidates; `chosen` is the one whose last draft was verified. `statements` were looked up
+    for a question without evidence of its own."""
 
     question: Question
     candidates: list[Candidate]
+    statements: list[str] = field(default_factory=list)
     chosen: Candidate | None = None
 
 
@@ -330,20 +338,24 @@ def relettered(question: Question, seed: int) -> Question:
 # ---------------------------------------------------------------------------------------------- what needs a reader
 
 
-def reader_request(
-    reader: str, draft: Draft, question: Question, args: argparse.Namespace
-) -> tuple[Request, str] | None:
+def reader_request(reader: str, draft: Draft, attempt: Attempt, args: argparse.Namespace) -> tuple[Request, str] | None:
     """What a reader is asked about a draft, and the answer that speaks for it; None if the reader has no say in it."""
-    thinking = draft.thinking
-    if reader == "evidence" and not question.evidence:
+    question, thinking = attempt.question, draft.thinking
+    statements = statements_of(question) or attempt.statements
+    if reader == "evidence" and not statements:
         return None
     if reader == "blind":
         question, thinking = relettered(question, args.seed), without_answer(thinking) or "(nothing)"
     examples = [
-        (reader_text(reader, EXAMPLE, example), f"<think>{why}</think><answer>{letter}</answer>")
+        (
+            reader_text(reader, EXAMPLE, example, statements_of(EXAMPLE)),
+            f"<think>{why}</think><answer>{letter}</answer>",
+        )
         for example, (why, letter) in zip((FLAWED, SOUND), READERS[reader].replies)
     ]
-    messages = chat(f"{READERS[reader].task}\n{VERDICT_FORM}", examples, reader_text(reader, question, thinking))
+    messages = chat(
+        f"{READERS[reader].task}\n{VERDICT_FORM}", examples, reader_text(reader, question, thinking, statements)
+    )
     request = Request(messages, question.id, f"read {reader}", 0.0, args.reader_tokens, args.seed, contract=True)
     return request, question.answer if reader == "blind" else "A"
 
@@ -355,31 +367,32 @@ def chat(system: str, examples: list[tuple[str, str]], content: str) -> list[dic
     return [{"role": role, "content": text} for role, text in turns]
 
 
-def reader_text(reader: str, question: Question, thinking: str) -> str:
+def reader_text(reader: str, question: Question, thinking: str, statements: Sequence[str]) -> str:
     """What a reader is shown. Options only to the blind reader: no other letter should be in sight than A and B."""
     parts = {"question": reward.question_text(question) if reader == "blind" else question.question}
     if reader == "evidence":
-        parts["statements"] = "\n".join([*evidence_sentences(question.evidence), *quotations(question)])
+        parts["statements"] = "\n".join(statements)
     parts["reasoning"] = thinking
     return "\n".join([*(f"<{name}>\n{part}\n</{name}>" for name, part in parts.items()), READERS[reader].question])
 
 
-def quotations(question: Question) -> list[str]:
-    """The sentences of the encyclopedia that the question's path was read from, each once."""
-    return list(dict.fromkeys(row[4] for row in question.evidence if len(row) > 4 and row[4]))
+def statements_of(question: Question) -> list[str]:
+    """The facts of the question's path in words, and the sentences that they were read from, each once."""
+    sentences = (row[4] for row in question.evidence if len(row) > 4 and row[4])
+    return [*evidence_sentences(question.evidence), *dict.fromkeys(sentences)]
 
 
-def ask_readers(drafts: list[tuple[Draft, Question]], teacher: Teacher, args: argparse.Namespace) -> None:
+def ask_readers(drafts: list[tuple[Draft, Attempt]], teacher: Teacher, args: argparse.Namespace) -> None:
     """Put each draft to the readers in turn, up to its first flaw. Without a language model every verdict is None.
 
     A reader's reply must be in form: an unreadable one is a flaw.
     """
     for reader in READERS:
         asked: list[tuple[Draft, Request, str]] = []
-        for draft, question in drafts:
+        for draft, attempt in drafts:
             if draft.flaw is None:
                 draft.verdicts[reader] = None
-                request = reader_request(reader, draft, question, args) if teacher.is_language_model else None
+                request = reader_request(reader, draft, attempt, args) if teacher.is_language_model else None
                 asked += [(draft, *request)] if request else []
         answers = teacher.answer_in_full([request for _, request, _ in asked], args.max_tokens) if asked else []
         for (draft, _, sound), answer in zip(asked, answers):
@@ -397,13 +410,17 @@ def judge(draft: Draft, reader: str, reply: reward.Response, sound: str) -> None
 # ------------------------------------------------------------------------------------ writing, verifying, refining
 
 
-def first_attempt(question: Question, teacher: Teacher, args: argparse.Namespace) -> Attempt:
+def first_attempt(
+    question: Question, teacher: Teacher, args: argparse.Namespace, passages: Passages | None = None
+) -> Attempt:
     """The chats that show the teacher question and true answer and ask for the reasoning: k by the question's tier."""
     system = WRITE.format(max_words=max(1, args.max_reasoning_tokens * 3 // 4)) + FORM  # four tokens, three words
     k = args.candidates[TIERS.index(question.tier or TIERS[0])] if teacher.is_language_model else 1
     example = (writer_text(EXAMPLE), f"<think>{SOUND}</think><answer>{EXAMPLE.answer}</answer>")
     opening = chat(system, [example], writer_text(question))
-    return Attempt(question, [Candidate(opening) for _ in range(k)])
+    looked_up = passages is not None and not question.evidence
+    statements = passages.about(question.question, question.options[question.answer]) if looked_up else []
+    return Attempt(question, [Candidate(opening) for _ in range(k)], statements)
 
 
 def writer_text(question: Question) -> str:
@@ -464,9 +481,9 @@ def choose(attempts: list[Attempt], teacher: Teacher, args: argparse.Namespace) 
     queues = [sorted(attempt.candidates, key=lambda candidate: candidate.drafts[-1].tokens) for attempt in attempts]
     for candidates in zip_longest(*queues):  # every question's shortest, then every second shortest, ...
         turn = [(a, candidate) for a, candidate in zip(attempts, candidates) if candidate and a.chosen is None]
-        drafts = [(candidate.drafts[-1], attempt.question) for attempt, candidate in turn]
-        for draft, question in drafts:
-            check_rules(draft, question, args.max_reasoning_tokens)
+        drafts = [(candidate.drafts[-1], attempt) for attempt, candidate in turn]
+        for draft, attempt in drafts:
+            check_rules(draft, attempt.question, args.max_reasoning_tokens)
         ask_readers(drafts, teacher, args)
         for attempt, candidate in turn:
             attempt.chosen = candidate if candidate.drafts[-1].verified else None
@@ -518,12 +535,17 @@ def row_of(attempt: Attempt, count_tokens: Callable[[str], int], args: argparse.
         "corrected": joined is not None,
         "tokens": count_tokens(joined) if joined else last.tokens,
         "verdicts": last.verdicts,
+        "statements": attempt.statements,
         "flaws": [draft.flaw for draft in earlier],
     }
 
 
 def distill(
-    questions: Sequence[Question], teacher: Teacher, args: argparse.Namespace, journal: Journal
+    questions: Sequence[Question],
+    teacher: Teacher,
+    args: argparse.Namespace,
+    journal: Journal,
+    passages: Passages | None = None,
 ) -> list[dict[str, Any]]:
     """The row of every question, in order. Finished batches are kept in the journal and not done again."""
     count_tokens = token_counter(args.tokenizer)
@@ -533,7 +555,7 @@ def distill(
         total=len(questions), initial=len(questions) - len(pending), desc="distill", unit="question"
     ) as progress:
         for start in range(0, len(pending), args.batch_size):
-            batch = [first_attempt(q, teacher, args) for q in pending[start : start + args.batch_size]]
+            batch = [first_attempt(q, teacher, args, passages) for q in pending[start : start + args.batch_size]]
             refine(batch, teacher, count_tokens, args)
             done = [row_of(attempt, count_tokens, args) for attempt in batch]
             journal.append(done)
@@ -541,6 +563,28 @@ def distill(
             progress.set_postfix_str(teacher.cost(), refresh=False)
             progress.update(len(batch))
     return [rows[question.id] for question in questions]
+
+
+def look_up(questions: Sequence[Question], graph_path: Path, guidelines: str | None) -> Passages | None:
+    """The passages of the graph's pages and of a file of guidelines ({"text", "source"}, one per line).
+
+    None if no question needs them. Raises UserError for a guideline without a text.
+    """
+    if all(question.evidence for question in questions):
+        return None
+    titles, texts = [], []
+    if graph_path.exists():
+        with closing(graph.connect(graph_path)) as db:
+            titles = graph.names(db)
+            texts = [(f"{title}, revision {revision}", text) for title, revision, text in graph.pages(db)]
+    for number, row in enumerate(read_jsonl(Path(guidelines)) if guidelines else [], 1):
+        if not isinstance(row.get("text"), str):
+            raise UserError(f'{guidelines}, line {number}: no text; a guideline is {{"text": ..., "source": ...}}')
+        texts.append((str(row.get("source", "guideline")), row["text"]))
+    passages = Passages([*titles, *(text for q in questions for text in q.options.values() if not q.evidence)])
+    for source, text in progress_bar(texts, desc="index passages", unit="text"):
+        passages.add(source, text)
+    return passages
 
 
 def statistics(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -554,6 +598,7 @@ def statistics(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "first_rate": 100.0 * by_strategy["first"] / max(1, len(rows)),
         **{strategy: by_strategy[strategy] for strategy in ("first", *STRATEGIES)},
         "corrected": sum(row["corrected"] for row in passed),
+        "with_statements": sum(bool(row["statements"]) for row in passed),
         "failed": len(rows) - len(passed),
         "mean_tokens": mean(lengths),
         "p95_tokens": lengths[math.ceil(0.95 * len(lengths)) - 1],
@@ -583,7 +628,8 @@ def print_outcome(rows: Sequence[dict[str, Any]], teacher: Teacher) -> None:
     flaws = [row["history"][-1]["flaw"] for row in rows if "history" in row]
     for flaw, number in Counter(re.split(" \\(|: ", flaw)[0] for flaw in flaws).most_common():
         print(f"  {number:>8,}  failed: {flaw}")
-    print(f"{numbers['all']['corrected']:,} refined chains keep their correction; the teacher took {teacher.cost()}")
+    kept = "{corrected:,} refined chains keep their correction, {with_statements:,} chains had statements looked up"
+    print(f"{kept.format_map(numbers['all'])}; the teacher took {teacher.cost()}")
 
 
 # ----------------------------------------------------------------------------------------------------------------- main
@@ -593,6 +639,12 @@ def parse_args() -> argparse.Namespace:
     parser = stage_parser(__doc__)
     files = parser.add_argument_group("files")
     files.add_argument("--run", default="runs/main", help="run directory: reads train.jsonl, writes cot.jsonl")
+
+    files.add_argument(
+        "--guidelines",
+        metavar="FILE",
+        help='JSON lines of {"text", "source"} to compare reasoning with, beside the graph',
+    )
 
     size = parser.add_argument_group("size")
     size.add_argument(
@@ -663,8 +715,11 @@ def main() -> None:
             f"for tiers of which --tier-weights {' '.join(map(str, args.tier_weights))} takes none"
         )
 
-    origin = origin_of(args, FREE, **{"train.jsonl": run.input("train.jsonl")})
-    rows = distill(questions, teacher, args, Journal(run.output("cot.partial.jsonl"), origin))
+    inputs = {"train.jsonl": run.input("train.jsonl")}
+    inputs |= {"guidelines": Path(args.guidelines)} if args.guidelines else {}
+    passages = look_up(questions, run.output("kg.sqlite"), args.guidelines) if teacher.is_language_model else None
+    journal = Journal(run.output("cot.partial.jsonl"), origin_of(args, FREE, **inputs))
+    rows = distill(questions, teacher, args, journal, passages)
     print_outcome(rows, teacher)
     passed = [row for row in rows if "messages" in row]
     if not passed:

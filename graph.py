@@ -15,7 +15,7 @@ import re
 import sqlite3
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from difflib import get_close_matches
 from functools import cached_property
@@ -270,12 +270,23 @@ def print_entity(db: sqlite3.Connection, name: str) -> None:
         print(f"  {subject} -{relation}-> {obj}\n      {where}, revision {revision}, {section}: {sentence}")
 
 
+def pages(db: sqlite3.Connection) -> Iterator[tuple[str, int, str]]:
+    """Title, revision and plain prose of every medical page."""
+    query = "SELECT title, revision, text FROM prose JOIN entity ON entity.id = prose.entity ORDER BY entity.id"
+    return ((title, revision, zlib.decompress(text).decode()) for title, revision, text in db.execute(query))
+
+
+def names(db: sqlite3.Connection) -> list[str]:
+    """All names of entities: titles, without what tells namesakes apart, and aliases."""
+    titles = (bare(title) for (title,) in db.execute("SELECT title FROM entity"))
+    return [*titles, *(name for (name,) in db.execute("SELECT name FROM alias"))]
+
+
 def write_prose(db: sqlite3.Connection, path: Path) -> None:
     """Write every medical page's plain prose, one {"title": ..., "text": ...} a line."""
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
-    rows = db.execute("SELECT title, text FROM prose JOIN entity ON entity.id = prose.entity ORDER BY entity.id")
-    append_jsonl(partial, ({"title": title, "text": zlib.decompress(text).decode()} for title, text in rows))
+    append_jsonl(partial, ({"title": title, "text": text} for title, _, text in pages(db)))
     os.replace(partial, path)
 
 

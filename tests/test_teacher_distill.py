@@ -5,10 +5,12 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from argparse import Namespace
 from collections import Counter
 from dataclasses import replace
@@ -22,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import distill
+import graph
 import reward
 from question import LETTERS, Question, load_questions
 from rollout import LiveRows
@@ -636,6 +639,53 @@ def test_without_evidence_no_one_is_asked_about_it():
     teacher = ReadingTeacher()
     row = one(teacher, make_question(evidence=[]))
     assert row["verdicts"]["evidence"] is None and not teacher.of("read evidence")
+
+
+PAGES = {
+    "Tuberculosis": "Tuberculosis infects the lung. It is treated with isoniazid, a drug for tuberculosis.",
+    "Isoniazid": 'It is an antibiotic. For tuberculosis "isoniazid" is taken for six months or longer.',
+}
+
+
+@pytest.fixture
+def with_pages(tmp_path):
+    """A run directory whose graph has two pages."""
+    with sqlite3.connect(tmp_path / "kg.sqlite") as db:
+        db.executescript(graph.SCHEMA)
+        for number, (title, text) in enumerate(PAGES.items()):
+            db.execute("INSERT INTO entity VALUES (?, ?, 'disease', ?, ?, 0, 0)", (number, title, number, 70 + number))
+            db.execute("INSERT INTO prose VALUES (?, ?)", (number, zlib.compress(text.encode())))
+        db.execute("INSERT INTO alias VALUES ('consumption', 0)")
+    db.close()
+    return tmp_path
+
+
+def test_public_questions_are_compared_with_what_pages_and_guidelines_say(with_pages):
+    question = replace(make_question(evidence=[]), question="Which drug is given for tuberculosis (TB)?")
+    (with_pages / "lines.jsonl").write_text(
+        '{"text": "Give isoniazid for tuberculosis for half a year.", "source": "WHO 1"}'
+    )
+    found = distill.look_up([question], with_pages / "kg.sqlite", str(with_pages / "lines.jsonl"))
+    teacher = ReadingTeacher()
+    attempt = distill.first_attempt(question, teacher, flags(), found)
+    assert sorted(attempt.statements) == [
+        'For tuberculosis "isoniazid" is taken for six months or longer. (Isoniazid, revision 71)',
+        "Give isoniazid for tuberculosis for half a year. (WHO 1)",
+        "It is treated with isoniazid, a drug for tuberculosis. (Tuberculosis, revision 70)",
+    ]
+    distill.refine([attempt], teacher, distill.token_counter(None), flags())
+    (request,) = teacher.of("read evidence")
+    assert "Give isoniazid for tuberculosis for half a year. (WHO 1)" in request.messages[-1]["content"]
+    row = distill.row_of(attempt, distill.token_counter(None), flags())
+    assert row["verdicts"]["evidence"] is True and row["statements"] == attempt.statements
+    assert distill.statistics([row])["with_statements"] == 1
+    assert distill.first_attempt(make_question(), teacher, flags(), found).statements == [], "it has its own evidence"
+    assert distill.look_up([make_question()], with_pages / "kg.sqlite", None) is None
+    strange = replace(question, question='What" OR (x) NEAR* ^ is NOT AND?', options={"A": 'x" AND', "B": "*"})
+    assert found.about(strange.question, strange.options["A"]) == []
+    (with_pages / "lines.jsonl").write_text('{"txt": 1}\n')
+    with pytest.raises(UserError, match="line 1: no text; a guideline is"):
+        distill.look_up([question], with_pages / "kg.sqlite", str(with_pages / "lines.jsonl"))
 
 
 @pytest.mark.parametrize("reply", ["<answer>B</answer>", "no idea"])
