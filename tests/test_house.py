@@ -1,0 +1,257 @@
+"""The house and its front door: who imports whom, which commands are written down, where links and names lead."""
+
+import argparse
+import ast
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+
+import pytest
+from conftest import PROJECT
+
+import teacher
+from tools.fork import STAGES as OUTPUTS
+from tools.run import MADE_BY
+
+STAGES = "kg_build synth curate distill sft grpo evaluate report".split()  # always told in this order
+FOLDERS = ("wiki", "clean", "tools", "draw", "cuda")
+PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
+SCRIPTS = [path for path in sorted(PROJECT.glob("**/*.py")) if not {"tests", ".venv"} & set(path.parts)]
+BY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+
+
+# -------------------------------------------------------------------------------------------------------------- floors
+
+
+def module(path):
+    return ".".join(path.relative_to(PROJECT).with_suffix("").parts)
+
+
+def imports(path, known):
+    """The project's modules that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found & known
+
+
+@pytest.fixture(scope="module")
+def graph():
+    """Each module of the root and of the folders, and what it imports of them."""
+    files = [path for path in SCRIPTS if path.parent == PROJECT or path.parent.name in FOLDERS]
+    known = {module(path) for path in files}
+    return {module(path): imports(path, known) for path in files}
+
+
+def test_no_stage_is_imported_by_a_stage_or_a_noun(graph):
+    assert set(STAGES) < set(graph)
+    assert {name: wrong for name, used in graph.items() if (wrong := used & set(STAGES))} == {}
+
+
+def test_folders_import_nothing_of_the_root(graph):
+    inner = {name for name in graph if "." in name}
+    assert {name for name in inner if name.split(".")[0] in FOLDERS} == inner and len(inner) > 8
+    assert {name: wrong for name in inner if (wrong := graph[name] - inner)} == {}
+
+
+def test_no_circle_of_imports(graph):
+    assert len(list(TopologicalSorter(graph).static_order())) == len(graph)  # raises CycleError
+
+
+def test_cuda_does_not_hide_the_drivers_package():
+    assert not (PROJECT / "cuda" / "__init__.py").exists()
+
+
+# ------------------------------------------------------------------------------------------------------ the same order
+
+
+def test_the_stages_are_told_in_one_way():
+    readme, contributing = (page.read_text() for page in PAGES[:2])
+    assert re.findall(r"^\| \d \| `(\w+)\.py` \|", readme, re.MULTILINE) == STAGES
+    assert ", ".join(f"`{stage}`" for stage in STAGES) in contributing.replace("\n", " ")
+    with_output = list(dict.fromkeys(command.split()[1].removesuffix(".py") for command in MADE_BY.values()))
+    assert with_output == STAGES[:6]
+    assert [name for names in OUTPUTS.values() for name in names] == list(MADE_BY)
+    calls = re.findall(r"^ *stage \w+ .*?(\w+)\.py", (PROJECT / "run.sh").read_text(), re.MULTILINE)
+    assert list(dict.fromkeys(calls)) == STAGES
+
+
+def test_run_sh_is_short():
+    assert len((PROJECT / "run.sh").read_text().splitlines()) < 80
+
+
+# ------------------------------------------------------------------------------------------------------------- commands
+
+
+class Read(Exception):
+    """The command line was read to its end, without an error."""
+
+
+def words_of(line):
+    """A shell line as words, without variables, comments and what follows a pipe; None: not a command of ours."""
+    line = re.sub(r"\$\{?\w+\}?", "1", line.split(" | ")[0].split("; done")[0])
+    line = re.sub(r"^(for .*; do )?((export )?\w+=\S+ )*", "", line.strip().removeprefix("$ "))
+    if not re.match(r"(bash|python|torchrun) ", line) or "..." in line or re.match(r"bash .*\b(STAGE|SCRIPT)\b", line):
+        return None
+    return shlex.split(line, comments=True)
+
+
+def commands(text):
+    """The commands in the code blocks of a page or in the indented lines of a docstring; a trailing \\ joins lines."""
+    for line in re.sub(r"\\\n\s*", "", text).splitlines():
+        words = words_of(line)
+        if words:
+            yield line.strip(), words
+
+
+def blocks(page):
+    return "\n".join(re.findall(r"^```(?:bash|sh)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
+
+
+def inline(page):
+    """The commands that stand in a sentence or a table."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    return "\n".join(re.findall(r"`((?:bash|python|torchrun) [^`]+)`", prose.replace("\n", " ")))
+
+
+def read_flags(script, words, monkeypatch):
+    """Have the script's own parser read the words, and return the namespace. Raises UserError if it refuses them."""
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    stage = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    if hasattr(stage, "parse_args"):
+        return stage.parse_args()
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_only(*arguments):
+        raise Read(parse(*arguments))
+
+    with monkeypatch.context() as patch, pytest.raises(Read) as read:
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+        stage.main()
+    return read.value.args[0]
+
+
+def check(words, monkeypatch):
+    """Raises if the command would be refused for its words."""
+    program, *rest = words
+    if program == "torchrun":
+        assert "--" in rest, "torchrun takes --run for an option of its own"
+        rest = rest[rest.index("--") + 1 :]
+    if rest[0] == "-m":
+        rest[:2] = [rest[1].replace(".", "/") + ".py"]
+    assert (PROJECT / rest[0]).exists(), rest[0]
+    if rest[0] == "run.sh":
+        recipe, stage, *flags = [*rest[1:], "", ""][: max(2, len(rest) - 1)]
+        assert recipe in ("", "tiny", "7b", "32b")
+        if stage:
+            assert stage in OUTPUTS
+            _, script, *fixed = MADE_BY[OUTPUTS[stage][-1]].split()
+            read_flags(script, [*fixed, *flags], monkeypatch)
+    elif rest[0].endswith(".py"):
+        read_flags(rest[0], rest[1:], monkeypatch)
+
+
+@BY_PAGE
+def test_every_command_of_a_page_is_understood(page, monkeypatch):
+    for line, words in commands(blocks(page) + "\n" + inline(page)):
+        try:
+            check(words, monkeypatch)
+        except Exception as error:
+            pytest.fail(f"{page.name}: {line}: {error}")
+
+
+@pytest.mark.parametrize("script", [*STAGES, "plan", "data/make_base"])
+def test_every_command_of_a_docstring_is_understood(script, monkeypatch):
+    doc = ast.get_docstring(ast.parse((PROJECT / f"{script}.py").read_text()))
+    for line, words in commands(doc):
+        try:
+            check(words, monkeypatch)
+        except Exception as error:
+            pytest.fail(f"{script}.py: {line}: {error}")
+
+
+def tiny_recipe():
+    """run.sh's commands of the tiny recipe: script -> words, told by itself."""
+    body = (PROJECT / "run.sh").read_text()
+    say = 'stage() { printf "%s\\t" "${@:3}"; echo; }\n'
+    body = re.sub(r"^stage\(\) \{.*?^\}\n", lambda _: say, body, flags=re.MULTILINE | re.DOTALL)
+    body = body.replace("source ./setup.sh", ":").replace('cd "$(dirname "$0")"', ":")
+    told = subprocess.run(["bash", "-c", body], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    return [line.split("\t")[:-1] for line in told.splitlines()]
+
+
+UNSEEN = {"run", "seed", "micro_tokens", "save_every", "cache_gb"}  # they change no result
+
+
+def test_docstrings_and_run_sh_agree_on_the_tiny_recipe(monkeypatch):
+    """Every docstring command that calls itself the tiny recipe's means what the command of run.sh means."""
+    found = []
+    for script in STAGES:
+        doc = ast.get_docstring(ast.parse((PROJECT / f"{script}.py").read_text()))
+        for line, words in commands(doc):
+            if re.search(r"#.*the tiny recipe", line):
+                theirs = next(call for call in tiny_recipe() if call[0] == words[1])
+                here, there = (vars(read_flags(call[0], call[1:], monkeypatch)) for call in (words[1:], theirs))
+                assert {name: here[name] for name in here if name not in UNSEEN and here[name] != there[name]} == {}, (
+                    line
+                )
+                found.append(script)
+    assert {"synth", "curate", "distill", "sft"} <= set(found)
+
+
+# ----------------------------------------------------------------------------------------------------- links and names
+
+
+def anchors(page):
+    """The headings' anchors, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@BY_PAGE
+def test_every_link_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not re.match(r"https?://", target):
+            name, _, anchor = target.partition("#")
+            other = (page.parent / name).resolve() if name else page
+            assert other.exists(), target
+            assert not anchor or anchor in anchors(other), target
+
+
+@BY_PAGE
+def test_every_file_that_is_named_exists(page):
+    names = re.findall(r"`([\w/.]+\.(?:py|sh|md|csv|xml|svg))`", page.read_text())
+    places = (PROJECT, page.parent)
+    missing = {name for name in names if not any((place / name).exists() for place in places)}
+    assert missing - {"__init__.py", "card.md"} == set()  # what must not be there; what a run makes
+
+
+@BY_PAGE
+def test_every_flag_that_is_named_exists(page):
+    torchrun = {"--nnodes", "--nproc_per_node", "--node_rank", "--master_addr", "--master_port"}
+    known = torchrun | {"--help", *re.findall(r"--[a-z][\w-]*", "".join(path.read_text() for path in SCRIPTS))}
+    teachers = argparse.ArgumentParser()
+    teacher.add_teacher_arguments(teachers, "", "")
+    known |= set(re.findall(r"--[a-z][\w-]*", teachers.format_help()))
+    named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", " ".join(re.findall(r"`([^`\n]+)`", page.read_text()))))
+    assert named - known == set()
+
+
+@BY_PAGE
+def test_every_function_that_is_named_exists(page):
+    """In a table whose last column is "read first": names of the files in the column before."""
+    for row in re.findall(r"^\| .*\| read first \|\n\|[-| ]*\|\n((?:\|.*\n)+)", page.read_text(), re.MULTILINE):
+        for line in row.splitlines():
+            *_, files, names = line.strip("| ").split(" | ")
+            paths = [PROJECT / name for name in re.findall(r"`([^`]+)`", files)]
+            sources = "".join(
+                f.read_text() for path in paths for f in ([path] if path.is_file() else path.glob("*.py"))
+            )
+            for name in re.findall(r"`([^`]+)`", names):
+                assert re.search(rf"(def |class |^){name.split('.')[-1]}\b", sources, re.MULTILINE), name
