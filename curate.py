@@ -316,7 +316,7 @@ def require_known(decisions: Decisions, questions: Sequence[Question]) -> None:
         raise UserError(f"{min(unknown)} is under review, but no question of this run; give the same --public again")
 
 
-CUT = "cut"  # stands among the votes for a trial that was cut
+CUT = "cut"  # among the votes: a trial that was cut
 
 
 def verify_labels(

@@ -257,7 +257,7 @@ def select(
     for question in random.Random(seed).sample(questions, len(questions)):
         if weight_of.get(question.tier, 1.0):
             tiers[question.tier or ""].append(question)
-    order = [  # the i-th question of a tier of n and weight w stands at (i + 1/2) / (n w)
+    order = [  # the i-th question of a tier of n and weight w comes at (i + 1/2) / (n w)
         ((i + 0.5) / (len(tier) * weight_of.get(name, 1.0)), name, question)
         for name, tier in tiers.items()
         for i, question in enumerate(tier)
@@ -643,7 +643,7 @@ def parse_args() -> argparse.Namespace:
     files.add_argument(
         "--guidelines",
         metavar="FILE",
-        help='JSON lines of {"text", "source"} to compare reasoning with, beside the graph',
+        help='JSON lines of {"text", "source"} to compare reasoning with, besides the graph',
     )
 
     size = parser.add_argument_group("size")

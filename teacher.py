@@ -315,7 +315,9 @@ class CachedTeacher(Teacher):
             return wanted
 
     def _capped(self, flag: str) -> str:
-        return f"the teacher's cap is reached: {flag} ({self.cost()}); what it answered is kept, raise the cap to go on"
+        return (
+            f"the teacher's cap is reached: {flag} ({self.cost()}); what it answered is kept, raise the cap to continue"
+        )
 
 
 # ---------------------------------------------------------------------------------------- an OpenAI-compatible endpoint
@@ -384,7 +386,7 @@ class OpenAITeacher(CachedTeacher):
                         f"the teacher refuses the request: HTTP {response.status_code} {self._excerpt(response)}"
                     )
                 body = response.json()
-            except requests.RequestException as error:  # its text may hold the URL: only its kind is told
+            except requests.RequestException as error:  # its text may contain the URL: only its kind is shown
                 problem = type(error).__name__
                 continue
             except RecursionError:
@@ -412,12 +414,12 @@ class OpenAITeacher(CachedTeacher):
         return requests.post(self.url, json=self._body(request), auth=authorize, timeout=(10.0, self.timeout))
 
     def _excerpt(self, response: requests.Response) -> str:
-        text = " ".join(response.text.split())[:200]
-        return text.replace(self.key, "***") if self.key else text
+        text = response.text.replace(self.key, "***") if self.key else response.text  # before the cut splits the key
+        return " ".join(text.split())[:200]
 
 
 def inside(body: Any, *path: str | int) -> Any:
-    """What stands in JSON under a path of keys and indices; None if nothing does."""
+    """The value in JSON under a path of keys and indices; None if there is none."""
     try:
         for step in path:
             body = body[step]
@@ -431,7 +433,7 @@ def read_completion(body: Any, request: Request) -> Answer:
     text = completion_text(inside(body, "choices", 0, "message"), request.contract)
     total, written = (inside(body, "usage", name) for name in ("total_tokens", "completion_tokens"))
     reason = inside(body, "choices", 0, "finish_reason")
-    if not isinstance(total, int) or total <= 0:  # untold: a token for every four characters
+    if not isinstance(total, int) or total <= 0:  # not reported: one token per four characters
         total = (sum(len(message["content"]) for message in request.messages) + len(text)) // 4
     return Answer(
         text,

@@ -4,7 +4,7 @@
     ['70 kg * 15 mg/kg = 105 mg']
 
 The text is a model's, so nothing in it is run as code: one pattern cuts it into tokens, in linear time, and a small
-parser does again what stands between numbers and known units. What it does not surely understand it leaves alone:
+parser redoes what is written between numbers and known units. It leaves alone what it does not surely understand:
 ranges (3-5 mg), functions (log, the root of), formulas with words in them (Na 140 - Cl 104), unknown units, a bare
 equality of unlike quantities (1 mmol = 180 mg). So nothing found wrong is no proof.
 
@@ -128,10 +128,10 @@ def plain(text: str) -> str:
 
 
 def upwards(match: re.Match[str]) -> bool:
-    return number(match[3]) > number(match[1])
+    return value_of(match[3]) > value_of(match[1])
 
 
-def number(digits: str) -> float:
+def value_of(digits: str) -> float:
     return float(digits.replace(",", ""))
 
 
@@ -158,7 +158,7 @@ def without_loose_parentheses(side: list[Token]) -> list[Token]:
 
 
 def is_right(left: list[Token], right: list[Token], sign: str) -> bool | None:
-    """Whether two sides are equal; None if that cannot be told."""
+    """Whether two sides are equal; None if it cannot tell."""
     try:
         bare_left, bare_right = evaluate(without_units(left)).value, evaluate(without_units(right)).value
     except NotUnderstood:
@@ -200,7 +200,7 @@ def bare_factors(side: list[Token]) -> list[float]:
     following = [token.text for token in side[1:]] + [""]
     kinds = [token.kind for token in side[1:]] + [""]
     return [
-        number(token.text)
+        value_of(token.text)
         for token, text, kind in zip(side, following, kinds)
         if token.kind == "number" and kind != "unit" and text != "^"
     ]
@@ -272,7 +272,7 @@ class Parser:
                 raise NotUnderstood
             self.take("sign")
         else:
-            result = Quantity(number(self.take("number")))
+            result = Quantity(value_of(self.take("number")))
         if self.next_is("^"):
             self.take("sign")
             sign = -1 if self.next_is("-") and self.take("sign") else 1

@@ -56,7 +56,7 @@ def normalised_option(text: str) -> str:
 WORD = re.compile("[\u3400-\u9fff]|[^\\W\\d_\u3400-\u9fff]+|\\d+")
 
 
-def words_of(text: str) -> list[str]:
+def words_in(text: str) -> list[str]:
     return WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
@@ -86,7 +86,7 @@ def near_duplicates(questions: Iterable[Question]) -> Iterator[tuple[Question, Q
         if question.evidence:
             yield question, None
             continue
-        mine = runs_of(words_of(question.question), SHINGLE)
+        mine = runs_of(words_in(question.question), SHINGLE)
         values = (factors * np.fromiter(mine, np.uint64) + offsets).min(axis=1).reshape(BANDS, -1)
         answer = normalised(question.options[question.answer])
         bands = [(number, answer, band.tobytes()) for number, band in enumerate(values)]
@@ -109,7 +109,6 @@ SHORT = 3  # runs' lengths; up to there a few changed words leave no run, so all
 SHINGLE_CHARS = 3  # characters of such a shingle
 SIMILAR = 0.7  # weighted share of these shingles (Jaccard) from which two questions are one
 HINT = 0.1  # share of runs from which a long question is compared by shingles
-PHRASES = range(4, 16)  # words of a benchmark question shorter than a run that is looked for inside others
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +180,7 @@ class Benchmarks:
         phrases = {
             its.runs(len(its.words))[0]: index
             for index, its in enumerate(words)
-            if len(its.words) < its.length and len(its.words) in PHRASES
+            if its.length // 2 <= len(its.words) < its.length
         }
         self.phrase_lengths = {len(words[index].words) for index in phrases.values()}
         users = Counter(phrase for its in words for phrase in self.phrases_in(its) if phrase in phrases)
@@ -189,7 +188,7 @@ class Benchmarks:
 
     def add(self, index: int, words: Words) -> None:
         """Index a benchmark question by all its words, its runs and, if it is short, its shingles."""
-        self.exact[" ".join(words_of(self.others[index].question))].append(index)
+        self.exact[" ".join(words_in(self.others[index].question))].append(index)
         runs = set(words.runs())
         self.sizes.append(len(runs))
         for run in runs:
@@ -204,7 +203,7 @@ class Benchmarks:
 
     def overlap(self, question: Asked) -> Overlap | None:
         """The largest overlap of a question with a benchmark question; None if there is none to speak of."""
-        same = self.exact.get(" ".join(words_of(question.question)), [])
+        same = self.exact.get(" ".join(words_in(question.question)), [])
         if len(same) > STOCK:  # "Which is true?": what is asked are the options
             answer = normalised(question.options[question.answer])
             same = [i for i in same if normalised(self.others[i].options[self.others[i].answer]) == answer]

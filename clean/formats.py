@@ -9,7 +9,7 @@ reason, never dropped silently.
     read_hub("medqa", "test", Question)                                the same from the Hugging Face hub
 
 Both return (questions, rejections), a rejection being (id, reason). `Question` is the record's class: it is called as
-`Question(id, source, language, question, options, answer, kind=...)` and raises ValueError for what is none.
+`Question(id, source, language, question, options, answer, kind=...)` and raises ValueError for an invalid one.
 
 Differences between the paper and the data, left as the data is: Table 1 gives MedXpertQA four options, it has ten; it
 gives JMED 21, the adjusted release has five; it gives PubMedQA 1,000 test questions, of which the dataset's own split
@@ -107,7 +107,7 @@ def mapping(options: Any) -> dict[str, str]:
     return {letter: text(options, letter) for letter in sorted(options) if options[letter] is not None}
 
 
-def number(row: Row, name: str) -> int:
+def whole_number(row: Row, name: str) -> int:
     """A whole number, which some files write as a float. Raises ValueError for anything else."""
     value = text(row, name)
     try:
@@ -150,7 +150,7 @@ def read_medqa(row: Row) -> Parts:
 def read_medmcqa(row: Row) -> Parts:
     """`cop` counts from 0 here, as on the hub (see `medmcqa_from_zero`)."""
     options = columns(row, ("opa", "opb", "opc", "opd"))
-    return Parts(text(row, "question"), options, letter_of(number(row, "cop")), row.get("subject_name"))
+    return Parts(text(row, "question"), options, letter_of(whole_number(row, "cop")), row.get("subject_name"))
 
 
 def read_cmexam(row: Row) -> Parts:
@@ -185,7 +185,7 @@ def read_mmlu_pro(row: Row, category: str) -> Parts:
     if not isinstance(options, list):
         raise ValueError("options are not a list")
     answer = text(row, "answer")
-    if answer != letter_of(number(row, "answer_index")):
+    if answer != letter_of(whole_number(row, "answer_index")):
         raise ValueError("answer and answer_index disagree")
     return Parts(text(row, "question"), lettered(text({"option": option}, "option") for option in options), answer)
 
@@ -219,7 +219,7 @@ def read_jmed(row: Row) -> Parts:
 def read_careqa(row: Row) -> Parts:
     """`cop` counts from 1 and is a float; some rows are all NaN."""
     options = columns(row, ("op1", "op2", "op3", "op4"))
-    return Parts(text(row, "question"), options, letter_of(number(row, "cop") - 1), row.get("category"))
+    return Parts(text(row, "question"), options, letter_of(whole_number(row, "cop") - 1), row.get("category"))
 
 
 def read_medbullets(row: Row) -> Parts:

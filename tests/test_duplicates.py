@@ -24,7 +24,7 @@ def test_near_duplicates_are_those_of_the_jaccard_index(seed, changed):
         Question(f"x/{i}", "x", "en", " ".join(text), {"A": "a", "B": "b"}, "A")
         for i, text in enumerate((words, other))
     ]
-    a, b = (duplicates.runs_of(duplicates.words_of(q.question), duplicates.SHINGLE) for q in pair)
+    a, b = (duplicates.runs_of(duplicates.words_in(q.question), duplicates.SHINGLE) for q in pair)
     (_, none), (_, like) = duplicates.near_duplicates(pair)
     assert none is None and like is (pair[0] if len(a & b) >= duplicates.NEAR * len(a | b) else None)
 
@@ -115,3 +115,13 @@ def test_other_questions_of_the_same_exams_are_no_overlap(exams):
     assert not any(map(duplicates.Benchmarks(medqa + medmcqa).overlap, train))
     assert not any(map(duplicates.Benchmarks(medmcqa).overlap, medqa))
     assert not any(map(duplicates.Benchmarks(medqa).overlap, medmcqa))
+
+
+def test_chinese_questions_are_compared_by_characters():
+    zh = lambda number, text: replace(ask(number, text), language="zh")  # noqa: E731
+    stem = "患者男性五十岁反复上腹部疼痛三年近日加重伴黑便呕血查体贫血貌上腹部压痛首选的检查是什么"
+    known = duplicates.Benchmarks([zh(0, stem), zh(1, "治疗癫痫大发作的首选药物是"), zh(2, "以下哪项正确")])
+    assert known.overlap(zh(3, f"某医院收治一例。{stem}请选择一项。")).how == "the same words in a row"
+    assert known.overlap(zh(4, "治疗癫痫大发作首选药物是")).how == "nearly the same question"
+    assert known.overlap(zh(5, "治疗高血压危象的首选药物是")) is None
+    assert known.overlap(zh(6, "关于肝硬化腹水的治疗原则，以下哪项正确？请说明理由。")) is None

@@ -231,6 +231,13 @@ def test_a_refusal_is_told_at_once_without_the_key(serve, tmp_path, capsys):
     assert KEY not in "".join(capsys.readouterr())
 
 
+def test_a_key_is_masked_where_the_excerpt_ends(serve, tmp_path):
+    serve({0: [(401, b"x" * 195 + KEY.encode())]})
+    with pytest.raises(UserError) as refused:
+        openai(tmp_path).ask([ask_for(0)])
+    assert KEY[:4] not in str(refused.value)
+
+
 STOPPED = {"finish_reason": "stop"}
 COMPLETIONS = [  # a choice, its text, its text for the response contract, whether it was cut
     ({"message": {"content": " x "}, **STOPPED}, "x", "x", False),
