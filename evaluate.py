@@ -11,11 +11,12 @@ an empty or a cut one, is wrong and stays in the denominator.
     python evaluate.py --model ours=rl2 --samples 8 --temperature 0.6                      # pass@8 and majority vote
     torchrun --nproc_per_node 8 -- evaluate.py ...                                         # processes share the items
 
-Known benchmarks: `heldout` (the run's own questions), the nine of Table 3 (see clean/formats.py), or a file of question
-records. Reads the models and questions. Writes eval/BENCHMARK/MODEL.jsonl, every response with what it is scored from,
-and MODEL.json: how it was made (hashes of model, prompt and questions, seed, sampling) and its scores. An interrupted
-run resumes after the last complete line; responses made in another way are never mixed in. The same command prints the
-table again without the model. More tables (by kind, differences, several runs, the paper's rows): report.py.
+Known benchmarks: `heldout` and `heldout_public` (the run's own synthetic and public questions; the gap between them is
+what the mixture is tuned by), the nine of Table 3 (see clean/formats.py), or a file of question records. Reads
+the models and questions. Writes eval/BENCHMARK/MODEL.jsonl, every response with what it is scored from, and MODEL.json:
+how it was made (hashes of model, prompt and questions, seed, sampling) and its scores. An interrupted run resumes after
+the last complete line; responses made in another way are never mixed in. The same command prints the table again
+without the model. More tables (by kind, differences, several runs, the paper's rows): report.py.
 
 Deviations from the paper: it states neither its sampling parameters (the default here is greedy) nor the prompts of
 the models it did not train (`--prompt`). `--score loglikelihood` is not in the paper: it takes the option whose letter
@@ -49,6 +50,7 @@ from tools.cli import UserError, above, at_least, progress_bar, run_stage, stage
 from tools.run import MADE_BY, Metrics, RunDir, append_jsonl, read_jsonl, write_text
 
 CHUNK = 512  # responses that a process makes between two writes to disk: what a kill may cost
+OWN = ("heldout", "heldout_public")  # the run's own questions, synthetic and public: see curate.py
 SCORED_TOKENS = 16384  # tokens per forward pass of --score loglikelihood
 
 
@@ -60,8 +62,8 @@ def load_benchmark(name: str, run: RunDir) -> tuple[str, list[Question]]:
     label, _, file = name.partition("=")
     if label in formats.BENCHMARKS:
         questions = public_questions(label, file)
-    elif label == "heldout":
-        questions = load_questions(Path(file) if file else run.input("heldout.jsonl"), run.made_by("heldout.jsonl"))
+    elif label in OWN:
+        questions = load_questions(Path(file) if file else run.input(f"{label}.jsonl"), run.made_by(f"{label}.jsonl"))
     else:
         questions = questions_of_file(Path(file or label))
         label = label if file else Path(label).stem
@@ -82,7 +84,7 @@ def public_questions(label: str, file: str) -> list[Question]:
 
 def questions_of_file(path: Path) -> list[Question]:
     """Question records. Raises UserError that tells what else can be named as a benchmark."""
-    known = f"heldout, {', '.join(formats.BENCHMARKS)}, or a file of question records"
+    known = f"{', '.join([*OWN, *formats.BENCHMARKS])}, or a file of question records"
     if not path.is_file():
         raise UserError(f"unknown benchmark {str(path)!r}; known: {known}")
     try:

@@ -3,7 +3,8 @@
 #   tiny   on a laptop's CPU, 15 minutes, no network after the installation (default)
 #   7b     our recipe for the paper's 7B setting: Qwen2.5-7B-Instruct, live Wikipedia, a teacher, 8 GPUs
 #   32b    our recipe for the paper's 32B setting: Qwen3-32B, without a cold start
-# Run it again and it resumes where it stopped. RUN=folder SEED=0 GPUS=8 are read from the environment.
+# Run it again and it resumes where it stopped. RUN=folder SEED=0 GPUS=8 are read from the environment; by 7b and 32b also
+# CONTACT=address, TEACHER=openai:MODEL and VERIFIER=openai:MODEL (verifies labels; without it the teacher does).
 # An ablation, forked from a finished run (BASELINE=runs/tiny):   bash run.sh tiny STAGE [flags for this stage ...]
 #   bash run.sh tiny rl1 --with-std    the stages before STAGE are shared; STAGE and those after it run again
 #   bash run.sh tiny rl1               the same without flags, after you have changed the code
@@ -57,21 +58,21 @@ tiny)
 7b)
   stage kg_build python kg_build.py --source api --contact "$contact" --teacher "$teacher"
   stage synth python synth.py --teacher "$teacher"
-  stage curate python curate.py --public medqa medmcqa cmexam pubmedqa --teacher "$teacher"
+  stage curate python curate.py --public medqa medmcqa cmexam pubmedqa --teacher "$teacher" ${VERIFIER:+--verifier "$VERIFIER"}
   stage distill python distill.py --teacher "$teacher" --tokenizer Qwen/Qwen2.5-7B-Instruct --seed "$seed"
   stage sft "${train[@]}" sft.py --model Qwen/Qwen2.5-7B-Instruct --seed "$seed"
   stage rl1 "${train[@]}" grpo.py --stage 1 --seed "$seed"
   stage rl2 "${train[@]}" grpo.py --stage 2 --seed "$seed"
-  stage evaluate "${train[@]}" evaluate.py --benchmark "${nine[@]}" --model "Base=Qwen/Qwen2.5-7B-Instruct" "${ladder[@]:1}"
+  stage evaluate "${train[@]}" evaluate.py --benchmark "${nine[@]}" heldout heldout_public --model "Base=Qwen/Qwen2.5-7B-Instruct" "${ladder[@]:1}"
   ;;
 32b)
   fit=(--gradient-checkpointing --micro-tokens 8192 --cpu-offload --cache-gb 5) # see: python grpo.py --plan ...
   stage kg_build python kg_build.py --source api --contact "$contact" --teacher "$teacher"
   stage synth python synth.py --teacher "$teacher"
-  stage curate python curate.py --public medqa medmcqa cmexam pubmedqa --teacher "$teacher"
+  stage curate python curate.py --public medqa medmcqa cmexam pubmedqa --teacher "$teacher" ${VERIFIER:+--verifier "$VERIFIER"}
   stage rl1 "${train[@]}" grpo.py --stage 1 --model Qwen/Qwen3-32B --seed "$seed" "${fit[@]}"
   stage rl2 "${train[@]}" grpo.py --stage 2 --seed "$seed" "${fit[@]}"
-  stage evaluate "${train[@]}" evaluate.py --cache-gb 5 --benchmark "${nine[@]}" --model "Base=Qwen/Qwen3-32B" "${ladder[@]:2}"
+  stage evaluate "${train[@]}" evaluate.py --cache-gb 5 --benchmark "${nine[@]}" heldout heldout_public --model "Base=Qwen/Qwen3-32B" "${ladder[@]:2}"
   ;;
 esac
 stage report python report.py

@@ -403,7 +403,8 @@ def test_a_person_settles_the_review(tmp_path, monkeypatch):
     assert set(review) == {"synth/5", "synth/6", "synth/7"}
     review["synth/5"]["decision"] = "D"
     review["synth/6"]["decision"] = "reject"
-    (run / "review.jsonl").write_text("".join(json.dumps(row) + "\n" for row in review.values()))
+    review["synth/6"] = review.pop("synth/6")  # the last line
+    (run / "review.jsonl").write_text("\n".join(map(json.dumps, review.values())))  # an editor's last line may not end
 
     out = run_curate(run, rows, *flags, "--accept", str(run / "review.jsonl"))
     assert [(row["id"], row["votes"]) for row in out["review"]] == [("synth/7", ["A"] * 5)]

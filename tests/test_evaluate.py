@@ -54,7 +54,7 @@ def test_native_benchmark_file(shared_data, tmp_path, tiny):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--benchmark", "medqua"), "known: heldout, careqa"),
+        (("--benchmark", "medqua"), "known: heldout, heldout_public, careqa"),
         (("--model", "x=./no/such/folder"), "no/such/folder does not exist"),
         (("--run", "no/such/run"), "no/such/run does not exist"),
     ],
@@ -76,7 +76,10 @@ def test_bad_input_is_one_line(run, flags, message):
         (("--samples", "0"), "--samples: 0 must be at least 1"),
         (("--model", "a=x", "a=y"), "label 'a' occurs twice"),
         (("--model", "a=openai:m", "--score", "loglikelihood"), "not a server"),
-        (("--benchmark", "medqua=pyproject.toml"), "pyproject.toml, line 1: .* of their own: heldout, careqa"),
+        (
+            ("--benchmark", "medqua=pyproject.toml"),
+            "pyproject.toml, line 1: .* of their own: heldout, heldout_public, careqa",
+        ),
         (("--prompt", "nicely"), "invalid choice: 'nicely'"),
         (("--model", "a=rl2"), "rl2 does not exist; make it with: python grpo.py --stage 2 --run"),
         (("--model", "a=openai:m", "--teacher-max-calls", "0"), "--teacher-max-calls: 0 must be at least 1"),
