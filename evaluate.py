@@ -34,12 +34,11 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-
 import fsdp_utils
 from clean import formats
 from fsdp_utils import gather_objects, rank, world_size
 from policy import Example, Policy, load_policy, score, stop_tokens
+from pretrained import model_hash
 from question import LETTERS, Question, load_questions
 from results import Results, Scores, provenance, result_row, score_file
 from reward import PROMPTS, prompt_messages, prompt_tokens, response_opening
@@ -132,6 +131,11 @@ class LocalModel:
                 f"question {longest} has {len(self.prompts[longest])} prompt tokens; with {new} more "
                 f"(--max-new-tokens) that exceeds the context of {self.path}, {context}"
             )
+        if not self.letters:
+            try:
+                self.sampler.capacity(len(self.prompts[longest]), new)
+            except ValueError as error:
+                raise UserError(f"question {longest}: {error} (--cache-gb {self.args.cache_gb})") from None
         return digest([self.prompts, self.opening])
 
     def answer(self, questions: list[Question]) -> list[dict[str, Any]]:
@@ -257,30 +261,6 @@ def unanswered(out: Path, questions: list[Question], samples: int) -> list[tuple
 def digest(value: Any) -> str:
     """Sixteen hex digits of the SHA-256 of plain data."""
     return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode(errors="replace")).hexdigest()[:16]
-
-
-def model_hash(source: str | Path) -> str | None:
-    """What tells a model from any other: SHA-256 of its folder's files, its commit on the hub, a server's model name.
-
-    None if the model is not at hand.
-    """
-    if str(source).startswith("openai:"):
-        return str(source)
-    if not Path(source).is_dir():
-        if str(source).count("/") != 1:  # no name of the hub's
-            return None
-        try:
-            return Path(hf_hub_download(str(source), "config.json")).parent.name[:16]
-        except (OSError, ValueError):  # no such folder, no such repository, no network
-            return None
-    sha = hashlib.sha256()
-    for path in sorted(Path(source).iterdir()):
-        if path.suffix in (".safetensors", ".json", ".jinja", ".txt"):
-            sha.update(path.name.encode())
-            with open(path, "rb") as file:
-                while block := file.read(1 << 20):
-                    sha.update(block)
-    return sha.hexdigest()[:16]
 
 
 def settings_of(model: str | None, questions: list[Question], args: argparse.Namespace) -> dict[str, Any]:

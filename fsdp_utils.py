@@ -47,14 +47,27 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from transformers import PreTrainedTokenizerBase
 
 from policy import Policy, load_policy, local_folder
+from pretrained import model_hash
 from tools.cli import UserError, at_least, progress_bar
-from tools.run import Metrics, RunDir
+from tools.run import (
+    CHECKSUMS,
+    Metrics,
+    RunDir,
+    check_seal,
+    hashes,
+    origin_of,
+    publish,
+    read_json,
+    require_same_origin,
+    seal,
+)
 
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)  # a name for each of the optimiser's tensors
-# Flags that may change when a stage resumes: they fit it to its machine, or say how long and how closely it is watched.
+# Flags that may change when a stage resumes: they fit it to its machine, say how long and how closely it is watched,
+# or name a file or folder, whose content counts.
 FREE = {
-    *"run output steps micro_tokens pack share_prompts shard_over cpu_offload gradient_checkpointing cache_gb".split(),
-    *"save_every validate_every samples plan gpus gpu_gb".split(),
+    *"run model data output steps micro_tokens pack share_prompts shard_over cpu_offload".split(),
+    *"gradient_checkpointing cache_gb save_every validate_every samples plan gpus gpu_gb".split(),
 }
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}  # with offloaded weights there is something to reduce on CPUs
 
@@ -352,7 +365,8 @@ def save_hf(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path, dt
         shutil.rmtree(partial, ignore_errors=True)
         policy.model.save_pretrained(partial, state_dict=state)
         tokenizer.save_pretrained(partial)
-        os.replace(partial, folder)
+        seal(partial, hashes(sorted(partial.glob("*.safetensors"))))  # config and template may be edited
+        publish(partial, folder)
     barrier()
 
 
@@ -364,11 +378,10 @@ class TrainingState:
     """
 
     def __init__(
-        self, folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, args: argparse.Namespace | None = None
+        self, folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, origin: dict[str, Any] | None = None
     ):
-        """`args`: the stage's flags; a checkpoint is only resumed under those that it was made with."""
-        self.folder, self.policy, self.optimizer = folder, policy, optimizer
-        self.flags = {name: value for name, value in vars(args or argparse.Namespace()).items() if name not in FREE}
+        """`origin`: the stage's flags and inputs; a checkpoint is only resumed under those that it was made with."""
+        self.folder, self.policy, self.optimizer, self.origin = folder, policy, optimizer, origin or {}
 
     def save(self, step: int, extra: dict[str, Any]) -> None:
         """`extra`: plain JSON data of the caller (counters, queues), the same on every rank."""
@@ -382,11 +395,14 @@ class TrainingState:
             dcp.save(self._tensors(*self._state()), storage_writer=writer)
         save_file(_random_states(), partial / f"random-{rank()}.state")  # another suffix: the reader takes all of one
         barrier()
+        shares = gather_objects(hashes(sorted(partial.iterdir())[rank() :: world_size()]))
         if rank() == 0:
-            (partial / "extra.json").write_text(json.dumps({"step": step, "flags": self.flags, **extra}))
+            (partial / "extra.json").write_text(json.dumps({"step": step, "origin": self.origin, **extra}))
+            shares.append(hashes([partial / "extra.json"]))
+            seal(partial, {name: value for share in shares for name, value in share.items()})
             older = self._steps()
             shutil.rmtree(final, ignore_errors=True)
-            os.replace(partial, final)
+            publish(partial, final)
             for path in older:
                 if path != final:
                     shutil.rmtree(path)
@@ -395,24 +411,23 @@ class TrainingState:
     def load(self) -> dict[str, Any] | None:
         """Restore the latest checkpoint; its `extra` with its "step", or None if there is none.
 
-        Raises UserError if a flag that decides what is learned was another one then.
+        Raises UserError if it is damaged, or if a flag or an input that decides what is learned was another one then.
         """
         steps = self._steps()
         if not steps:
             return None
-        folder = steps[-1]
-        extra = json.loads((folder / "extra.json").read_text())
-        flags = extra.pop("flags")
-        for name, value in self.flags.items():
-            if flags.get(name, value) != value:
-                flag = f"--{name.replace('_', '-')}"
-                raise UserError(
-                    f"{self.folder} was made with {flag} {flags[name]}, now it is {value}; give {flag} as before, or "
-                    "delete that folder to start over"
-                )
+        folder, remedy = steps[-1], f"delete {self.folder} to start over"
+        on_first_rank(lambda: check_seal(folder, remedy))
+        extra = read_json(folder / "extra.json", {"step": int, "origin": {}}, remedy)
+        require_same_origin(self.folder, extra.pop("origin"), self.origin)
         weights, optimizer = self._state()
-        with _one_process_is_enough():
-            dcp.load(self._tensors(weights, optimizer), storage_reader=HuggingFaceStorageReader(str(folder)))
+        try:
+            with _one_process_is_enough():
+                dcp.load(self._tensors(weights, optimizer), storage_reader=HuggingFaceStorageReader(str(folder)))
+        except (CheckpointException, RuntimeError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{folder} does not fit this model ({str(error).strip().splitlines()[-1]}); {remedy}"
+            ) from error
         set_state_dict(self.policy, self.optimizer, model_state_dict=weights, optim_state_dict=optimizer, options=FLAT)
         random_file = folder / f"random-{rank()}.state"
         if random_file.exists():  # with another number of processes the data stays in order, the noise does not
@@ -437,7 +452,8 @@ class TrainingState:
         return state | {f"optimizer.{name}": value for name, value in optimizer.items() if isinstance(value, Tensor)}
 
     def _steps(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*"))
+        """The whole checkpoints, in order; whatever else lies there is not looked at."""
+        return sorted(path.parent for path in self.folder.glob(f"step-{'[0-9]' * 6}/{CHECKSUMS}"))
 
 
 @contextlib.contextmanager
@@ -475,7 +491,7 @@ class TrainingLoop:
     """The steps of a training stage from its last checkpoint on, with what surrounds them: progress, metrics,
     checkpoints, and the request to stop.
 
-        loop = TrainingLoop(run, args, policy, optimizer, job)      # loop.restored: the checkpoint's `state`, or None
+        loop = TrainingLoop(run, args, policy, optimizer, job, model, data)    # loop.restored: the checkpoint's `state`
         for step in loop.steps(total):
             ...                                                     # change the policy
             loop.end_step(measured, shown, state, last=step + 1 == total)
@@ -483,11 +499,20 @@ class TrainingLoop:
     """
 
     def __init__(
-        self, run: RunDir, args: argparse.Namespace, policy: Policy, optimizer: torch.optim.Optimizer, job: Job
+        self,
+        run: RunDir,
+        args: argparse.Namespace,
+        policy: Policy,
+        optimizer: torch.optim.Optimizer,
+        job: Job,
+        model: str | Path,
+        data: Path,
     ):
-        """Raises UserError if the checkpoint was made with other flags."""
+        """`model`, `data`: what training begins with. Raises UserError if the checkpoint was made with others, or with
+        other flags."""
         self.run, self.args, self.policy, self.job = run, args, policy, job
-        self.checkpoints = TrainingState(run.output(args.output + ".state"), policy, optimizer, args)
+        self.origin = on_first_rank(lambda: origin_of(args, FREE, model=model_hash(model), **{data.name: data}))
+        self.checkpoints = TrainingState(run.output(args.output + ".state"), policy, optimizer, self.origin)
         self.metrics = Metrics(run, args.output)
         self.restored = self.checkpoints.load()
         self.done = self.saved = self.restored["step"] if self.restored else 0  # steps

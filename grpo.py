@@ -55,7 +55,7 @@ from fsdp_utils import TrainingLoop, my_share, optimizer_step
 from plan import add_plan_arguments, print_plan
 from policy import Example, Policy, accumulate_gradient, score, stop_tokens
 from question import TIERS, Question, load_questions
-from reward import Reward, prompt_messages, prompt_tokens, response_opening, reward
+from reward import CUT, Reward, prompt_messages, prompt_tokens, response_opening, reward
 from rollout import Sample, Sampler
 from tools.cli import (
     UserError,
@@ -67,7 +67,7 @@ from tools.cli import (
     run_stage,
     stage_parser,
 )
-from tools.run import Metrics, RunDir, append_jsonl, read_jsonl, write_jsonl
+from tools.run import Journal, Metrics, RunDir, write_jsonl
 
 JOURNAL_PORTION = 2048  # questions between two entries in the mining's journal
 
@@ -90,7 +90,7 @@ def advantages_of(rewards: Tensor, with_std: bool = False) -> Tensor:
     """
     advantages = rewards - group_baseline(rewards)
     if with_std:
-        advantages = advantages / (rewards.std(1, keepdim=True, unbiased=False) + 1e-6)
+        advantages = advantages / (rewards.std(1, keepdim=True) + 1e-6)
     # A group of equal rewards has no advantage at all; the rounding of its mean must not pretend one.
     return torch.where((rewards == rewards[:, :1]).all(1, keepdim=True), 0.0, advantages)
 
@@ -143,6 +143,7 @@ class Setup:
     prompts: dict[str, list[int]] = field(default_factory=dict)  # question id -> prompt tokens
     reference: Policy | None = None  # the policy before training, for --kl
     opening: str = ""  # what the chat template itself writes of a response
+    source: str | Path = ""  # the model that training begins with
 
 
 def rollout(
@@ -172,7 +173,10 @@ def rollout(
     groups = []
     for question, group in zip(questions, samples):
         texts = setup.tokenizer.batch_decode([response_tokens(sample) for sample in group])
-        rewards = [reward(setup.opening + text, question.answer) for text in texts]
+        rewards = [
+            CUT if sample.stop_id is None else reward(setup.opening + text, question.answer)
+            for sample, text in zip(group, texts)
+        ]
         groups.append(Group(question, setup.prompts[question.id], group, rewards))
     return groups
 
@@ -563,7 +567,7 @@ class Stage2:
         self.group_size = self.args.group_size
         self.notes: dict[str, Any] = {}  # what a step's metrics say beside what is measured
         self.ended: str | None = None  # why
-        self.journal = loop.checkpoints.folder / "mining.jsonl"
+        self.journal = Journal(loop.checkpoints.folder / "mining.jsonl", loop.origin)
         self.metrics = Metrics(run, "mining")
         if fsdp_utils.rank() == 0:
             self.metrics.rewind(loop.done - 1)  # a checkpoint at this step was saved before its mining
@@ -606,8 +610,7 @@ class Stage2:
 
         This is slow, so results are journalled; an interrupted run resumes after the journal's last line.
         """
-        told = read_jsonl(self.journal, appended=True) if self.journal.exists() else []
-        rows = [row for row in told if row["when"] == when]
+        rows = [row for row in self.journal.rows if row["when"] == when]
         outcomes = [(row["id"], row["attempts"], row["passes"]) for row in rows]
         answered = {row["id"] for row in rows}
         todo = [question for question in questions if question.id not in answered]
@@ -620,8 +623,8 @@ class Stage2:
                 new = outcomes_of(rollout(self.setup, portion, attempts, when, progress))
                 outcomes += new
                 if fsdp_utils.rank() == 0:
-                    self.journal.parent.mkdir(exist_ok=True)
-                    append_jsonl(self.journal, [{"when": when, "id": i, "attempts": a, "passes": p} for i, a, p in new])
+                    self.journal.path.parent.mkdir(exist_ok=True)
+                    self.journal.append({"when": when, "id": i, "attempts": a, "passes": p} for i, a, p in new)
                 self.loop.leave_if_asked(self.state)
         return outcomes
 
@@ -679,7 +682,7 @@ def train(setup: Setup, run: RunDir, questions: list[Question], job: fsdp_utils.
     optimizer = torch.optim.AdamW(
         setup.policy.parameters(), lr=args.lr, betas=(0.9, args.beta2), weight_decay=0.0, fused=True
     )
-    loop = TrainingLoop(run, args, setup.policy, optimizer, job)
+    loop = TrainingLoop(run, args, setup.policy, optimizer, job, setup.source, run.input("train.jsonl"))
     stage = Stage1(args, questions) if args.stage == 1 else Stage2(setup, questions, run, loop)
     if loop.restored:
         stage.restore(loop.restored)
@@ -836,9 +839,14 @@ def load_setup(
         sampler = Sampler(model, args.cache_gb * 1e9)
     except ValueError as error:  # an architecture that it does not know
         raise UserError(f"{model_path}: {error}") from error
+    try:
+        with fsdp_utils.gathered(policy):  # in the precision that is sampled in
+            sampler.capacity(len(prompts[longest.id]), args.max_new_tokens)
+    except ValueError as error:
+        raise UserError(f"question {longest.id}: {error} (--cache-gb {args.cache_gb})") from error
     reference = fsdp_utils.load_sharded(model_path, *how)[0] if args.kl else None
     stops, opening = stop_tokens(model, tokenizer), response_opening(tokenizer)
-    return Setup(args, policy, tokenizer, sampler, stops, device, prompts, reference, opening)
+    return Setup(args, policy, tokenizer, sampler, stops, device, prompts, reference, opening, model_path)
 
 
 if __name__ == "__main__":

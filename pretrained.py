@@ -9,15 +9,18 @@ the config alone.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
 from jinja2 import TemplateError
 from safetensors import safe_open
 from torch import nn
 
 from tools.cli import UserError
+from tools.run import CHECKSUMS, file_hash, read_json
 
 ARCHITECTURES = ("qwen2", "qwen3", "llama")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose frequencies do not change with the length
@@ -104,3 +107,27 @@ def turn_end(tokenizer: Any) -> int | None:
         return None
     ids = tokenizer(text.rpartition("Yes.")[2], add_special_tokens=False)["input_ids"]
     return next((token for token in ids if token in tokenizer.added_tokens_decoder), None)
+
+
+def model_hash(source: str | Path) -> str | None:
+    """What tells a model from any other: SHA-256 of its folder's files, its commit on the hub, a server's model name.
+
+    Of a sealed folder the seal's hashes are taken, which are compared with the files when they are loaded. None if the
+    model is not at hand.
+    """
+    folder = Path(source)
+    if str(source).startswith("openai:"):
+        return str(source)
+    if not folder.is_dir():
+        if str(source).count("/") != 1:  # no name of the hub's
+            return None
+        try:
+            return Path(hf_hub_download(str(source), "config.json")).parent.name[:16]
+        except (OSError, ValueError):  # no such folder, no such repository, no network
+            return None
+    noted = read_json(folder / CHECKSUMS, {str: str}) if (folder / CHECKSUMS).exists() else {}
+    sha = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".json", ".jinja", ".txt") and path.name != CHECKSUMS:
+            sha.update(path.name.encode() + (noted.get(path.name) or file_hash(path)).encode())
+    return sha.hexdigest()[:16]

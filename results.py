@@ -153,6 +153,8 @@ def read_answer(row: dict[str, Any]) -> tuple[str | None, bool | None]:
     """The answer's letter and whether the format holds; of log-likelihoods the likeliest letter, and no format."""
     if "logprobs" in row:
         return max(row["logprobs"], key=row["logprobs"].get), None
+    if row.get("truncated"):  # it earns nothing, as in training
+        return None, False
     response = parse(row["response"])
     return response.answer, response.well_formed
 

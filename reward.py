@@ -62,6 +62,9 @@ class Reward:
     well_formed: bool
 
 
+CUT = Reward(0.0, False, False)  # of a response that ran into the length limit, whatever it says
+
+
 # ----------------------------------------------------------------------------------------------------------- the prompt
 
 

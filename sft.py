@@ -215,12 +215,7 @@ def train(args: argparse.Namespace, run: RunDir, data: Path, made_by: str, job: 
     optimizer = torch.optim.AdamW(
         policy.parameters(), lr=args.lr, betas=(0.9, args.beta2), weight_decay=args.weight_decay, fused=True
     )
-    loop = TrainingLoop(run, args, policy, optimizer, job)
-    if loop.restored and loop.restored["sequences"] != len(examples):
-        raise UserError(
-            f"{data} or the flags have changed since the checkpoint ({loop.restored['sequences']} sequences then, "
-            f"{len(examples)} now); put them back, or delete {loop.checkpoints.folder} to start over"
-        )
+    loop = TrainingLoop(run, args, policy, optimizer, job, args.model, data)
     steps = args.steps or math.ceil(args.epochs * math.ceil(len(examples) / args.batch_size))
     if fsdp_utils.rank() == 0:
         print(f"{len(examples)} sequences, {steps} steps from step {loop.done}, {held} sequences for validation")
@@ -239,7 +234,7 @@ def train(args: argparse.Namespace, run: RunDir, data: Path, made_by: str, job: 
             show_answers(policy, validation[: args.samples], tokenizer, stops, step + 1)
         measured["tokens_per_s"] = sum(len(example.tokens) for example in batch) / (time.time() - began)
         shown = {name: f"{measured[name]:.3f}" for name in ("loss", "val_loss") if name in measured}
-        loop.end_step(measured, shown, lambda: {"sequences": len(examples)}, last)
+        loop.end_step(measured, shown, dict, last)
     loop.finish(tokenizer)
 
 

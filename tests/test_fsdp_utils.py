@@ -268,3 +268,53 @@ def test_one_process_needs_no_group():
     fsdp_utils.leave_processes()
     assert fsdp_utils.inference_dtype(CPU) == torch.float32
     assert fsdp_utils.inference_dtype(torch.device("cuda")) == torch.bfloat16
+
+
+def test_a_checkpoint_shows_every_kind_of_damage(tmp_path, tiny):
+    """Flipped bits, a missing file, another input; a folder that is no checkpoint hides none."""
+    policy, _ = fsdp_utils.load_sharded(tiny, torch.device("cpu"))
+    optimizer = torch.optim.AdamW(policy.parameters())
+    origin = {"--lr": 0.1, "model": "m", "train.jsonl": "t"}
+    state = fsdp_utils.TrainingState(tmp_path / "state", policy, optimizer, origin)
+    sum(parameter.sum() for parameter in policy.parameters()).backward()
+    optimizer.step()
+    state.save(3, {"note": 1})
+    for stray in ("step-999999", "step-000004.bak", "partial"):
+        (tmp_path / "state" / stray).mkdir()
+    assert state.load() == {"step": 3, "note": 1}
+    for name in origin:
+        other = fsdp_utils.TrainingState(tmp_path / "state", policy, optimizer, origin | {name: "other"})
+        with pytest.raises(UserError, match=f"state was made (with|from another) {name}.*delete"):
+            other.load()
+    for path in sorted((tmp_path / "state" / "step-000003").iterdir()):
+        content = path.read_bytes()
+        for damaged in (b"", content[:-7], bytes([*content[:-40], content[-40] ^ 4, *content[-39:]]), None):
+            path.unlink() if damaged is None else path.write_bytes(damaged)
+            if path.name == "checksums.json" and damaged is None:
+                assert state.load() is None  # no checkpoint of ours
+                continue
+            with pytest.raises(UserError, match="delete .*state to start over") as caught:
+                state.load()
+            assert "\n" not in str(caught.value)
+        path.write_bytes(content)
+    assert state.load() == {"step": 3, "note": 1}
+
+
+def test_a_saved_model_shows_flipped_bits_and_checkpoints_activations(tmp_path, tiny):
+    policy, tokenizer = fsdp_utils.load_sharded(tiny, torch.device("cpu"), gradient_checkpointing=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        policy(torch.full((4, 200), 5), torch.tensor([[False] + [True] * 199] * 4))
+    plain, _ = fsdp_utils.load_sharded(tiny, torch.device("cpu"))
+    checkpointed, kept = sum(kept), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        plain(torch.full((4, 200), 5), torch.tensor([[False] + [True] * 199] * 4))
+    assert checkpointed < sum(kept) / 2
+    fsdp_utils.save_hf(policy, tokenizer, tmp_path / "sft")
+    path = tmp_path / "sft" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    for place in range(5000, 8000):
+        content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="model.safetensors has changed or is damaged .*make it again"):
+        fsdp_utils.load_sharded(tmp_path / "sft", torch.device("cpu"))

@@ -205,9 +205,9 @@ class Journal:
 
 
 def seal(folder: Path, noted: Mapping[str, str] | None = None) -> None:
-    """Note the hashes of a folder's files in it, for `check_seal`; `noted`: those that are known already, by name."""
-    rest = [path for path in sorted(folder.iterdir()) if path.name not in {CHECKSUMS, *(noted or ())}]
-    write_text(folder / CHECKSUMS, json.dumps({**(noted or {}), **hashes(rest)}, indent=1))
+    """Note the `hashes` of some of a folder's files in it, or of all, for `check_seal`."""
+    noted = hashes(sorted(folder.iterdir())) if noted is None else noted
+    write_text(folder / CHECKSUMS, json.dumps(noted, indent=1))
 
 
 def hashes(files: Collection[Path]) -> dict[str, str]:
