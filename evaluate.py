@@ -414,7 +414,7 @@ def main() -> None:
     if rank() == 0:
         print(f"\nAccuracy in % with its 95% interval\n\n{ablation_table(results)}\n")
         print(f"By kind of question, differences, how it was measured: python report.py --run {run.path}")
-    fsdp_utils.teardown()
+    fsdp_utils.leave_processes()
 
 
 if __name__ == "__main__":

@@ -651,7 +651,7 @@ def test_bad_input_names_its_remedy(run, questions):
         ("--lr-decay", 1.1, "--lr-decay: 1.1 must be from 0 to 1"),
         ("--beta2", 1, "--beta2: 1 must be 0 or more and below 1"),
         ("--updates", 2, "--updates 2: after the first the samples are off policy; add --clip 0.2"),
-        ("--cache-gb", 1e-5, r"^stage 1 step 0: one row of \d+ tokens needs .* \(--cache-gb 1e-05, --lr 1e-06\)"),
+        ("--cache-gb", 1e-5, r"^question test/\d+: one row of \d+ tokens needs .* \(--cache-gb 1e-05\)"),
     ],
 )
 def test_impossible_flags_are_refused(run, flag, value, message):
