@@ -42,11 +42,13 @@ def write_run(folder, question, models=MODELS, response="So it is."):
         rows += [{"stage": stage, "step": step, "time": 1.0, **values} for step in range(1, steps + 1)]
         rows[-1]["ended"] = f"all {steps} steps are done"
     tier = {"questions": 40, "passed": 0.25, "mix": 0.4, "mined": 17, "set_aside": 3}
-    rows.append({"stage": "mining", "step": 1, "round": 1, "moderate": tier, "difficult": tier | {"mined": 19}})
+    rows.append(
+        {"stage": "mining", "step": 1, "time": 1.0, "round": 1, "moderate": tier, "difficult": tier | {"mined": 19}}
+    )
     for model, letters in models.items():
         share = letters.count("A") / 3
         subsets = {"moderate": [share, 3, 0.1, 0.9]}
-        rows.append({"stage": "evaluate", "step": 0, "model": model, "benchmark": "heldout", "n": 3, "accuracy": share,
+        rows.append({"stage": "evaluate", "step": 0, "time": 1.0, "model": model, "benchmark": "heldout", "n": 3, "accuracy": share,
                      "low": 0.1, "high": 0.9, "subsets": subsets})  # fmt: skip
         answers = [
             {"id": f"q{n}", "tier": "moderate", "kind": None, "truth": "A", "tokens": 9 + n, "truncated": False,
@@ -143,14 +145,14 @@ def test_an_arrow_s_word_lies_along_it():
 
 def test_last_evaluation_of_a_model_counts_and_order_stays(run):
     assert "95% intervals" in build(run).sections["What each step adds"]
-    row = {"stage": "evaluate", "model": "Base", "benchmark": "heldout", "n": 3, "accuracy": 0.125}
+    row = {"stage": "evaluate", "time": 1.0, "model": "Base", "benchmark": "heldout", "n": 3, "accuracy": 0.125}
     append_jsonl(run / "metrics.jsonl", [{**row, "step": 0, "low": 0.1, "high": 0.2}])
     ablation = build(run).sections["What each step adds"]
     assert "12.5" in ablation and ablation.index("Base") < ablation.index("+CoT cold start")
 
 
 def test_accuracies_without_intervals_say_so(tmp_path):
-    row = {"stage": "evaluate", "step": 0, "model": "Base", "benchmark": "medqa", "n": 9, "accuracy": 0.5}
+    row = {"stage": "evaluate", "step": 0, "time": 1.0, "model": "Base", "benchmark": "medqa", "n": 9, "accuracy": 0.5}
     write_jsonl(tmp_path / "metrics.jsonl", [row])
     ablation = build(tmp_path).sections["What each step adds"]
     assert "50.0" in ablation and "has no intervals" in ablation and "95%" not in ablation
