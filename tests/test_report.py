@@ -48,7 +48,8 @@ def write_run(folder, question, models=MODELS, response="So it is."):
     for model, letters in models.items():
         share = letters.count("A") / 3
         subsets = {"moderate": [share, 3, 0.1, 0.9]}
-        rows.append({"stage": "evaluate", "step": 0, "time": 1.0, "model": model, "benchmark": "heldout", "n": 3, "accuracy": share,
+        rows.append({"stage": "evaluate", "step": 0, "time": 1.0,
+                     "model": model, "benchmark": "heldout", "n": 3, "accuracy": share,
                      "low": 0.1, "high": 0.9, "subsets": subsets})  # fmt: skip
         answers = [
             {"id": f"q{n}", "tier": "moderate", "kind": None, "truth": "A", "tokens": 9 + n, "truncated": False,
