@@ -63,7 +63,7 @@ TRIALS = 5  # section 3.1: "fails to be correctly answered ... across five indep
 BATCH = 256  # questions per call of the teacher
 LONGEST = 20_000  # characters of a question; one with an abstract has about 2,000
 PATIENCE = 4  # times its limit in tokens that an answer which was cut gets
-MOST_HELD = 10  # every so many-th public question may be held out, so that a small set is trained on
+MOST_HELD = 10  # of so many public questions of a dataset one may be held out, so that a small one is trained on
 MOST_LOST = 20  # training questions that holding one question out may cost, because they contain its path
 
 RUBRIC = """Grade the difficulty of a medical multiple-choice question by the cognitive and domain expertise it demands.
@@ -475,11 +475,11 @@ def hold_out_public(
 ) -> tuple[list[Question], list[Question], list[Question]]:
     """Draw up to `number` public questions to test on, evenly from the datasets: (kept, held out, left out).
 
-    Never more than a tenth of them. Training questions that overlap a held-out one,
+    Never more than a tenth of a dataset. Training questions that overlap a held-out one,
     as they may not overlap a benchmark (`Benchmarks`), are left out.
     """
     public = [question for question in questions if not question.evidence]
-    heldout = evenly_drawn(public, min(number, len(public) // MOST_HELD), seed)
+    heldout = evenly_drawn(public, number, seed)
     if not heldout:
         return list(questions), [], []
     drawn, known = {question.id for question in heldout}, Benchmarks(heldout)
@@ -489,12 +489,12 @@ def hold_out_public(
 
 
 def evenly_drawn(questions: Sequence[Question], number: int, seed: int) -> list[Question]:
-    """`number` questions, from each source in turn."""
+    """Up to `number` questions, from each source in turn and at most every `MOST_HELD`-th of it."""
     sources: dict[str, list[Question]] = defaultdict(list)
     for question in random.Random(seed).sample(questions, len(questions)):
         sources[question.source].append(question)
-    in_turn = (question for each in zip_longest(*sources.values()) for question in each if question)
-    return list(islice(in_turn, number))
+    parts = (drawn[: len(drawn) // MOST_HELD] for drawn in sources.values())
+    return list(islice((question for each in zip_longest(*parts) for question in each if question), number))
 
 
 TRAITS = ("origin", "language", "tier")  # what a mixture is made of
@@ -691,7 +691,7 @@ def parse_args() -> argparse.Namespace:
         "--heldout", type=at_least(0), default=400, help="synthetic test questions; 400: intervals of ±5 points"
     )
     shares.add_argument(
-        "--heldout-public", type=at_least(0), default=400, help="public test questions; at most a tenth of them"
+        "--heldout-public", type=at_least(0), default=400, help="public test questions; at most a tenth of a dataset"
     )
     shares.add_argument(
         "--synthetic-fraction", type=fraction, default=0.5, help="share of synthetic questions; even by default"

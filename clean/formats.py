@@ -304,29 +304,33 @@ def convert(
         own = row.get(dataset.key) if row and dataset.key else None
         id = f"{dataset.name}/{part}/{row_number if own is None or own != own else own}"  # NaN is no id
         try:
-            if row is None:
-                raise ValueError("not a JSON object")
-            if all(map(is_blank, row.values())):
-                raise ValueError("empty row")
             if id in seen:
                 raise ValueError("id occurs twice")
-            if any(IMAGE_COLUMN.fullmatch(name) and not is_blank(value) for name, value in row.items() if name):
-                raise ValueError("needs an image")
-            parts = dataset.reader(row)
-            answer, kind = parts.answer, parts.kind if isinstance(parts.kind, str) and parts.kind else None
-            question = record(id, dataset.name, dataset.language, parts.question, parts.options, answer, kind=kind)
+            parts = read_row(dataset, row)
+            kind = parts.kind if isinstance(parts.kind, str) and parts.kind else None
+            asked = (parts.question, parts.options, parts.answer)
+            questions.append(record(id, dataset.name, dataset.language, *asked, kind=kind))
         except (TypeError, AttributeError):  # a list where a text should be, a number where a mapping should be
             rejections.append((id, "malformed field"))
         except ValueError as error:
             rejections.append((id, str(error).removeprefix(f"question {id!r}: ")))
-        else:
-            questions.append(question)
         seen.add(id)
     if not questions:
         common = Counter(reason for _, reason in rejections).most_common(1)
         why = f" ({common[0][1]} rows: {common[0][0]})" if common else ""
         raise UserError(f"{origin} holds no valid {dataset.name} question{why}")
     return questions, rejections
+
+
+def read_row(dataset: Dataset, row: Row | None) -> Parts:
+    """The parts of a question. Raises ValueError with the reason for a row that has none."""
+    if row is None:
+        raise ValueError("not a JSON object")
+    if all(map(is_blank, row.values())):
+        raise ValueError("empty row")
+    if any(IMAGE_COLUMN.fullmatch(name) and not is_blank(value) for name, value in row.items() if name):
+        raise ValueError("needs an image")
+    return dataset.reader(row)
 
 
 IMAGE_COLUMN = re.compile(r"(?:image|img|picture|photo|figure)s?(?:_?(?:path|url|file|name)s?)?", re.IGNORECASE)
@@ -347,19 +351,26 @@ def load_rows(path: Path) -> list[Row | None]:
         raise UserError(f"{path} does not exist; give a dataset file in its native format")
     try:
         content = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".csv":
-            csv.field_size_limit(2**31 - 1)
-            return list(csv.DictReader(io.StringIO(content, newline=""), strict=True))
-        lines = [line for line in content.split("\n") if line.strip()]
-        if len(lines) > 1 and object_or_none(lines[0]) is not None:
-            return [object_or_none(line) for line in lines]
-        whole = json.loads(content)
+        return rows_of_csv(content) if path.suffix.lower() == ".csv" else rows_of_json(content)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
     except csv.Error as error:
         raise UserError(f"{path} is not a readable CSV file ({error})") from None
     except (ValueError, RecursionError) as error:  # no JSON, nested too deeply, or a number of thousands of digits
         raise UserError(f"{path} is neither JSON nor JSON lines ({error})") from None
+
+
+def rows_of_csv(content: str) -> list[Row | None]:
+    csv.field_size_limit(2**31 - 1)
+    return list(csv.DictReader(io.StringIO(content, newline=""), strict=True))
+
+
+def rows_of_json(content: str) -> list[Row | None]:
+    """The rows of JSON lines or of one JSON value. Raises ValueError or RecursionError for anything else."""
+    lines = [line for line in content.split("\n") if line.strip()]
+    if len(lines) > 1 and object_or_none(lines[0]) is not None:
+        return [object_or_none(line) for line in lines]
+    whole = json.loads(content)
     if rows := rows_of_columns(whole):
         return rows
     if isinstance(whole, dict) and whole and all(isinstance(row, dict) for row in whole.values()):
@@ -369,14 +380,17 @@ def load_rows(path: Path) -> list[Row | None]:
 
 def rows_of_columns(whole: Any) -> list[Row] | None:
     """The rows of {column: {"0": cell, ...}} or {column: [cell, ...]}, as data frames are saved; else None."""
-    columns = list(whole.values()) if isinstance(whole, dict) else []
-    if columns and all(isinstance(column, list) for column in columns):
-        columns = [{str(index): cell for index, cell in enumerate(column)} for column in columns]
-    if not columns or not all(isinstance(column, dict) and column.keys() == columns[0].keys() for column in columns):
+    if not isinstance(whole, dict) or len(whole) < 2:
         return None
-    if not all(key.isdecimal() for key in columns[0]) or len(columns) < 2:
+    columns = [
+        {str(index): cell for index, cell in enumerate(column)} if isinstance(column, list) else column
+        for column in whole.values()
+    ]
+    first = columns[0]
+    alike = all(isinstance(column, dict) and column.keys() == first.keys() for column in columns)
+    if not alike or not all(key.isdecimal() for key in first):
         return None
-    return [{name: column[key] for name, column in zip(whole, columns)} for key in columns[0]]
+    return [dict(zip(whole, (column[key] for column in columns))) for key in first]
 
 
 def object_or_none(line: str) -> Row | None:

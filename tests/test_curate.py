@@ -381,6 +381,8 @@ def test_public_questions_are_held_out_and_nothing_like_them_is_trained_on(tmp_p
     kept, held, over = curate.hold_out_public(asked, 40, 0)
     assert len(held) == 30 and not over and Counter(q.source for q in held) == {"a": 15, "b": 15}
     assert len(curate.hold_out_public(asked, 20, 0)[1]) == 20 and curate.hold_out_public(asked[:9], 20, 0)[1] == []
+    tiny = [replace(q, source="tiny") for q in asked[:5]]
+    assert not any(q.source == "tiny" for q in curate.hold_out_public(tiny + asked[5:], 40, 0)[1]), "it is trained on"
     copies = [replace(q, id=f"{q.id}/copy", question=f"Well: {q.question}", answer="B") for q in held]
     kept, again, over = curate.hold_out_public(asked + copies, 30, 0)
     twins = {q.id.removesuffix("/copy") if q.id.endswith("/copy") else f"{q.id}/copy" for q in again}
