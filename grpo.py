@@ -545,11 +545,10 @@ class Stage1:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON data."""
-        return {"tiers": tiers_of(self.questions), "history": list(self.plateau.history)}
+        return {"history": list(self.plateau.history)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over what `state()` gave. Raises UserError if that was about other questions."""
-        require_same_questions(self.questions, state["tiers"])
+        """Take over what `state()` gave."""
         self.plateau.history.extend(tuple(item) for item in state["history"])
 
     def finish(self) -> None:
@@ -634,11 +633,10 @@ class Stage2:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON data."""
-        return {"tiers": tiers_of(self.questions), "mined": self.mined, "ledger": self.ledger.rows()}
+        return {"mined": self.mined, "ledger": self.ledger.rows()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over what `state()` gave. Raises UserError if that was about other questions."""
-        require_same_questions(self.questions, state["tiers"])
+        """Take over what `state()` gave."""
         self.mined = state["mined"]
         self.ledger.restore(state["ledger"])
 
@@ -656,20 +654,6 @@ def print_summary(summary: dict[str, dict[str, float]], round_number: int, set_a
             f"  {tier:9}  {row['questions']:6} questions, {row['passed']:6.1%} of the last attempts right, "
             f"{row['mix']:4.0%} of the mix: {row['mined']:5} mined, {row['set_aside']:4} set aside (never right in "
             f"{set_aside} attempts)"
-        )
-
-
-def tiers_of(questions: list[Question]) -> dict[str, str]:
-    return {question.id: question.tier for question in questions}
-
-
-def require_same_questions(questions: list[Question], tiers: dict[str, str]) -> None:
-    """Raises UserError if a checkpoint was about other questions; `tiers`: of each of those, by id."""
-    changed = len(tiers_of(questions).items() ^ tiers.items())
-    if changed:
-        raise UserError(
-            f"train.jsonl has changed since the checkpoint ({changed} questions came, went or have another tier); "
-            "put it back, or delete the .state folder to start over"
         )
 
 
