@@ -38,7 +38,7 @@ from clean.formats import BENCHMARKS
 from draw import charts
 from draw.page import page, section
 from question import TIERS, Question, load_questions
-from results import Results, read_answer
+from results import SAVED, Results, read_answer
 from tools.cli import UserError, at_least, run_stage, stage_parser
 from tools.run import METRIC, RunDir, read_jsonl, write_jsonl, write_text
 
@@ -59,7 +59,7 @@ def load_metrics(path: Path) -> Stages:
     if not path.is_file():
         file = RunDir(path).output("metrics.jsonl")
     stages: Stages = defaultdict(list)
-    for row in read_jsonl(file, appended=True) if file.exists() else ():
+    for row in read_jsonl(file, appended=True, shape=(METRIC, {"reference": {}})) if file.exists() else ():
         if "reference" not in row:
             stages[row["stage"]].append(row)
     return stages
@@ -74,7 +74,9 @@ def load_answers(run: RunDir) -> tuple[str, Answers]:
     for folder in sorted(folders, key=lambda path: (path.name != "heldout", path.name)):
         answers = {
             file.stem: {
-                row["id"]: row for row in read_jsonl(file, appended=True) if "response" in row and not row.get("sample")
+                row["id"]: row
+                for row in read_jsonl(file, appended=True, shape=SAVED)
+                if "response" in row and not row.get("sample")
             }
             for file in sorted(folder.glob("*.jsonl"), key=lambda file: tables.ladder_place(file.stem))
         }

@@ -9,7 +9,6 @@ A response without one, an empty or a cut one, is wrong and stays in the denomin
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,8 +20,10 @@ from typing import Any
 from question import Question
 from reward import parse
 from tools.cli import UserError
-from tools.run import read_jsonl
+from tools.run import read_json, read_jsonl
 from tools.statistics import wilson_interval
+
+SAVED = {"id": str, "truth": str}  # the shape of a line of a results file that all its readers rely on
 
 
 def result_row(question: Question, sample: int = 0, **outcome: Any) -> dict[str, Any]:
@@ -32,9 +33,13 @@ def result_row(question: Question, sample: int = 0, **outcome: Any) -> dict[str,
 
 
 def provenance(path: Path) -> dict[str, Any]:
-    """What is noted beside a results file: its `settings` and `scores`; empty if there is no note."""
+    """What is noted beside a results file: its `settings` and `scores`; empty if there is no note.
+
+    Raises UserError with the remedy if the note is broken.
+    """
     note = path.with_suffix(".json")
-    return json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+    shape = {"settings?": {}, "scores?": {}}
+    return read_json(note, shape, f"delete it and {path.name} to evaluate again") if note.exists() else {}
 
 
 # -------------------------------------------------------------------------------------------------------------- scores
@@ -170,7 +175,7 @@ def score_file(path: Path) -> Scores:
     answered: dict[str, Answered] = {}
     formed, cut, lengths = [], [], []
     try:
-        for row in read_jsonl(path, appended=True):
+        for row in read_jsonl(path, appended=True, shape=SAVED):
             answer, well_formed = read_answer(row)
             item = answered.setdefault(row["id"], Answered(row["truth"], row["tier"], row["kind"], []))
             item.answers.append(answer)

@@ -3,6 +3,7 @@
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -15,6 +16,7 @@ import report
 from draw import charts
 from question import Question
 from reward import format_response
+from tools.cli import UserError
 from tools.run import RunDir, append_jsonl, read_jsonl, write_jsonl
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)> \" ' & $x_$"
@@ -203,6 +205,15 @@ def test_missing_parts_are_named(run, missing, left_out):
     page = build(run)
     assert page.text().count("Left out: ") == left_out
     assert ("end of stage 1" in page.text()) == (left_out < 3 and "rl1" not in missing)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "eval/heldout/Base.jsonl"])
+@pytest.mark.parametrize("line", ["{}", "[]", '{"stage": 3, "step": "x", "id": null}', "\\x00"])
+def test_a_broken_line_is_told_with_its_place(run, name, line):
+    with open(run / name, "a") as file:
+        file.write(line + "\n")
+    with pytest.raises(UserError, match=rf"{Path(name).name}, line \d+: "):
+        build(run)
 
 
 def test_response_free_results_are_passed_over(run):

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from results import Score, score_file
+from results import Score, provenance, score_file
 from reward import format_response
+from tools.cli import UserError
 from tools.run import append_jsonl, write_jsonl
 
 
@@ -25,6 +26,13 @@ def test_unparsed_empty_and_cut_responses_stay_in_the_denominator(tmp_path):
     scores = score_file(path)
     assert scores.overall == Score(2 / 6, 6)
     assert scores.well_formed == 2 / 6
+
+
+@pytest.mark.parametrize("note", ["", "{", "[]", '{"settings": 3}', '{"scores": null}', "[" * 100_000])
+def test_a_broken_note_is_told_with_the_remedy(tmp_path, note):
+    (tmp_path / "m.json").write_text(note)
+    with pytest.raises(UserError, match="m.json is broken .*; delete it and m.jsonl to evaluate again"):
+        provenance(tmp_path / "m.jsonl")
 
 
 def test_groups_add_up(tmp_path):
