@@ -64,6 +64,47 @@ def test_no_circle_of_imports(graph):
     assert len(list(TopologicalSorter(graph).static_order())) == len(graph)  # raises CycleError
 
 
+def defined(path):
+    """The names that a module defines or imports, at any depth."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return names
+
+
+def unknown_names(source, known):
+    """What a source takes of the project's modules that they do not define; `known`: module -> its names."""
+    tree, modules, unknown = ast.parse(source), {}, []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules |= {alias.asname or alias.name: alias.name for alias in node.names if alias.name in known}
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if f"{node.module}.{alias.name}" in known:
+                    modules[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+                elif node.module in known and alias.name not in known[node.module]:
+                    unknown.append(f"{node.module}.{alias.name}")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            if node.attr not in known[modules[node.value.id]]:
+                unknown.append(f"{modules[node.value.id]}.{node.attr}")
+    return unknown
+
+
+def test_every_name_of_a_module_that_is_used_is_defined_there():
+    """Also in the benches, which no test runs: nobody calls a function by the name that it had before."""
+    known = {module(path): defined(path) for path in SCRIPTS}
+    wrong = "import fsdp_utils\nfrom tools import run as r\nfrom question import Nobody\nfsdp_utils.gone()\nr.lost"
+    assert sorted(unknown_names(wrong, known)) == ["fsdp_utils.gone", "question.Nobody", "tools.run.lost"]
+    everywhere = [*SCRIPTS, *(PROJECT / "tests").glob("*.py")]
+    assert {str(path): wrong for path in everywhere if (wrong := unknown_names(path.read_text(), known))} == {}
+
+
 def test_cuda_does_not_hide_the_drivers_package():
     assert not (PROJECT / "cuda" / "__init__.py").exists()
 
