@@ -36,7 +36,7 @@ from typing import Any
 
 import fsdp_utils
 from clean import formats
-from fsdp_utils import gather_objects, rank, world_size
+from fsdp_utils import gather_objects, my_share, rank, world_size
 from policy import Example, Policy, load_policy, score, stop_tokens
 from pretrained import model_hash
 from question import LETTERS, Question, load_questions
@@ -232,7 +232,7 @@ def answer_questions(
     size = max(1, CHUNK // settings["samples"]) * world_size()
     for start in range(0, len(todo), size):
         chunk = todo[start : start + size]
-        mine = chunk[rank() :: world_size()]
+        mine = my_share(chunk)
         missing = {question.id: samples for question, samples in mine}
         rows = model.answer([question for question, _ in mine])
         rows = [row for row in rows if row["sample"] in missing[row["id"]]]
@@ -306,7 +306,7 @@ def evaluate_model(
     label: str, source: str | Path, benchmarks: dict[str, list[Question]], run: RunDir, args: argparse.Namespace
 ) -> dict[str, Scores]:
     """One model on every benchmark. It is loaded only if there is a question that it has not answered yet."""
-    hashed = gather_objects(model_hash(source) if rank() == 0 else None)[0]
+    hashed = fsdp_utils.on_first_rank(lambda: model_hash(source))
     model, results = None, {}
     for benchmark, questions in benchmarks.items():
         out = result_file(run, benchmark, label)

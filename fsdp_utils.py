@@ -395,7 +395,7 @@ class TrainingState:
             dcp.save(self._tensors(*self._state()), storage_writer=writer)
         save_file(_random_states(), partial / f"random-{rank()}.state")  # another suffix: the reader takes all of one
         barrier()
-        shares = gather_objects(hashes(sorted(partial.iterdir())[rank() :: world_size()]))
+        shares = gather_objects(hashes(my_share(sorted(partial.iterdir()))))
         if rank() == 0:
             (partial / "extra.json").write_text(json.dumps({"step": step, "origin": self.origin, **extra}))
             shares.append(hashes([partial / "extra.json"]))

@@ -9,7 +9,6 @@ with its evidence, and exports:
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import sqlite3
@@ -23,7 +22,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from tools.cli import UserError
-from tools.run import append_jsonl
+from tools.run import append_jsonl, publish
 from wiki.mediawiki import normalise_title
 
 SCHEMA = """
@@ -287,7 +286,7 @@ def write_prose(db: sqlite3.Connection, path: Path) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
     append_jsonl(partial, ({"title": title, "text": text} for title, _, text in pages(db)))
-    os.replace(partial, path)
+    publish(partial, path)
 
 
 GRAPHML = {  # element -> its query; the columns up to "label" make its XML attributes, the others its data
@@ -322,5 +321,5 @@ def write_graphml(db: sqlite3.Connection, path: Path) -> None:
                 data = "".join(f'<data key="{element}_{n}">{v}</data>' for n, v in zip(names[first:], values))
                 file.write(f"<{element}{attributes}>{data}</{element}>\n")
         file.write("</graph>\n</graphml>\n")
-    os.replace(partial, path)
+    publish(partial, path)
     print(f"the graph is in {path}")

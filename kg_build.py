@@ -51,7 +51,7 @@ from mwparserfromhell.wikicode import Wikicode
 from graph import SCHEMA, print_entity, print_stats, write_graphml, write_prose
 from teacher import Request, Teacher, add_teacher_arguments, teacher_of
 from tools.cli import UserError, at_least, progress_bar, run_stage, stage_parser
-from tools.run import Metrics, RunDir
+from tools.run import Metrics, RunDir, publish
 from wiki.consult import Consultant
 from wiki.mediawiki import ApiSource, DumpSource, Page, Source, normalise_title
 from wiki.reading import MENTIONED, STATES_FACT, Mention, Readers, Reading
@@ -553,7 +553,7 @@ def build(
         db.execute(f"DROP TABLE IF EXISTS {table}")
     db.execute("VACUUM")
     db.close()
-    os.replace(partial, run.output("kg.sqlite"))
+    publish(partial, run.output("kg.sqlite"))
     source.close()
 
 
@@ -593,9 +593,8 @@ def main() -> None:
     args = parse_args()
     looking = bool(args.show or args.stats or args.text or args.export)
     run = RunDir(args.run, create=not looking or args.source is not None)
-    building = (args.source or not looking) and not run.finished("kg.sqlite")
+    building = (args.source or not looking) and run.begin("kg.sqlite")
     if building:
-        run.claim("kg.sqlite")
         source: Source
         if args.source in {None, "api"}:
             source = ApiSource(args.api_url, args.contact)

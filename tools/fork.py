@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from tools.cli import UserError, run_stage, stage_parser
-from tools.run import MADE_BY, RunDir, read_jsonl, write_jsonl
+from tools.run import MADE_BY, RunDir, publish, read_jsonl, write_jsonl
 
 STAGES = {  # in order: what each leaves for the later ones
     "kg_build": ["kg.sqlite"],
@@ -99,7 +99,7 @@ def main() -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     fork(args.baseline, partial, args.stage, dict(model.split("=", 1) for model in args.model))
-    partial.rename(args.target)
+    publish(partial, args.target)
 
 
 if __name__ == "__main__":
