@@ -23,7 +23,7 @@ from tools.cli import UserError
 from tools.run import read_json, read_jsonl
 from tools.statistics import wilson_interval
 
-SAVED = {"id": str, "truth": str}  # the shape of a line of a results file that all its readers rely on
+SAVED = {"id": str, "truth": str}  # the shape of a line of a results file, for readers that only look
 
 
 def result_row(question: Question, sample: int = 0, **outcome: Any) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def score_file(path: Path) -> Scores:
     answered: dict[str, Answered] = {}
     formed, cut, lengths = [], [], []
     try:
-        for row in read_jsonl(path, appended=True, shape=SAVED):
+        for row in read_jsonl(path, appended=True):
             answer, well_formed = read_answer(row)
             item = answered.setdefault(row["id"], Answered(row["truth"], row["tier"], row["kind"], []))
             item.answers.append(answer)
