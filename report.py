@@ -38,7 +38,7 @@ from clean.formats import BENCHMARKS
 from draw import charts
 from draw.page import page, section
 from question import TIERS, Question, load_questions
-from results import SAVED, Results, read_answer
+from results import Results, read_answer
 from tools.cli import UserError, at_least, run_stage, stage_parser
 from tools.run import METRIC, RunDir, read_jsonl, write_jsonl, write_text
 
@@ -46,6 +46,7 @@ Row = dict[str, Any]  # of metrics.jsonl or of saved responses
 Stages = dict[str, list[Row]]  # stage -> its metrics
 Answers = dict[str, dict[str, Row]]  # model -> question id -> its saved response
 
+ANSWER = {"id": str, "truth": str}  # the shape of a saved response, as far as it is looked at here
 PLATEAU_WINDOW = 40  # steps that grpo.py judges the end of stage 1 by, unless it is told another number
 FROM_ROW_TO_ROW = "From row to row, on the same questions (paired bootstrap, 95%)"
 RUN_COLORS = ("blue", "orange", "good")  # of the lines of several runs
@@ -75,7 +76,7 @@ def load_answers(run: RunDir) -> tuple[str, Answers]:
         answers = {
             file.stem: {
                 row["id"]: row
-                for row in read_jsonl(file, appended=True, shape=SAVED)
+                for row in read_jsonl(file, appended=True, shape=ANSWER)
                 if "response" in row and not row.get("sample")
             }
             for file in sorted(folder.glob("*.jsonl"), key=lambda file: tables.ladder_place(file.stem))
