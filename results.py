@@ -23,6 +23,7 @@ from tools.cli import UserError
 from tools.run import read_json, read_jsonl
 from tools.statistics import wilson_interval
 
+
 def result_row(question: Question, sample: int = 0, **outcome: Any) -> dict[str, Any]:
     """A line of a results file: all that scoring needs."""
     return {"id": question.id, "sample": sample, "tier": question.tier, "kind": question.kind,
