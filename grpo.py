@@ -616,7 +616,7 @@ class Stage2:
         fsdp_utils.barrier()  # all have read the journal before it grows
         total = attempts * len(my_share(todo))
         off = fsdp_utils.rank() > 0
-        with progress_bar(total=total, desc=when, unit="sample", leave=False, disable=off) as progress:
+        with progress_bar(total=total, desc="mining", unit="sample", leave=False, disable=off) as progress:
             for begin in range(0, len(todo), JOURNAL_PORTION):
                 portion = my_share(todo[begin : begin + JOURNAL_PORTION])
                 new = outcomes_of(rollout(self.setup, portion, attempts, when, progress))
