@@ -54,21 +54,9 @@ def check_weights(folder: Path, model: nn.Module) -> None:
     Only the files' heads are read, and both output layers where the config says that they are one. Damaged files raise
     what safetensors does.
     """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise FileNotFoundError("it holds no *.safetensors")
-    found: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        with safe_open(file, "pt") as opened:
-            for name in opened.keys():
-                head = opened.get_slice(name)
-                if head.get_dtype() not in FLOATS:
-                    raise UserError(f"{file}: {name} is quantised ({head.get_dtype()}), which cannot be trained")
-                if name in found:
-                    raise UserError(f"{folder}: {name} is in two of its files; delete the ones that are left over")
-                found[name] = tuple(head.get_shape())
-    tied = model.config.tie_word_embeddings
+    found = _shapes(folder)
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    tied = model.config.tie_word_embeddings
     missing = sorted(wanted.keys() - found.keys() - ({"lm_head.weight"} if tied else set()))
     unread = sorted(name for name in found.keys() - wanted.keys() if not name.endswith("rotary_emb.inv_freq"))
     if missing:
@@ -82,6 +70,24 @@ def check_weights(folder: Path, model: nn.Module) -> None:
         raise UserError(
             f"{folder}: config.json says tie_word_embeddings, but lm_head.weight is another matrix; set it to false"
         )
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor in a folder's files, from their heads. UserError for quantised or double ones."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError("it holds no *.safetensors")
+    found: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            for name in opened.keys():
+                head = opened.get_slice(name)
+                if head.get_dtype() not in FLOATS:
+                    raise UserError(f"{file}: {name} is quantised ({head.get_dtype()}), which cannot be trained")
+                if name in found:
+                    raise UserError(f"{folder}: {name} is in two of its files; delete the ones that are left over")
+                found[name] = tuple(head.get_shape())
+    return found
 
 
 def _same(folder: Path, first: str, second: str) -> bool:

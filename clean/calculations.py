@@ -163,28 +163,43 @@ def is_right(left: list[Token], right: list[Token], sign: str) -> bool | None:
         bare_left, bare_right = evaluate(without_units(left)).value, evaluate(without_units(right)).value
     except NotUnderstood:
         return None
-    try:
-        a, b = evaluate(left), evaluate(right)
-    except NotUnderstood:  # a sum of unlike quantities
-        a = b = None
-    alike = a is not None and a.dimension == b.dimension
-    scale = b.value / bare_right if alike and bare_right else 1.0  # what one of the right side's unit is worth
-    if alike and close(a.value / scale, bare_right, right, sign):
+    converted = in_unit_of(right, bare_right, left)
+    if converted is not None and close(converted, bare_right, right, sign):
         return True
-
     both_have_units = all(any(token.kind == "unit" for token in side) for side in (left, right))
-    signs = {token.text for token in without_units(left) if token.kind == "sign"}
-    if not signs:  # no calculation but an equality; true of one substance (1 mmol = 180 mg), or not
-        return False if both_have_units and alike else None
+    if not signs_of(left):  # no calculation but an equality; true of one substance (1 mmol = 180 mg), or not
+        return False if both_have_units and converted is not None else None
     if not close(bare_left, bare_right, right, sign):
         return False
-    if not both_have_units:
-        return True
-    factors = bare_factors(left) if signs & {"*", "/"} else []
-    if alike and not signs & {"+", "-"}:
-        ratio = a.value / bare_left / scale  # a factor of a conversion: 1000 between mg and g
-        return any(abs(math.log(factor * ratio)) < APPROXIMATE for n in factors if n for factor in (n, 1 / n))
-    return bool(factors)
+    return not both_have_units or hides_a_unit(left, bare_left, converted)
+
+
+def in_unit_of(right: list[Token], bare_right: float, left: list[Token]) -> float | None:
+    """The left side's value in the unit that the right side is shown in; None for unlike quantities, or their sum."""
+    try:
+        a, b = evaluate(left), evaluate(right)
+    except NotUnderstood:
+        return None
+    if a.dimension != b.dimension:
+        return None
+    return a.value / (b.value / bare_right) if bare_right else a.value
+
+
+def hides_a_unit(side: list[Token], bare: float, converted: float | None) -> bool:
+    """Whether a bare factor of a product can be what its units are off by: 1000 between mg and g.
+
+    If the dimensions differ as well (`converted` is None), any factor may hold what is missing.
+    """
+    factors = bare_factors(side) if signs_of(side) & {"*", "/"} else []
+    if converted is None or signs_of(side) & {"+", "-"}:
+        return bool(factors)
+    ratio = converted / bare
+    return any(abs(math.log(factor * ratio)) < APPROXIMATE for n in factors if n for factor in (n, 1 / n))
+
+
+def signs_of(side: list[Token]) -> set[str]:
+    """The signs between a side's numbers."""
+    return {token.text for token in without_units(side) if token.kind == "sign"}
 
 
 def close(a: float, b: float, shown: list[Token], sign: str) -> bool:
