@@ -28,7 +28,7 @@ ours: one for a run that has no benchmark at hand, and the public one to tune th
 
 Reads synth.jsonl and the files or hub datasets of --public. Writes train.jsonl, heldout.jsonl,
 heldout_public.jsonl, review.jsonl (with the votes), rejected.jsonl (with reasons), left_out.jsonl, card.md (the data
-card), metrics.jsonl.
+card), metrics.jsonl; with --tiers also tiers/BENCHMARK.jsonl, the grades by which evaluate.py groups a benchmark.
 
     python curate.py --public medqa medmcqa cmexam pubmedqa --teacher openai:openai/gpt-oss-120b    # the paper's
     python curate.py --public medqa=train.jsonl --benchmark medqa=test.jsonl                        # from local files
@@ -391,6 +391,20 @@ def grade(
     return graded if teacher else list(questions)
 
 
+def grade_benchmarks(items: Sequence[str], args: argparse.Namespace, run: RunDir) -> None:
+    """Write tiers/NAME.jsonl for benchmarks: the tier of each question by the rubric, which evaluate.py reads."""
+    for item in items:
+        name = item.partition("=")[0]
+        if not run.begin(f"tiers/{name}.jsonl"):
+            continue
+        teacher = language_model(args.teacher, args, run)
+        if teacher is None:
+            raise UserError("--tiers are given by a language model: --teacher openai:MODEL or local:FOLDER")
+        graded = grade(read_dataset(item, "test")[1], teacher, args, Outcome())
+        run.output("tiers").mkdir(exist_ok=True)
+        write_jsonl(run.output(f"tiers/{name}.jsonl"), [{"id": q.id, "tier": q.tier} for q in graded if q.tier])
+
+
 def rubric_messages(question: Question) -> list[dict[str, str]]:
     return [{"role": "system", "content": RUBRIC}, {"role": "user", "content": reward.question_text(question)}]
 
@@ -716,6 +730,9 @@ def parse_args() -> argparse.Namespace:
         "--verify-tokens", type=at_least(1), default=8192, help="of a trial; hidden reasoning counts, cut: four times"
     )
     judging.add_argument("--grade-tokens", type=at_least(1), default=2048, help="of a grade, in the same way")
+    judging.add_argument(
+        "--tiers", nargs="+", default=[], metavar="NAME[=PATH]", help="benchmarks that the teacher grades by the rubric"
+    )
     add_teacher_arguments(parser, "none", "verifies labels and grades tiers (none: labels unverified, tiers by rule)")
     args = parser.parse_args()
     args.language_shares, args.tier_shares = (scaled(shares) for shares in (args.language_shares, args.tier_shares))
@@ -757,6 +774,7 @@ def language_model(name: str, args: argparse.Namespace, run: RunDir) -> Teacher 
 def main() -> None:
     args = parse_args()
     run = RunDir(args.run)
+    grade_benchmarks(args.tiers, args, run)
     if not args.accept and run.finished("train.jsonl"):
         return
     run.claim("train.jsonl")

@@ -12,11 +12,12 @@ an empty or a cut one, is wrong and stays in the denominator.
     torchrun --nproc_per_node 8 -- evaluate.py ...                                         # processes share the items
 
 Known benchmarks: `heldout` and `heldout_public` (the run's own synthetic and public questions; the gap between them is
-what the mixture is tuned by), the nine of Table 3 (see clean/formats.py), or a file of question records. Reads
-the models and questions. Writes eval/BENCHMARK/MODEL.jsonl, every response with what it is scored from, and MODEL.json:
-how it was made (hashes of model, prompt and questions, seed, sampling) and its scores. An interrupted run resumes after
-the last complete line; responses made in another way are never mixed in. The same command prints the table again
-without the model. More tables (by kind, differences, several runs, the paper's rows): report.py.
+what the mixture is tuned by), the nine of Table 3 (see clean/formats.py), or a file of question records. Reads the
+models, the questions, and tiers/BENCHMARK.jsonl where curate.py graded a benchmark. Writes eval/BENCHMARK/MODEL.jsonl,
+every response with what it is scored from, and MODEL.json: how it was made (hashes of model, prompt and questions,
+seed, sampling) and its scores. An interrupted run resumes after the last complete line; responses made in another way
+are never mixed in. The same command prints the table again without the model. More tables (by kind, differences,
+several runs, the paper's rows): report.py.
 
 Deviations from the paper: it states neither its sampling parameters (the default here is greedy) nor the prompts of
 the models it did not train (`--prompt`). `--score loglikelihood` is not in the paper: it takes the option whose letter
@@ -31,6 +32,7 @@ import json
 import math
 import random
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,8 @@ from clean import formats
 from fsdp_utils import gather_objects, my_share, rank, world_size
 from policy import Example, Policy, load_policy, score, stop_tokens
 from pretrained import model_hash
-from question import LETTERS, Question, load_questions
-from results import Results, Scores, provenance, result_row, score_file
+from question import LETTERS, TIERS, Question, load_questions
+from results import OWN, Results, Scores, provenance, result_row, score_file
 from reward import PROMPTS, prompt_messages, prompt_tokens, response_opening
 from rollout import Sampler
 from tables import ablation_table
@@ -49,7 +51,6 @@ from tools.cli import UserError, above, at_least, progress_bar, run_stage, stage
 from tools.run import MADE_BY, Metrics, RunDir, append_jsonl, read_jsonl, write_text
 
 CHUNK = 512  # responses that a process makes between two writes to disk: what a kill may cost
-OWN = ("heldout", "heldout_public")  # the run's own questions, synthetic and public: see curate.py
 SCORED_TOKENS = 16384  # tokens per forward pass of --score loglikelihood
 
 
@@ -69,7 +70,21 @@ def load_benchmark(name: str, run: RunDir) -> tuple[str, list[Question]]:
     twice = [id for id, count in Counter(question.id for question in questions).items() if count > 1]
     if twice:
         raise UserError(f"benchmark {label}: the id {twice[0]!r} occurs twice; every question needs its own")
-    return label, questions
+    return label, with_tiers(questions, run.output(f"tiers/{label}.jsonl"))
+
+
+def with_tiers(questions: list[Question], file: Path) -> list[Question]:
+    """A benchmark's questions with the tiers that `curate.py --tiers` gave them; unchanged without such a file."""
+    if not file.exists():
+        return questions
+    tiers = {row["id"]: row["tier"] for row in read_jsonl(file, shape={"id": str, "tier": str})}
+    known = {question.id for question in questions}
+    for id, tier in tiers.items():
+        if id not in known or tier not in TIERS:
+            raise UserError(
+                f"{file}: {id!r} with the tier {tier!r} does not fit the benchmark; delete it to grade again"
+            )
+    return [replace(question, tier=tiers.get(question.id, question.tier)) for question in questions]
 
 
 def public_questions(label: str, file: str) -> list[Question]:

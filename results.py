@@ -137,6 +137,7 @@ class Scores:
 
 
 Results = dict[str, dict[str, Scores]]  # model -> benchmark -> scores
+OWN = ("heldout", "heldout_public")  # the run's own questions, synthetic and public: see curate.py
 
 
 def macro_average(scores: dict[str, Scores]) -> float:

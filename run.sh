@@ -58,7 +58,7 @@ tiny)
 7b)
   stage kg_build python kg_build.py --source api --contact "$contact" --teacher "$teacher"
   stage synth python synth.py --teacher "$teacher"
-  stage curate python curate.py --public medqa medmcqa cmexam pubmedqa --teacher "$teacher" ${VERIFIER:+--verifier "$VERIFIER"}
+  stage curate python curate.py --public medqa medmcqa cmexam pubmedqa --tiers "${nine[@]}" --teacher "$teacher" ${VERIFIER:+--verifier "$VERIFIER"}
   stage distill python distill.py --teacher "$teacher" --tokenizer Qwen/Qwen2.5-7B-Instruct --seed "$seed"
   stage sft "${train[@]}" sft.py --model Qwen/Qwen2.5-7B-Instruct --seed "$seed"
   stage rl1 "${train[@]}" grpo.py --stage 1 --seed "$seed"
@@ -69,7 +69,7 @@ tiny)
   fit=(--gradient-checkpointing --micro-tokens 8192 --cpu-offload --cache-gb 5) # see: python grpo.py --plan ...
   stage kg_build python kg_build.py --source api --contact "$contact" --teacher "$teacher"
   stage synth python synth.py --teacher "$teacher"
-  stage curate python curate.py --public medqa medmcqa cmexam pubmedqa --teacher "$teacher" ${VERIFIER:+--verifier "$VERIFIER"}
+  stage curate python curate.py --public medqa medmcqa cmexam pubmedqa --tiers "${nine[@]}" --teacher "$teacher" ${VERIFIER:+--verifier "$VERIFIER"}
   stage rl1 "${train[@]}" grpo.py --stage 1 --model Qwen/Qwen3-32B --seed "$seed" "${fit[@]}"
   stage rl2 "${train[@]}" grpo.py --stage 2 --seed "$seed" "${fit[@]}"
   stage evaluate "${train[@]}" evaluate.py --cache-gb 5 --benchmark "${nine[@]}" heldout heldout_public --model "Base=Qwen/Qwen3-32B" "${ladder[@]:2}"

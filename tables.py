@@ -14,7 +14,7 @@ from statistics import fmean
 
 from clean.formats import BENCHMARKS, DATASETS
 from question import TIERS
-from results import Results, Scores, macro_average, mean_or_none, micro_average, score_file
+from results import OWN, Results, Scores, macro_average, mean_or_none, micro_average, score_file
 from tools.cli import UserError
 from tools.run import RunDir
 from tools.statistics import paired_bootstrap
@@ -42,21 +42,30 @@ def percent(share: float | None) -> str:
 
 def ablation_table(results: Results) -> str:
     """Table 4: one row per model; accuracy in % with its 95% interval by benchmark (and tier), averages, and the gain
-    over the first row. Of several benchmarks "Avg." counts each the same, as the paper does, "Micro" every question."""
+    over the first row. Of several benchmarks "Avg." counts each the same, as the paper does, "Micro" every question.
+    "Gap" is the accuracy on the run's synthetic held-out questions above that on its public ones, by which a mixture is
+    tuned."""
     first = next(iter(results.values()))
     columns = [
         (name, tier) for name in first for tier in (None, *TIERS) if tier is None or in_every_model(results, name, tier)
     ]
     averages = ["Avg.", "Micro"] if len(first) > 1 else []
+    gaps = ["Gap"] if all(set(OWN) <= scores.keys() for scores in results.values()) else []
     rows = []
     for model, scores in results.items():
         cells = [str(scores[name].subsets[tier] if tier else scores[name].overall) for name, tier in columns]
         means = [percent(macro_average(scores)), percent(micro_average(scores))][: len(averages)]
         gain = f"{100 * (macro_average(scores) - macro_average(first)):+.1f}"
         kept = mean_or_none([item.well_formed for item in scores.values()])
-        rows.append([model, *cells, *means, gain, percent(kept)])
-    header = ["Variant", *(tier.capitalize() if tier else name for name, tier in columns), *averages, "ΔAvg."]
+        apart = [points(scores[OWN[0]], scores[OWN[1]]) for _ in gaps]
+        rows.append([model, *cells, *means, *apart, gain, percent(kept)])
+    header = ["Variant", *(tier.capitalize() if tier else name for name, tier in columns), *averages, *gaps, "ΔAvg."]
     return markdown_table([*header, "Format"], rows) + f"\n\n{GAIN}"
+
+
+def points(scores: Scores, others: Scores) -> str:
+    """How far one accuracy lies above another, in percentage points."""
+    return f"{100 * (scores.overall.accuracy - others.overall.accuracy):+.1f}"
 
 
 def in_every_model(results: Results, benchmark: str, subset: str) -> bool:

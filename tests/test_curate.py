@@ -374,6 +374,20 @@ def test_nothing_is_paid_for_what_is_left_out(tmp_path, monkeypatch):
 NONSENSE = ["".join(random.Random(i).choices("bcdfglmnprstaeiou", k=14)) for i in range(300)]
 
 
+def test_a_benchmark_gets_its_tiers_once(tmp_path, monkeypatch, capsys):
+    teacher = ScriptedTeacher()
+    monkeypatch.setattr(curate, "teacher_of", lambda args, run, name: teacher)
+    flags = ("--heldout", "0", "--tiers", write_public(tmp_path, "medqa.jsonl", [public(i) for i in range(3)]))
+    run_curate(tmp_path / "run", [question(0)], *flags, "--teacher", "local:x")
+    rows = list(read_jsonl(tmp_path / "run" / "tiers" / "medqa.jsonl"))
+    assert len(rows) == 3 and {row["tier"] for row in rows} == {"difficult"}
+    asked = teacher.asked["grade"]
+    run_curate(tmp_path / "run", [question(0)], *flags, "--teacher", "local:x")
+    assert teacher.asked["grade"] == asked and "there already" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--tiers are given by a language model"):
+        run_curate(tmp_path / "other", [question(0)], *flags)
+
+
 def test_public_questions_are_held_out_and_nothing_like_them_is_trained_on(tmp_path, monkeypatch):
     """Evenly from the datasets, at most a tenth, none overlapped by a training question; the card counts domains."""
     asked = [Question(f"m/{i}", "ab"[i % 2], "en", f"Which drug treats {w} of the heart?", {"A": "x", "B": "y"}, "A")

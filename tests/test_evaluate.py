@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -18,7 +19,7 @@ from question import LETTERS, Question
 from results import Score, result_row, score_file
 from reward import format_response, prompt_messages, prompt_tokens
 from tools.cli import UserError
-from tools.run import append_jsonl, read_jsonl, write_jsonl
+from tools.run import RunDir, append_jsonl, read_jsonl, write_jsonl
 
 QUICK = ("--max-new-tokens", "8")
 
@@ -49,6 +50,19 @@ def test_native_benchmark_file(shared_data, tmp_path, tiny):
     assert len(rows) == sum(1 for _ in open(native)) and all(row["truth"] in "ABCD" for row in rows)
     with pytest.raises(UserError, match="exceeds the context"):
         call_main(evaluate, *flags, f"mmlu_pro_health={shared_data / 'native' / 'mmlu_pro_health.jsonl'}")
+
+
+def test_a_benchmark_is_grouped_by_the_tiers_it_was_given(run, questions):
+    write_jsonl(run / "given.jsonl", [replace(question, tier=None).to_json() for question in questions])
+    file = run / "tiers" / "given.jsonl"
+    file.parent.mkdir()
+    write_jsonl(file, [{"id": questions[0].id, "tier": "difficult"}])
+    _, graded = evaluate.load_benchmark(str(run / "given.jsonl"), RunDir(run))
+    assert [question.tier for question in graded] == ["difficult"] + [None] * (len(questions) - 1)
+    for row in ({"id": "another", "tier": "easy"}, {"id": questions[0].id, "tier": "hard"}):
+        write_jsonl(file, [row])
+        with pytest.raises(UserError, match="does not fit the benchmark; delete it"):
+            evaluate.load_benchmark(str(run / "given.jsonl"), RunDir(run))
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,17 @@ def test_macro_and_micro_average(tmp_path):
     assert "| 62.5 | 33.3  |" in tables.ablation_table(results)
 
 
+def test_the_gap_between_synthetic_and_public_questions(tmp_path):
+    scored = {}
+    for name, right in (("heldout", 8), ("heldout_public", 5)):
+        path = tmp_path / f"{name}.jsonl"
+        write_jsonl(path, rows_of([format_response("so", "A" if i < right else "B") for i in range(10)]))
+        scored[name] = score_file(path)
+    table = tables.ablation_table({"m": scored})
+    assert dict(zip(cells_of(table, "Variant"), cells_of(table, "| m ")))["Gap"] == "+30.0"
+    assert "Gap" not in tables.ablation_table({"m": {"heldout": scored["heldout"]}})
+
+
 def test_table_of_several_runs(tmp_path, capsys):
     for name, hits in (("run-0", 4), ("run-1", 6)):
         write_results(tmp_path / name, Base=0, RL=hits)
