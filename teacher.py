@@ -44,8 +44,9 @@ import reward
 from question import Question
 from tools.cli import UserError, above, at_least, progress_bar
 from tools.run import RunDir, append_jsonl, read_jsonl
-from tools.web import PASSING, pause_after, retry_after
+from tools.web import PASSING, json_of, pause_after, post, retry_after
 
+MOST_BYTES = 4 << 20  # of a reply: a million tokens
 LOCAL_BATCH = 128  # answers that a local model writes at a time, between two looks at the caps
 
 
@@ -385,14 +386,12 @@ class OpenAITeacher(CachedTeacher):
                     raise UserError(
                         f"the teacher refuses the request: HTTP {response.status_code} {self._excerpt(response)}"
                     )
-                body = response.json()
+                body = json_of(response)
             except requests.RequestException as error:  # its text may contain the URL: only its kind is shown
                 problem = type(error).__name__
                 continue
-            except RecursionError:
-                problem = "JSON nested too deep"
-                continue
             answer = read_completion(body, request)
+            answer = replace(answer, text=self._masked(answer.text))
             spent += answer.tokens
             with self.lock:
                 self.tokens += answer.tokens
@@ -411,11 +410,18 @@ class OpenAITeacher(CachedTeacher):
                 prepared.headers["Authorization"] = f"Bearer {self.key}"
             return prepared
 
-        return requests.post(self.url, json=self._body(request), auth=authorize, timeout=(10.0, self.timeout))
+        body = self._body(request)
+        return post(requests.post, self.url, self.timeout, MOST_BYTES, self.stopping, json=body, auth=authorize)
 
     def _excerpt(self, response: requests.Response) -> str:
-        text = response.text.replace(self.key, "***") if self.key else response.text  # before the cut splits the key
-        return " ".join(text.split())[:200]
+        try:
+            text = json.dumps(json_of(response), ensure_ascii=False)  # the key may be written in escapes
+        except requests.RequestException:
+            text = response.content[:100_000].decode(errors="replace")
+        return " ".join(self._masked(text).split())[:200]  # masked before the cut, which may split the key
+
+    def _masked(self, text: str) -> str:
+        return text.replace(self.key, "***") if self.key else text
 
 
 def inside(body: Any, *path: str | int) -> Any:

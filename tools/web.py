@@ -1,12 +1,21 @@
-"""How long to wait before an HTTP server is asked again: what it asks for, or exponential backoff with jitter."""
+"""One way to ask an HTTP server that may do anything, and how long to wait before it is asked again."""
 
 from __future__ import annotations
 
+import json
+import queue
 import random
+import threading
 import time
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
+from typing import Any, NoReturn
+from urllib.parse import urljoin, urlsplit
 
 import requests
+
+from tools.cli import UserError
+from tools.shape import LARGEST
 
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # HTTP statuses of trouble that may pass
 MAX_RETRY_AFTER = 600.0  # seconds; a server that asks for a longer pause is asked again after this one
@@ -29,3 +38,95 @@ def retry_after(reply: requests.Response) -> float:
     except (ValueError, TypeError):  # absent or malformed
         return 0.0
     return min(max(seconds, 0.0), MAX_RETRY_AFTER)
+
+
+class ReplyTooLarge(requests.RequestException):
+    """More bytes than any real reply has, after decompression."""
+
+
+class ReplyTooSlow(requests.RequestException):
+    """Not whole within the time for the whole exchange, however steadily it drips."""
+
+
+class UnreadableReply(requests.RequestException):
+    """No JSON, or JSON that nests or counts without limits."""
+
+
+def post(
+    send: Callable[..., requests.Response],
+    url: str,
+    seconds: float,
+    most: int,
+    stopping: threading.Event | None = None,
+    **how: Any,
+) -> requests.Response:
+    """A reply of at most `most` bytes, read whole within `seconds`; `send` is `requests.post` or a session's.
+
+    The exchange runs in a thread that nobody waits for longer: Ctrl-C, or `stopping`, ends the call at once. Raises
+    requests.RequestException for trouble that may pass, UserError for a redirect to another server.
+    """
+    outcome: queue.SimpleQueue[requests.Response | Exception] = queue.SimpleQueue()
+
+    def exchange() -> None:
+        try:
+            outcome.put(_read(send, url, seconds, most, how))
+        except Exception as error:
+            outcome.put(error)
+
+    threading.Thread(target=exchange, daemon=True).start()
+    end = time.monotonic() + seconds + 1
+    while time.monotonic() < end:
+        if stopping and stopping.is_set():
+            raise UserError(f"the request to {_server(url)} was stopped; the same command continues")
+        try:
+            reply = outcome.get(timeout=0.2)
+        except queue.Empty:
+            continue
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+    raise ReplyTooSlow
+
+
+def _read(send: Callable[..., requests.Response], url: str, seconds: float, most: int, how: Any) -> requests.Response:
+    for _ in range(5):  # redirects
+        reply = send(url, stream=True, allow_redirects=False, timeout=(10.0, seconds), **how)
+        if not reply.is_redirect:
+            break
+        target = urljoin(url, reply.headers["Location"])
+        if _server(target) != _server(url):  # neither the key nor the questions go there
+            raise UserError(f"{_server(url)} redirects to another server, {_server(target)}; name it if it is meant")
+        url = target
+    else:
+        raise requests.TooManyRedirects
+    content = bytearray()
+    for chunk in reply.iter_content(1 << 16):
+        content += chunk
+        if len(content) > most:
+            reply.close()
+            raise ReplyTooLarge
+    reply._content = bytes(content)
+    return reply
+
+
+def _server(url: str) -> str:
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    return f"{parts.scheme}://{parts.hostname}:{port}"
+
+
+def json_of(reply: requests.Response) -> Any:
+    """A reply's JSON, integers within 63 bits and no infinities. Raises `UnreadableReply` for anything else."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(constant)
+
+    def integer(digits: str) -> int:
+        if len(digits) > 20 or abs(int(digits)) > LARGEST:
+            raise ValueError("a number of more than 63 bits")
+        return int(digits)
+
+    try:
+        return json.loads(reply.content, parse_int=integer, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableReply from error

@@ -38,10 +38,12 @@ import mwparserfromhell
 import requests
 
 from tools.cli import UserError, progress_bar
-from tools.web import PASSING, pause_after, retry_after
+from tools.shape import misfit
+from tools.web import PASSING, json_of, pause_after, post, retry_after
 
 MAX_PAGE_CHARS = 500_000  # the longest medical articles have about 300,000
 MAX_STREAM_BYTES = 64 << 20  # a file of larger streams is no Wikipedia dump: it is read by one process
+MOST_BYTES = 256 << 20  # of one reply: fifty pages of the greatest length
 ATTEMPTS = 8  # of one API request; the waits add up to one or two minutes
 
 # What stands before the colon of a link that leads out of the articles: to something that is not shown in the text ...
@@ -355,11 +357,11 @@ class ApiSource:
         for attempt in range(ATTEMPTS):
             wait = pause_after(attempt)
             try:
-                reply = self.session.post(self.url, data=parameters, timeout=60)
+                reply = post(self.session.post, self.url, 60.0, MOST_BYTES, data=parameters)
                 wait = max(wait, retry_after(reply))
                 problem = f"HTTP status {reply.status_code}"
                 if reply.ok:
-                    body = reply.json()
+                    body = json_of(reply)
                     if not is_reply(body):
                         raise UserError(f"{self.url} does not answer as MediaWiki's api.php does; see --api-url")
                     error = body.get("error")
@@ -370,7 +372,7 @@ class ApiSource:
                         raise UserError(f"{self.url} refused the request ({problem})")
                 elif reply.status_code not in PASSING:
                     raise UserError(f"{self.url} answered {problem}; is it a MediaWiki api.php?")
-            except (requests.RequestException, RecursionError) as error:  # an unreadable JSON reply is one of these too
+            except requests.RequestException as error:
                 problem = type(error).__name__
             if attempt + 1 < ATTEMPTS:
                 time.sleep(wait)
@@ -407,7 +409,7 @@ class ApiSource:
                     title, wikitext = found["title"], revision.get("slots", {}).get("main", {}).get("content", "")
                     wikitext = wikitext.encode("utf-8", "replace").decode()
                     redirect = redirect_target(wikitext) if title in redirects else None
-                    pages[title] = Page(title, found["pageid"], revision["revid"], wikitext, redirect)
+                    pages[title] = Page(title, found.get("pageid", 0), revision["revid"], wikitext, redirect)
         return pages
 
     def redirects_to(self, titles: list[str]) -> list[tuple[str, str]]:
@@ -425,11 +427,26 @@ class ApiSource:
 Source = DumpSource | ApiSource
 
 
+REPLY = {  # the shape of what we read of a reply of api.php (format version 2, MediaWiki 1.25 and later)
+    "query?": {
+        "pages?": [
+            {
+                "title": str,
+                "pageid?": int,
+                "revisions?": [{"revid": int, "slots?": {"main?": {"content?": str}}}],
+                "redirects?": [{"title": str}],
+            }
+        ],
+        "normalized?": [{"from": str, "to": str}],
+    },
+    "continue?": {str: (str, int)},
+    "error?": {},
+}
+
+
 def is_reply(body: Any) -> bool:
-    """Whether a reply has the form of an api.php (format version 2, MediaWiki 1.25 and later), as far as we read it."""
-    query = body.get("query", {}) if isinstance(body, dict) else None
-    pages = query.get("pages", []) if isinstance(query, dict) and isinstance(body.get("error", {}), dict) else None
-    return isinstance(pages, list) and all(isinstance(page, dict) and "title" in page for page in pages)
+    """Whether a reply has the form of an api.php, as far as we read it."""
+    return misfit(body, REPLY) is None
 
 
 def redirect_target(wikitext: str) -> str | None:
