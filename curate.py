@@ -681,7 +681,7 @@ def parse_args() -> argparse.Namespace:
     parser = stage_parser(__doc__)
     files = parser.add_argument_group("files")
     files.add_argument(
-        "--run", default="runs/main", help="run directory: reads synth.jsonl, writes train.jsonl and more"
+        "--run", "--run-dir", default="runs/main", help="run directory: reads synth.jsonl, writes train.jsonl and more"
     )
     files.add_argument(
         "--public",

@@ -638,7 +638,9 @@ def print_outcome(rows: Sequence[dict[str, Any]], teacher: Teacher) -> None:
 def parse_args() -> argparse.Namespace:
     parser = stage_parser(__doc__)
     files = parser.add_argument_group("files")
-    files.add_argument("--run", default="runs/main", help="run directory: reads train.jsonl, writes cot.jsonl")
+    files.add_argument(
+        "--run", "--run-dir", default="runs/main", help="run directory: reads train.jsonl, writes cot.jsonl"
+    )
 
     files.add_argument(
         "--guidelines",

@@ -360,7 +360,9 @@ def result_file(run: RunDir, benchmark: str, label: str) -> Path:
 def parse_args() -> argparse.Namespace:
     parser = stage_parser(__doc__)
     what = parser.add_argument_group("what")
-    what.add_argument("--run", default="runs/main", help="run directory: reads heldout.jsonl, writes eval/")
+    what.add_argument(
+        "--run", "--run-dir", default="runs/main", help="run directory: reads heldout.jsonl, writes eval/"
+    )
     what.add_argument(
         "--model", nargs="+", default=["+RL stage 2=rl2"], metavar="LABEL=PATH",
         help="folders of the run, paths, hub ids, or openai:MODEL behind TEACHER_BASE_URL",

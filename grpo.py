@@ -719,7 +719,7 @@ def linear_rate(args: argparse.Namespace, step: int) -> float:
 def parse_args() -> argparse.Namespace:
     parser = stage_parser(__doc__)
     add = parser.add_argument_group("files").add_argument
-    add("--run", default="runs/main", help="run directory")
+    add("--run", "--run-dir", default="runs/main", help="run directory")
     add("--stage", type=int, choices=(1, 2), required=True, help="1: Easy + Moderate; 2: hard-sample mining")
     add("--model", help="model to start from; default: the run's sft (stage 1) or rl1 (stage 2)")
     add("--output", help="folder of the run directory for the trained model; default: rl1 or rl2")

@@ -559,7 +559,7 @@ def build(
 
 def parse_args() -> argparse.Namespace:
     parser = stage_parser(__doc__)
-    parser.add_argument("--run", default="runs/main", metavar="DIR", help="run directory")
+    parser.add_argument("--run", "--run-dir", default="runs/main", metavar="DIR", help="run directory")
     api, cpus = "https://en.wikipedia.org/w/api.php", os.cpu_count() or 2
     add = parser.add_argument_group("where the knowledge comes from").add_argument
     add(
@@ -594,6 +594,8 @@ def main() -> None:
     looking = bool(args.show or args.stats or args.text or args.export)
     run = RunDir(args.run, create=not looking or args.source is not None)
     building = (args.source or not looking) and run.begin("kg.sqlite")
+    for left in run.path.glob("kg.pages.sqlite*") if run.output("kg.sqlite").exists() else ():
+        left.unlink()  # killed after the graph was complete
     if building:
         source: Source
         if args.source in {None, "api"}:

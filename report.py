@@ -461,7 +461,9 @@ def print_against_first(runs: dict[str, Results]) -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = stage_parser(__doc__)
-    parser.add_argument("--run", default="runs/main", help="run directory: reads what is there, writes report.html")
+    parser.add_argument(
+        "--run", "--run-dir", default="runs/main", help="run directory: reads what is there, writes report.html"
+    )
     parser.add_argument("--transcripts", type=at_least(0), default=2, help="questions to print with their answers")
     instead = parser.add_argument_group("instead of the page").add_mutually_exclusive_group()
     instead.add_argument("--table", nargs="+", type=Path, metavar="RUN", help="runs beside each other and the paper's")

@@ -241,7 +241,7 @@ def train(args: argparse.Namespace, run: RunDir, data: Path, made_by: str, job: 
 def parse_args() -> argparse.Namespace:
     parser = stage_parser(__doc__)
     files = parser.add_argument_group("files")
-    files.add_argument("--run", default="runs/main", help="run directory")
+    files.add_argument("--run", "--run-dir", default="runs/main", help="run directory")
     files.add_argument("--model", default="Qwen/Qwen2.5-7B-Instruct", help="model to start from: folder or hub id")
     files.add_argument(
         "--data", default="cot.jsonl", help="file of the run directory with chats or texts, one per line"

@@ -548,7 +548,9 @@ def rare_share(graph: Graph, questions: list[Question]) -> float:
 
 def parse_args() -> argparse.Namespace:
     parser = stage_parser(__doc__)
-    parser.add_argument("--run", default="runs/main", help="run directory: reads kg.sqlite, writes synth.jsonl")
+    parser.add_argument(
+        "--run", "--run-dir", default="runs/main", help="run directory: reads kg.sqlite, writes synth.jsonl"
+    )
     parser.add_argument(
         "--questions", type=at_least(1), default=100_000, help="how many; the paper's graph gives about this many"
     )
