@@ -1,0 +1,110 @@
+"""The adapters: what they compute, where they begin, what comes out of them for transformers and for PEFT."""
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+
+import lora
+from tools.cli import UserError
+
+TOKENS = torch.arange(12).view(2, 6)
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+}
+
+
+def base_model(config=Qwen2Config, **how):
+    torch.manual_seed(1)
+    return AutoModelForCausalLM.from_config(config(**SIZES, **how), attn_implementation="sdpa").eval()
+
+
+def adapted(model, rank=2, alpha=6.0, moved=True):
+    """A copy of the model with adapters, `moved` away from where they begin."""
+    model = copy.deepcopy(model)
+    lora.add_adapters(model, rank, alpha)
+    lora.reset_adapters(model, 0)
+    if moved:
+        with torch.no_grad():
+            for number, (_, layer) in enumerate(lora.adapters(model)):
+                layer.lora_B.normal_(generator=torch.Generator().manual_seed(number))
+    return model.eval()
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(TOKENS).logits
+
+
+@pytest.mark.parametrize("config", [Qwen2Config, Qwen3Config, LlamaConfig])
+def test_it_begins_at_the_base_and_trains_the_adapters_of_every_linear_layer_alone(config):
+    base = base_model(config)
+    model = adapted(base, moved=False)
+    assert torch.equal(logits(model), logits(base))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    linear = {
+        name
+        for name, module in base.model.layers.named_modules(prefix="model.layers")
+        if type(module).__name__ == "Linear"
+    }
+    assert len(linear) == 7 * 2 and trained == {f"{name}.{part}" for name in linear for part in ("lora_A", "lora_B")}
+    assert {parameter.dtype for _, parameter in model.named_parameters() if parameter.requires_grad} == {torch.float32}
+
+
+def test_an_adapted_layer_is_the_formula():
+    model = adapted(base_model(), rank=3, alpha=6.0)
+    for _, layer in lora.adapters(model):
+        x = torch.randn(5, layer.in_features, dtype=torch.float64)
+        layer.double()
+        wanted = layer.weight @ x[0] + 6.0 / 3 * layer.lora_B @ (layer.lora_A @ x[0])
+        wanted = wanted if layer.bias is None else wanted + layer.bias
+        torch.testing.assert_close(layer(x)[0], wanted)
+
+
+def test_the_merged_model_computes_what_the_adapted_one_does():
+    base = base_model()
+    model = adapted(base)
+    assert not torch.allclose(logits(model), logits(base), atol=1e-3)
+    whole = base_model()
+    whole.load_state_dict(lora.merged(model, model.state_dict()))
+    torch.testing.assert_close(logits(whole), logits(model), atol=1e-5, rtol=1e-5)
+    with lora.without_adapters(model):
+        assert torch.equal(logits(model), logits(base))
+    torch.testing.assert_close(logits(whole), logits(model), atol=1e-5, rtol=1e-5)
+
+
+def test_peft_reads_the_adapter(tmp_path):
+    peft = pytest.importorskip("peft")
+    base = base_model()
+    model = adapted(base, rank=4, alpha=6.0)
+    base.save_pretrained(tmp_path / "base")
+    lora.save_adapter(model, model.state_dict(), str(tmp_path / "base"), tmp_path / "adapter")
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    torch.testing.assert_close(logits(theirs), logits(model), atol=1e-5, rtol=1e-5)
+    assert peft.PeftConfig.from_pretrained(tmp_path / "adapter").base_model_name_or_path == str(tmp_path / "base")
+
+
+def test_adapters_begin_the_same_from_the_same_seed_and_unlike_each_other():
+    first, again = (adapted(base_model(), moved=False).state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    other = copy.deepcopy(base_model())
+    lora.add_adapters(other, 2, 6.0)
+    lora.reset_adapters(other, 1)
+    a = [name for name in first if name.endswith("lora_A")]
+    assert not any(torch.equal(first[name], other.state_dict()[name]) for name in a)
+    values = {tuple(first[name].flatten().tolist()) for name in a}
+    assert len(values) == len(a)
+
+
+@pytest.mark.parametrize("rank", [0, -1, 17])
+def test_a_rank_that_a_layer_cannot_have_is_refused(rank):
+    with pytest.raises(UserError, match=f"--lora {rank}: the rank must be from 1 to 16"):
+        lora.add_adapters(base_model(), rank, 8.0)
