@@ -7,7 +7,8 @@ must see the same files.
 
 Memory per process: 16 bytes a parameter (weights, gradient, two moments of Adam) over the processes that share a
 shard, all of them by default. `shard_over` shards within groups of that many (HSDP: e.g. a node's GPUs, with the
-gradient alone travelling between nodes); `cpu_offload` keeps those 16 bytes in the host's memory.
+gradient alone travelling between nodes); `cpu_offload` keeps those 16 bytes in the host's memory. With adapters (see
+lora.py) a frozen parameter takes 2 of the 16 bytes, and a single GPU, which then holds all of them, stays unsharded.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import PreTrainedTokenizerBase
 
-from policy import Policy, load_policy, local_folder
+from lora import Adapters, add_adapters, is_adapter, merged, reset_adapters, save_adapter
+from policy import Policy, empty_model, load_policy, local_folder
 from pretrained import model_hash
 from tools.cli import UserError, at_least, progress_bar
 from tools.run import (
@@ -62,12 +64,13 @@ from tools.run import (
     seal,
 )
 
-FLAT = StateDictOptions(flatten_optimizer_state_dict=True)  # a name for each of the optimiser's tensors
+# What is trained, without what is frozen; a name for each of the optimiser's tensors.
+TRAINED = StateDictOptions(flatten_optimizer_state_dict=True, ignore_frozen_params=True, strict=False)
 # Flags that may change when a stage resumes: they fit it to its machine, say how long and how closely it is watched,
 # or name a file or folder, whose content counts.
 FREE = {
     *"run model data output steps micro_tokens pack share_prompts shard_over cpu_offload".split(),
-    *"gradient_checkpointing cache_gb save_every validate_every samples plan gpus gpu_gb".split(),
+    *"gradient_checkpointing cache_gb save_every save_dtype validate_every samples plan gpus gpu_gb".split(),
 }
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}  # with offloaded weights there is something to reduce on CPUs
 
@@ -191,24 +194,36 @@ def load_sharded(
     gradient_checkpointing: bool = False,
     shard_over: int = 0,
     cpu_offload: bool = False,
+    adapters: Adapters | None = None,
 ) -> tuple[Policy, PreTrainedTokenizerBase]:
-    """A model folder or hub id as a sharded policy (see `shard`), and its tokenizer.
+    """A model folder or hub id as a sharded policy (see `shard`), and its tokenizer; with `adapters` beside it, if any.
 
-    No process ever holds the whole model: each makes an empty one, shards it, and reads its own parts of the weights'
-    files. Raises UserError for a model that cannot be used.
+    No process ever holds more than its own: each makes an empty model, shards it, and reads its own parts of the
+    weights' files. Raises UserError for a model that cannot be used.
     """
     options = (gradient_checkpointing, shard_over, cpu_offload)
-    if device.type == "cpu" and world_size() == 1:
-        model, tokenizer = load_policy(path)
-        model.train()  # has no dropout; transformers checkpoints activations in this mode alone
-        return shard(Policy(model), device, *options), tokenizer
-    model, tokenizer = load_policy(path, empty=True)
+    whole = device.type == "cpu" and world_size() == 1
+    model, tokenizer = load_policy(path, inference_dtype(device) if adapters else torch.float32, empty=not whole)
+    model.train()  # has no dropout; transformers checkpoints activations in this mode alone
+    if adapters:
+        add_adapters(model, adapters.rank, adapters.alpha)
     policy = shard(Policy(model), device, *options)
+    if not whole:
+        read_weights(policy, path, device, cpu_offload)
+    if adapters:
+        reset_adapters(model, adapters.seed)
+    return policy, tokenizer
+
+
+def read_weights(policy: Policy, path: str | Path, device: torch.device, cpu_offload: bool) -> None:
+    """Give an empty policy its memory, and its model's weights what this process holds of a model folder or hub id."""
+    model = policy.model
     policy.to_empty(device="cpu" if cpu_offload else device)
     model.tie_weights()
     # What is in no file: the rotary frequencies.
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config).to(device)
     state = {name.removeprefix("model."): value for name, value in get_model_state_dict(policy).items()}
+    state = {name: value for name, value in state.items() if not is_adapter(name)}
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight")
     folder = local_folder(path)
@@ -217,7 +232,6 @@ def load_sharded(
             dcp.load(state, storage_reader=HuggingFaceStorageReader(str(folder)))
     except (CheckpointException, RuntimeError, OSError) as error:
         raise UserError(f"cannot load the model {path}: {str(error).strip().splitlines()[-1]}") from error
-    return policy, tokenizer
 
 
 def shard(
@@ -229,7 +243,8 @@ def shard(
 ) -> Policy:
     """Move the policy to its device and shard it: each decoder block, then the root.
 
-    The root holds embeddings, final norm and output layer. A single CPU process stays unsharded: plain PyTorch.
+    The root holds embeddings, final norm and output layer. A single CPU process stays unsharded: plain PyTorch. So does
+    a single GPU that trains adapters alone: of the frozen weights a gathered copy would be a second one.
     `shard_over`: processes that share one copy of the weights (0: all; fewer: every group of them holds a copy).
     `cpu_offload` keeps weights, gradients and optimiser in the host's memory; a block is on the GPU while it computes.
     """
@@ -237,11 +252,12 @@ def shard(
     if gradient_checkpointing:  # transformers has renamed it
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    if device.type == "cpu" and world_size() == 1:
-        return policy.to(device)
+    empty, frozen = model.lm_head.weight.is_meta, not model.lm_head.weight.requires_grad
+    if world_size() == 1 and (device.type == "cpu" or frozen and not cpu_offload):
+        return policy if empty else policy.to(device)
     if not dist.is_initialized():  # FSDP2 wants a group, also for a single GPU
         dist.init_process_group(BACKENDS[device.type], store=dist.HashStore(), rank=0, world_size=1)
-    if not model.lm_head.weight.is_meta:
+    if not empty:
         policy.to("cpu" if cpu_offload else device)
         model.model.rotary_emb.to(device)
     options: dict[str, Any] = {
@@ -345,25 +361,38 @@ def add_machine_arguments(parser: argparse.ArgumentParser, save_every: int) -> a
     add("--gradient-checkpointing", action="store_true", help="recompute activations: less memory")
     often = "steps between checkpoints of the training state"
     add("--save-every", type=at_least(1), default=save_every, help=often)
+    precision = "of the trained model's folder; bfloat16 halves it, but rounds what was trained"
+    add("--save-dtype", choices=("float32", "bfloat16"), default="float32", help=precision)
     return group
 
 
 # ---------------------------------------------------------------------------------------------------------- checkpoints
 
 
-def save_hf(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Save an ordinary Hugging Face folder (safetensors, tokenizer, template); it appears complete or not at all."""
+def save_hf(
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    base: str | Path = "",
+) -> None:
+    """Save an ordinary Hugging Face folder (safetensors, tokenizer, template); it appears complete or not at all.
+
+    Adapters are merged into it; by themselves they are in its folder adapter/ too, as those of the model `base`.
+    """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = get_model_state_dict(policy, options=options)  # whole on rank 0, empty elsewhere
     if rank() == 0:
         state = {name.removeprefix("model."): value for name, value in state.items()}
         if policy.model.config.tie_word_embeddings:
             state.pop("lm_head.weight", None)
-        if dtype is not None:
-            state = {name: value.to(dtype) for name, value in state.items()}
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        policy.model.save_pretrained(partial, state_dict=state)
+        if any(map(is_adapter, state)):
+            save_adapter(policy.model, state, str(base), partial / "adapter")
+        result = empty_model(policy.model.config, dtype)  # the config of what is saved: its dtype
+        result.generation_config = policy.model.generation_config
+        result.save_pretrained(partial, state_dict=merged(policy.model, state, dtype))
         tokenizer.save_pretrained(partial)
         seal(partial, hashes(sorted(partial.glob("*.safetensors"))))  # config and template may be edited
         publish(partial, folder)
@@ -371,7 +400,8 @@ def save_hf(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path, dt
 
 
 class TrainingState:
-    """Checkpoints from which training resumes as if it had never stopped: weights, optimiser, random states, counters.
+    """Checkpoints from which training resumes as if it had never stopped: what is trained (all weights, or adapters
+    alone), optimiser, random states, counters.
 
     Each is a folder `step-N` below `folder`, written under another name, renamed when complete; the one before it is
     then deleted. A crash while saving leaves the previous one intact.
@@ -428,7 +458,8 @@ class TrainingState:
             raise UserError(
                 f"{folder} does not fit this model ({str(error).strip().splitlines()[-1]}); {remedy}"
             ) from error
-        set_state_dict(self.policy, self.optimizer, model_state_dict=weights, optim_state_dict=optimizer, options=FLAT)
+        both = {"model_state_dict": weights, "optim_state_dict": optimizer}
+        set_state_dict(self.policy, self.optimizer, **both, options=TRAINED)
         random_file = folder / f"random-{rank()}.state"
         if random_file.exists():  # with another number of processes the data stays in order, the noise does not
             _set_random_states(load_file(random_file))
@@ -441,14 +472,14 @@ class TrainingState:
         barrier()
 
     def _state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Weights and optimiser by name; tensors are this rank's own parts, to be read or overwritten."""
-        return get_state_dict(self.policy, self.optimizer, options=FLAT)
+        """Trained weights and optimiser by name; tensors are this rank's own parts, to be read or overwritten."""
+        return get_state_dict(self.policy, self.optimizer, options=TRAINED)
 
     def _tensors(self, weights: dict[str, Any], optimizer: dict[str, Any]) -> dict[str, Tensor]:
         """What changes in training, once each. The optimiser's settings are no tensors: they come from the flags."""
         state = {f"weights.{name}": value for name, value in weights.items()}
         if self.policy.model.config.tie_word_embeddings:
-            del state["weights.model.lm_head.weight"]
+            state.pop("weights.model.lm_head.weight", None)  # frozen ones are not there
         return state | {f"optimizer.{name}": value for name, value in optimizer.items() if isinstance(value, Tensor)}
 
     def _steps(self) -> list[Path]:
@@ -510,7 +541,7 @@ class TrainingLoop:
     ):
         """`model`, `data`: what training begins with. Raises UserError if the checkpoint was made with others, or with
         other flags."""
-        self.run, self.args, self.policy, self.job = run, args, policy, job
+        self.run, self.args, self.policy, self.job, self.model = run, args, policy, job, model
         self.origin = on_first_rank(lambda: origin_of(args, FREE, model=model_hash(model), **{data.name: data}))
         self.checkpoints = TrainingState(run.output(args.output + ".state"), policy, optimizer, self.origin)
         self.metrics = Metrics(run, args.output)
@@ -557,5 +588,6 @@ class TrainingLoop:
 
     def finish(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Save the trained model and delete the checkpoints: the stage is finished."""
-        save_hf(self.policy, tokenizer, self.run.output(self.args.output))
+        dtype = getattr(torch, self.args.save_dtype)
+        save_hf(self.policy, tokenizer, self.run.output(self.args.output), dtype, base=self.model)
         self.checkpoints.remove()

@@ -52,6 +52,7 @@ from tqdm import tqdm
 
 import fsdp_utils
 from fsdp_utils import TrainingLoop, my_share, optimizer_step
+from lora import Adapters, add_lora_arguments, without_adapters
 from plan import add_plan_arguments, print_plan
 from policy import Example, Policy, accumulate_gradient, score, stop_tokens
 from question import TIERS, Question, load_questions
@@ -141,7 +142,7 @@ class Setup:
     stops: list[int]
     device: torch.device
     prompts: dict[str, list[int]] = field(default_factory=dict)  # question id -> prompt tokens
-    reference: Policy | None = None  # the policy before training, for --kl
+    reference: Policy | None = None  # for --kl, without its adapters the policy before training
     opening: str = ""  # what the chat template itself writes of a response
     source: str | Path = ""  # the model that training begins with
 
@@ -199,7 +200,10 @@ def update_policy(
     examples = [item.example for item in trained]
     responses = questions * len(groups[0].samples) if groups else 1  # Eq. 1's mean over x (of all ranks) and over k
     passes = (args.micro_tokens, setup.device, args.temperature, args.pack)
-    references = score(setup.reference, examples, *passes) if setup.reference else None
+    references = None
+    if setup.reference:
+        with without_adapters(setup.reference):
+            references = score(setup.reference, examples, *passes)
     watch = Watch()
 
     def loss_of(indices: list[int], logprobs: Tensor, entropies: Tensor) -> Tensor:
@@ -664,7 +668,7 @@ def train(setup: Setup, run: RunDir, questions: list[Question], job: fsdp_utils.
     """One stage, from its last checkpoint to its model: every step is a batch, its rollouts and their update."""
     args = setup.args
     optimizer = torch.optim.AdamW(
-        setup.policy.parameters(), lr=args.lr, betas=(0.9, args.beta2), weight_decay=0.0, fused=True
+        setup.policy.trained(), lr=args.lr, betas=(0.9, args.beta2), weight_decay=0.0, fused=True
     )
     loop = TrainingLoop(run, args, setup.policy, optimizer, job, setup.source, run.input("train.jsonl"))
     stage = Stage1(args, questions) if args.stage == 1 else Stage2(setup, questions, run, loop)
@@ -725,6 +729,7 @@ def parse_args() -> argparse.Namespace:
     add("--output", help="folder of the run directory for the trained model; default: rl1 or rl2")
     add_training_arguments(parser)
     add_stage_arguments(parser)
+    add_lora_arguments(parser)
     add_ablation_arguments(parser)
     machine = fsdp_utils.add_machine_arguments(parser, save_every=10).add_argument
     machine("--share-prompts", action="store_true", help="one row per group in training; for short responses")
@@ -808,7 +813,7 @@ def load_setup(
     args: argparse.Namespace, model_path: str | Path, questions: list[Question], device: torch.device
 ) -> Setup:
     """Load what training needs. Raises UserError where model, tokenizer, prompts and flags do not fit together."""
-    how = (device, args.gradient_checkpointing, args.shard_over, args.cpu_offload)
+    how = (device, args.gradient_checkpointing, args.shard_over, args.cpu_offload, Adapters.of(args))
     policy, tokenizer = fsdp_utils.load_sharded(model_path, *how)
     model = policy.model
     prompts = {question.id: prompt_tokens(tokenizer, prompt_messages(question)) for question in questions}
@@ -828,7 +833,9 @@ def load_setup(
             sampler.capacity(len(prompts[longest.id]), args.max_new_tokens)
     except ValueError as error:
         raise UserError(f"question {longest.id}: {error} (--cache-gb {args.cache_gb})") from error
-    reference = fsdp_utils.load_sharded(model_path, *how)[0] if args.kl else None
+    reference = None
+    if args.kl:
+        reference = policy if args.lora else fsdp_utils.load_sharded(model_path, *how)[0]
     stops, opening = stop_tokens(model, tokenizer), response_opening(tokenizer)
     return Setup(args, policy, tokenizer, sampler, stops, device, prompts, reference, opening, model_path)
 

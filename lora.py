@@ -7,16 +7,19 @@ in its adapters: gradient and Adam's moments, 16 bytes a weight in full training
 
 `add_adapters` puts one beside every linear layer of the decoder. Parameters keep their names (`q_proj.weight`), so
 loading, sharding and the sampler treat the base as before; sampler and trainer add the same product `correction`, never
-merged weights. `merged` is the ordinary model that comes out, `save_adapter` the adapters alone, as PEFT reads them.
+merged weights. Frozen weights are kept in the precision they are computed in (bfloat16 on GPUs), adapters in float32.
+`merged` is the ordinary model that comes out, `save_adapter` the adapters alone, as PEFT reads them.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import math
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,7 +27,31 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tools.cli import UserError
+from tools.cli import UserError, above, at_least
+
+
+@dataclass(slots=True)
+class Adapters:
+    """What adapters to train: their rank r, alpha, and the seed of their first values."""
+
+    rank: int
+    alpha: float
+    seed: int
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Adapters | None:
+        """Those that the flags ask for; None if all weights are trained. Raises UserError for flags that contradict."""
+        if args.lora is None and args.lora_alpha is not None:
+            raise UserError(f"--lora-alpha {args.lora_alpha:g} scales adapters, and there are none; add --lora RANK")
+        return args.lora and cls(args.lora, args.lora_alpha or 2.0 * args.lora, args.seed)
+
+
+def add_lora_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of a training stage that `Adapters.of` reads."""
+    add = parser.add_argument_group("LoRA").add_argument
+    rank = "freeze the model and train adapters of this rank beside its layers; wants ten times the --lr"
+    add("--lora", type=at_least(1), metavar="RANK", help=f"{rank}; without it all weights are trained")
+    add("--lora-alpha", type=above(0.0), help="alpha / RANK scales what they add; without it twice the rank")
 
 
 class LoRALinear(nn.Linear):
@@ -45,6 +72,11 @@ class LoRALinear(nn.Linear):
     def correction(self, x: Tensor) -> Tensor:
         """(alpha / r) B (A x), what the adapter adds: (..., in) to (..., out)."""
         return F.linear(F.linear(x, self.lora_A.to(x.dtype)), self.lora_B.to(x.dtype)) * self.scale
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a tensor of a state dict belongs to an adapter."""
+    return name.endswith((".lora_A", ".lora_B"))
 
 
 def adapters(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
@@ -98,14 +130,19 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
             layer.active = True
 
 
-def merged(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A whole state dict with W + (alpha / r) B A for each adapted W, in float32, and without the adapters."""
-    state = dict(state)
-    for name, layer in adapters(model):
-        a, b = state.pop(f"{name}.lora_A"), state.pop(f"{name}.lora_B")
-        weight = state[f"{name}.weight"]
-        state[f"{name}.weight"] = weight.float() + layer.scale * (b.float() @ a.float())
-    return state
+def merged(model: nn.Module, state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """A whole state dict in `dtype` with W + (alpha / r) B A for each adapted W, and without the adapters.
+
+    It empties `state` on the way, so that no two whole models are in memory. Without adapters it only converts.
+    """
+    layers, result = dict(adapters(model)), {}
+    for name in [name for name in state if not is_adapter(name)]:
+        weight, layer = state.pop(name), name.removesuffix(".weight")
+        if layer in layers:
+            a, b = state.pop(f"{layer}.lora_A"), state.pop(f"{layer}.lora_B")
+            weight = weight.float() + layers[layer].scale * (b.float() @ a.float())
+        result[name] = weight.to(dtype)
+    return result
 
 
 def save_adapter(model: nn.Module, state: dict[str, Tensor], base: str, folder: Path) -> None:

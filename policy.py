@@ -95,6 +95,8 @@ def load_config(path: str | Path) -> PretrainedConfig:
         raise UserError(
             f"model folder {path} does not exist; give a Hugging Face folder (config.json, *.safetensors) or hub id"
         )
+    if (local / "adapter_config.json").is_file():
+        raise UserError(f"{path} holds adapters alone; give the merged model, which is the folder around adapter/")
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -173,6 +175,10 @@ class Policy(nn.Module):
             hidden[rows[scored], before[scored]], self.model.lm_head.weight, tokens[scored], temperature, known
         )
 
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that are not frozen: all of them, or those of the adapters (see lora.py)."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
 
 def packed_layout(sequence: Tensor, branch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """How rows of several sequences behave as if each stood alone, and each branch behind its trunk alone.
@@ -226,15 +232,17 @@ class _TokenLogprobs(torch.autograd.Function):
         return logprobs, entropies
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         hidden, weight, targets = ctx.saved_tensors
-        hidden_grad, weight_grad = torch.empty_like(hidden), torch.zeros_like(weight)
+        hidden_grad = torch.empty_like(hidden)
+        weight_grad = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None  # None: it is frozen
         for rows in reversed(_chunks(len(targets), len(weight))):
             into_logits = _logits(hidden[rows], weight, ctx.temperature, ctx.known).softmax(-1)
             into_logits.mul_(-grad[rows, None]).scatter_add_(1, targets[rows, None], grad[rows, None])
             into_logits = (into_logits if ctx.temperature == 1 else into_logits.div_(ctx.temperature)).to(weight.dtype)
             hidden_grad[rows] = into_logits @ weight
-            weight_grad.addmm_(into_logits.T, hidden[rows])
+            if weight_grad is not None:
+                weight_grad.addmm_(into_logits.T, hidden[rows])
         return hidden_grad, weight_grad, None, None, None
 
 

@@ -45,6 +45,7 @@ from torch import Tensor, nn
 from cuda import decode as kernels
 from cuda import recorded
 from cuda import top_p as sampling
+from lora import LoRALinear
 from policy import micro_batches
 from pretrained import unsupported
 
@@ -126,9 +127,10 @@ def head_dim(model: nn.Module) -> int:
 
 
 def linear(x: Tensor, module: nn.Linear) -> Tensor:
-    """x W^T + b by the module's weights, without its hooks and without gradients."""
+    """x W^T + b by the module's weights, and what its adapter adds, without its hooks and without gradients."""
     product = onednn_linear if ONEDNN and x.is_cpu else F.linear
-    return product(x, module.weight, module.bias)
+    y = product(x, module.weight, module.bias)
+    return y + module.correction(x) if isinstance(module, LoRALinear) else y
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

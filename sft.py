@@ -11,9 +11,11 @@ one row, where none sees another: the same gradient, with less padding.
 
 Deviations from the paper, which gives no hyperparameters: all of them.
 
-Reads cot.jsonl. Writes sft/ (a Hugging Face folder), metrics.jsonl; while it runs, sft.state/ (checkpoints).
+Reads cot.jsonl. Writes sft/ (a Hugging Face folder; with --lora also sft/adapter/), metrics.jsonl; while it runs,
+sft.state/ (checkpoints).
 
     torchrun --nproc_per_node 8 -- sft.py --model Qwen/Qwen2.5-7B-Instruct    # our recipe for the paper's 7B setting
+    python sft.py --model Qwen/Qwen2.5-1.5B-Instruct --lora 16 --lr 1e-4                         # one GPU, see lora.py
     python sft.py --run runs/tiny --model data/base --epochs 1 --batch-size 8 --lr 1e-3           # the tiny recipe
 """
 
@@ -37,6 +39,7 @@ from transformers import PreTrainedTokenizerBase
 
 import fsdp_utils
 from fsdp_utils import TrainingLoop, optimizer_step
+from lora import Adapters, add_lora_arguments
 from policy import Example, Policy, accumulate_gradient, score, stop_tokens
 from reward import keeps_turn, prompt_text, rendered
 from rollout import Sampler
@@ -204,7 +207,7 @@ def show_answers(
 
 def train(args: argparse.Namespace, run: RunDir, data: Path, made_by: str, job: fsdp_utils.Job) -> None:
     """From the model and its data, or the last checkpoint, to the cold-started model's folder."""
-    how = (args.gradient_checkpointing, args.shard_over, args.cpu_offload)
+    how = (args.gradient_checkpointing, args.shard_over, args.cpu_offload, Adapters.of(args))
     policy, tokenizer = fsdp_utils.load_sharded(args.model, job.device, *how)
     stops = stop_tokens(policy.model, tokenizer)
     max_length = min(args.max_length, policy.model.config.max_position_embeddings)
@@ -213,7 +216,7 @@ def train(args: argparse.Namespace, run: RunDir, data: Path, made_by: str, job: 
     held = min(int(len(examples) * args.validation), 512)
     validation, examples = examples[:held], examples[held:]
     optimizer = torch.optim.AdamW(
-        policy.parameters(), lr=args.lr, betas=(0.9, args.beta2), weight_decay=args.weight_decay, fused=True
+        policy.trained(), lr=args.lr, betas=(0.9, args.beta2), weight_decay=args.weight_decay, fused=True
     )
     loop = TrainingLoop(run, args, policy, optimizer, job, args.model, data)
     steps = args.steps or math.ceil(args.epochs * math.ceil(len(examples) / args.batch_size))
@@ -273,6 +276,7 @@ def parse_args() -> argparse.Namespace:
         "--max-grad-norm", type=above(0.0), default=1.0, help="longer gradients are scaled down to it"
     )
 
+    add_lora_arguments(parser)
     machine = fsdp_utils.add_machine_arguments(parser, save_every=100)
     machine.add_argument(
         "--validation", type=proper_fraction, default=0.02, help="share of the sequences held out, at most 512"

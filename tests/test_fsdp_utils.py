@@ -14,8 +14,8 @@ from test_policy import EXAMPLES
 from test_rollout import make
 from test_sft import compare_runs
 from torch.distributed.checkpoint.api import CheckpointException
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from two_processes import CPU, PROMPTS, one_step, training
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from two_processes import ADAPTERS, CPU, PROMPTS, one_step, training
 
 import fsdp_utils
 import grpo
@@ -37,7 +37,7 @@ def models(tmp_path_factory, tiny):
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     make("qwen2-untied", vocab_size=len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return {"tied": tiny, "untied": folder, "one-idle": tiny, "replicas": tiny, "offloaded": folder}
+    return {"tied": tiny, "untied": folder, "one-idle": tiny, "replicas": tiny, "offloaded": folder, "adapters": tiny}
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +88,11 @@ def distance(found, expected):
 # ------------------------------------------------------------------------------------------------- two processes as one
 
 
-@pytest.mark.parametrize("name", ["tied", "untied", "one-idle", "replicas", "offloaded"])
+@pytest.mark.parametrize("name", ["tied", "untied", "one-idle", "replicas", "offloaded", "adapters"])
 def test_two_processes_train_what_one_trains(two, models, name, tmp_path):
     """Gradient, its norm, weights after steps; samples before and after a step; the checkpoint's way back."""
-    gradient, expected = training(models[name], tmp_path, EXAMPLES, WEIGHTS)
+    how = {"adapters": ADAPTERS} if name == "adapters" else {}
+    gradient, expected = training(models[name], tmp_path, EXAMPLES, WEIGHTS, **how)
     results = json.loads((two / name / "results.json").read_text())
     assert distance(torch.load(two / name / "gradient.pt"), gradient) < 1e-5
     assert results["norm"] == pytest.approx(expected["norm"], rel=1e-5)
@@ -110,12 +111,12 @@ def test_two_processes_train_what_one_trains(two, models, name, tmp_path):
     )  # rows that do not come out even
 
 
-@pytest.mark.parametrize("name", ["tied", "untied"])
+@pytest.mark.parametrize("name", ["tied", "untied", "adapters"])
 def test_a_saved_model_is_an_ordinary_folder(two, models, name):
     folder = two / name / "second"
     model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(info.values()), info
-    tied = name == "tied"
+    tied = name != "untied"
     assert ("lm_head.weight" not in weights(folder)) == tied
     assert (model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()) == tied
     assert (
@@ -124,23 +125,26 @@ def test_a_saved_model_is_an_ordinary_folder(two, models, name):
     assert weights(folder).keys() == weights(models[name]).keys()
     half = weights(two / name / "half")
     assert all(torch.equal(value.bfloat16(), half[key]) for key, value in weights(folder).items())
+    assert model.config.dtype == torch.float32
+    assert AutoConfig.from_pretrained(two / name / "half").dtype == torch.bfloat16
     assert not list(folder.parent.glob("*.partial"))
 
 
-def test_one_process_goes_on_from_two(two, models, tmp_path):
+@pytest.mark.parametrize("name", ["tied", "adapters"])
+def test_one_process_goes_on_from_two(two, models, tmp_path, name):
     """A checkpoint of two processes, read by one: weights, optimiser and the caller's data. It holds data only."""
-    model, tokenizer = load_policy(models["tied"])
-    policy = fsdp_utils.shard(Policy(model), CPU)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=5.0, fused=True)
-    state = fsdp_utils.TrainingState(two / "tied" / "state", policy, optimizer)
+    adapters = ADAPTERS if name == "adapters" else None
+    policy, tokenizer = fsdp_utils.load_sharded(models[name], CPU, adapters=adapters)
+    optimizer = torch.optim.AdamW(policy.trained(), lr=5.0, fused=True)
+    state = fsdp_utils.TrainingState(two / name / "state", policy, optimizer)
     assert state.load() == {"step": 1, "note": [1, "x"]}
-    suffixes = {path.suffix for path in (two / "tied" / "state").rglob("*") if path.is_file()}
+    suffixes = {path.suffix for path in (two / name / "state").rglob("*") if path.is_file()}
     assert suffixes == {".safetensors", ".state", ".json"}
     assert optimizer.param_groups[0]["lr"] == 5.0  # settings come from the flags, not from the checkpoint
     optimizer.param_groups[0]["lr"] = 1e-3
     one_step(policy, optimizer, EXAMPLES, WEIGHTS)
     fsdp_utils.save_hf(policy, tokenizer, tmp_path / "second")
-    assert distance(weights(tmp_path / "second"), weights(two / "tied" / "second")) < 1e-5
+    assert distance(weights(tmp_path / "second"), weights(two / name / "second")) < 1e-5
 
 
 def test_stages_of_two_processes_equal_those_of_one(two, models, tmp_path, cold_started, questions, chats):
@@ -217,6 +221,7 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path, cold_started, q
         "rl1": ["--stage", 1, "--steps", 3, "--save-every", 1, *SMALL],
         "rl2": ["--stage", 2, "--steps", 3, "--save-every", 1, "--round-steps", 2, "--mine-samples", 2, *SMALL],
     }
+    flags["rl2"] += ["--lora", 2]
     flags["sft"] += ["--output", "again"]
     prepare(tmp_path / "start", cold_started, questions, chats)
     case = {"start": tmp_path / "start", "folder": tmp_path, "kills": 20, "flags": flags}

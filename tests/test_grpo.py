@@ -148,30 +148,35 @@ def plain_ablation(model, other, clip, kl, token_mean):
     return loss / len(PROMPTS)
 
 
+@pytest.mark.parametrize("name", ["qwen2", "qwen2-lora"])
 @pytest.mark.parametrize("share_prompts", [False, True])
 @pytest.mark.parametrize(
     "ablation",
     [{"clip": 0.2}, {"clip": 0.02, "token_mean": True}, {"kl": 0.3}, {"clip": 0.1, "kl": 0.3, "token_mean": True}],
 )
-def test_clipping_and_divergence_are_what_they_say(ablation, share_prompts):
-    """Samples from a policy one step away; with a divergence, groups without advantage have a gradient too."""
-    old, new = make("qwen2").double(), make("qwen2").double()
+def test_clipping_and_divergence_are_what_they_say(ablation, share_prompts, name):
+    """Samples from a policy one step away; with a divergence, groups without advantage have a gradient too. The old
+    policy is a model of its own or, with adapters, the new one without them."""
+    old, new = make("qwen2").double(), make(name).double()
     with torch.no_grad():
         generator = torch.Generator().manual_seed(1)
-        for parameter in new.parameters():
-            parameter += 0.02 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        for parameter in Policy(new).trained():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.mul_(name == "qwen2").add_(0.02 * noise)
     expected = plain_ablation(new, old, **{"clip": 0.0, "kl": 0.0, "token_mean": False} | ablation)
     expected.backward()
-    gradient = {name: parameter.grad.clone() for name, parameter in new.named_parameters()}
+    gradient = {name: parameter.grad.clone() for name, parameter in new.named_parameters() if parameter.requires_grad}
     new.zero_grad(set_to_none=True)
     before = {name: parameter.detach().clone() for name, parameter in new.named_parameters()}
     setup = make_setup(new, share_prompts=share_prompts, **ablation)
-    setup.reference = Policy(old) if ablation.get("kl") else None
+    reference = Policy(old) if name == "qwen2" else setup.policy
+    setup.reference = reference if ablation.get("kl") else None
     measured = update_policy(setup, make_groups(old), 4, torch.optim.SGD(new.parameters(), lr=1.0), 0)
     assert measured["loss"] == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
     scale = max(value.abs().max() for value in gradient.values()).item()
     for name, parameter in new.named_parameters():
-        torch.testing.assert_close(before[name] - parameter, gradient[name], atol=1e-5 * scale, rtol=0)
+        change = before[name] - parameter
+        torch.testing.assert_close(change, gradient.get(name, torch.zeros_like(change)), atol=1e-5 * scale, rtol=0)
     assert measured["trained_tokens"] == (17 if ablation.get("kl") else 11)
 
 

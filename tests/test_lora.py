@@ -1,12 +1,20 @@
 """The adapters: what they compute, where they begin, what comes out of them for transformers and for PEFT."""
 
 import copy
+import json
 
 import pytest
 import torch
+from conftest import call_main, metrics_of, weights
+from safetensors import safe_open
+from test_grpo import SMALL, make_run
+from test_sft import compare_runs
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
+import fsdp_utils
+import grpo
 import lora
+import sft
 from tools.cli import UserError
 
 TOKENS = torch.arange(12).view(2, 6)
@@ -74,7 +82,7 @@ def test_the_merged_model_computes_what_the_adapted_one_does():
     model = adapted(base)
     assert not torch.allclose(logits(model), logits(base), atol=1e-3)
     whole = base_model()
-    whole.load_state_dict(lora.merged(model, model.state_dict()))
+    whole.load_state_dict(lora.merged(model, model.state_dict(), torch.float32))
     torch.testing.assert_close(logits(whole), logits(model), atol=1e-5, rtol=1e-5)
     with lora.without_adapters(model):
         assert torch.equal(logits(model), logits(base))
@@ -108,3 +116,96 @@ def test_adapters_begin_the_same_from_the_same_seed_and_unlike_each_other():
 def test_a_rank_that_a_layer_cannot_have_is_refused(rank):
     with pytest.raises(UserError, match=f"--lora {rank}: the rank must be from 1 to 16"):
         lora.add_adapters(base_model(), rank, 8.0)
+
+
+# ----------------------------------------------------------------------------------------------------------- the stages
+
+SFT = "--lora 4 --lora-alpha 32 --lr 2e-2 --steps 8 --batch-size 8 --save-every 3 --samples 0".split()
+
+
+@pytest.fixture
+def run(tmp_path, cold_started, questions):
+    folder = make_run(tmp_path / "run", cold_started, questions)
+    (folder / "cot.jsonl").write_bytes((cold_started / "cot.jsonl").read_bytes())
+    return folder
+
+
+def test_the_cold_start_trains_adapters_and_leaves_an_ordinary_model(run, tiny):
+    peft = pytest.importorskip("peft")
+    flags = ["--run", run, "--model", tiny, *SFT]
+    call_main(sft, *flags, "--output", "out")
+    losses = [row["loss"] for row in metrics_of(run, "out")]
+    assert losses[-1] < 0.5 * losses[0]
+    before, after = weights(tiny), weights(run / "out")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.endswith("_proj.weight")} and len(changed) == 7 * 2
+    whole = AutoModelForCausalLM.from_pretrained(run / "out")
+    base = AutoModelForCausalLM.from_pretrained(
+        json.loads((run / "out/adapter/adapter_config.json").read_text())["base_model_name_or_path"]
+    )
+    theirs = peft.PeftModel.from_pretrained(base, run / "out" / "adapter")
+    torch.testing.assert_close(logits(theirs.eval()), logits(whole.eval()), atol=1e-4, rtol=1e-4)
+
+    call_main(sft, *flags, "--output", "half", "--save-dtype", "bfloat16")
+    half = weights(run / "half")
+    assert all(torch.equal(half[name], after[name].bfloat16()) for name in after)
+
+
+def test_stopped_it_keeps_adapters_alone_and_resumes_exactly(run, tiny, monkeypatch):
+    flags = ["--run", run, "--model", tiny, *SFT]
+    call_main(sft, *flags, "--output", "straight")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(fsdp_utils.Job, "stopping", lambda _: True)
+        call_main(sft, *flags, "--output", "stopped")
+    names = set()
+    for file in (run / "stopped.state").rglob("*.safetensors"):
+        with safe_open(file, "pt") as opened:
+            names |= set(opened.keys())
+    assert names and all("lora_" in name for name in names)
+    for other, message in (
+        (["--lora", 8], "made with --lora 4, now it is 8"),
+        (["--lora-alpha", 8], "made with --lora-alpha 32.0, now it is 8.0"),
+        (["--model", run / "sft"], "made from another model"),
+    ):
+        with pytest.raises(UserError, match=message):
+            call_main(sft, *flags, "--output", "stopped", *other)
+    call_main(sft, *flags, "--output", "stopped")
+    compare_runs(run, run, "stopped", "straight")
+
+
+def test_both_stages_of_rl_train_adapters(run):
+    for number, before in ((1, "sft"), (2, "rl1")):
+        call_main(grpo, "--stage", number, "--run", run, "--steps", 2, *SMALL, "--lora", 2, "--kl", 0.01)
+        rows = metrics_of(run, f"rl{number}")
+        assert all(row["logprob_gap"] < 1e-5 and row["grad_norm"] > 0 for row in rows)
+        assert not torch.equal(
+            *(weights(run / name)["model.layers.0.mlp.up_proj.weight"] for name in (before, f"rl{number}"))
+        )
+        config = json.loads((run / f"rl{number}" / "adapter" / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == str(run / before) and config["lora_alpha"] == 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--lora", 0], "argument --lora: 0 must be at least 1"),
+        (["--lora", 65], "--lora 65: the rank must be from 1 to 64, the width of the narrowest layer"),
+        (["--lora-alpha", 8], "--lora-alpha 8 scales adapters, and there are none; add --lora RANK"),
+    ],
+)
+def test_flags_that_cannot_be_are_one_line(run, tiny, flags, message):
+    for stage, more in ((sft, ["--model", tiny]), (grpo, ["--stage", 1])):
+        with pytest.raises(UserError) as caught:
+            call_main(stage, "--run", run, "--output", "out", *more, *flags)
+        assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def test_adapters_are_no_model_to_start_from(run, tiny):
+    lora_folder = run / "adapter"
+    lora_folder.mkdir()
+    (lora_folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        UserError, match="adapter holds adapters alone; give the merged model, which is the folder around"
+    ):
+        call_main(sft, "--run", run, "--model", lora_folder, "--output", "out")

@@ -8,9 +8,11 @@ from test_decode import attend_by_definition, needs_triton, norm_by_definition, 
 from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import lora
 import rollout
 from cuda.recorded import bucket
 from cuda.top_p import uniform
+from policy import Policy
 from rollout import Sampler
 
 VOCABULARY = 96
@@ -35,6 +37,8 @@ CONFIGS = {
     "llama": {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 4},
     "llama-llama3": {"rope_parameters": LLAMA3 | {"rope_theta": 500.0, "original_max_position_embeddings": 16}},
     "qwen2-yarn": {"rope_parameters": YARN | {"rope_theta": 500.0, "original_max_position_embeddings": 64}},
+    "qwen2-lora": {"tie_word_embeddings": True},
+    "llama-lora": {"attention_bias": True, "mlp_bias": True},
     "llama-linear": {"rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 500.0}},
 }
 PROMPTS = [[5, 0, 7], [3], list(range(40, 70)), [9, 9, 9, 9, 0, 0], [1, 2], [80, 3, 5, 0]]
@@ -48,6 +52,10 @@ def make(name, **changes):
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             parameter.normal_(1.0 if "norm" in key else 0.0, 0.25)
+        if name.endswith("-lora"):
+            lora.add_adapters(model, 3, 6.0)
+            for parameter in Policy(model).trained():
+                parameter.normal_(0.0, 0.25)
     return model
 
 

@@ -218,11 +218,12 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, tiny, chats, capsys
     assert "nothing to do" in capsys.readouterr().out
 
 
-def compare_runs(straight, resumed, stage):
-    expected, found = weights(straight / stage), weights(resumed / stage)
+def compare_runs(straight, resumed, stage, other=None):
+    """`stage` of the resumed run against the same (or the `other`) of the straight one."""
+    expected, found = weights(straight / (other or stage)), weights(resumed / stage)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    rows = [metrics_of(run, stage) for run in (straight, resumed)]
+    rows = [metrics_of(straight, other or stage), metrics_of(resumed, stage)]
     for one, other in zip(*rows, strict=True):
         measured = [
             {k: v for k, v in row.items() if k in ("step", "loss", "grad_norm", "val_loss")} for row in (one, other)

@@ -16,12 +16,14 @@ from test_policy import EXAMPLES
 import fsdp_utils
 import grpo
 import sft
+from lora import Adapters
 from policy import accumulate_gradient
 from rollout import Sampler
 from tools.cli import UserError
 
 PROMPTS = [[5, 0, 7], [3], [9, 9, 9, 9, 0, 0]]
 CPU = torch.device("cpu")
+ADAPTERS = Adapters(4, 64.0, seed=5)
 
 
 def weighted_loss(examples, weights):
@@ -45,7 +47,8 @@ def whole(tensor):
 def one_step(policy, optimizer, examples, weights):
     """A gradient, its norm, a step. The gradient (before clipping) by name, whole."""
     accumulate_gradient(policy, examples, weighted_loss(examples, weights), 40, CPU)
-    gradient = {name: whole(parameter.grad).clone() for name, parameter in policy.named_parameters()}
+    trained = {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    gradient = {name: whole(parameter.grad).clone() for name, parameter in trained.items()}
     norm = fsdp_utils.clip_grad_norm(policy, 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -62,7 +65,7 @@ def training(model_path, folder, examples, weights, **how):
     """Gradient, sampling between steps, checkpoint, one more step, and back: all that a stage asks of `fsdp_utils`."""
     fsdp_utils.seed_everything(0)
     policy, tokenizer = fsdp_utils.load_sharded(model_path, CPU, **how)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3, fused=True)
+    optimizer = torch.optim.AdamW(policy.trained(), lr=1e-3, fused=True)
     state = fsdp_utils.TrainingState(folder / "state", policy, optimizer)
     assert state.load() is None
     held = sum(local(parameter).numel() for parameter in policy.parameters())
@@ -72,7 +75,7 @@ def training(model_path, folder, examples, weights, **how):
     state.save(1, {"note": [1, "x"]})
     random_number = torch.rand(1).item()
     one_step(policy, optimizer, examples, weights)
-    fsdp_utils.save_hf(policy, tokenizer, folder / "second")
+    fsdp_utils.save_hf(policy, tokenizer, folder / "second", base=model_path)
     fsdp_utils.save_hf(policy, tokenizer, folder / "half", torch.bfloat16)
 
     results["extra"] = state.load()  # back to step 1, and the second step once more
@@ -100,6 +103,7 @@ def main():
         ("one-idle", all_or_none, {}),
         ("replicas", every_other, {"shard_over": 1}),  # HSDP: a mesh of two rows
         ("offloaded", every_other, {"cpu_offload": True}),
+        ("adapters", every_other, {"adapters": ADAPTERS}),
     ):
         out = folder / name
         gradient, results = training(case[name], out, EXAMPLES[mine], weights[mine], **how)
