@@ -12,6 +12,7 @@ if "GPU_TESTS" not in os.environ:  # the same everywhere: float32 on the CPU
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import pytest
+import stages
 import torch
 from hypothesis import settings
 
@@ -21,8 +22,17 @@ if not torch.cuda.is_available():  # before anything imports Triton: its kernels
 torch.set_num_threads(1)
 settings.register_profile("tests", deadline=None)  # a busy machine is no failure
 settings.load_profile("tests")
-PROJECT = Path(__file__).parents[1]
+PROJECT = stages.PROJECT
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+# The longest files, in the order of what they take: a worker that began one of them last would end alone.
+LONGEST = ("test_pipeline", "test_top_p", "test_fsdp_utils", "test_grpo", "test_rollout")
+
+
+def pytest_collection_modifyitems(items):
+    names = [*LONGEST, *sorted({item.path.stem for item in items} - set(LONGEST))]
+    items.sort(key=lambda item: names.index(item.path.stem))
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +113,9 @@ def call_main(module, *flags):
 
 
 def python(*arguments, timeout=300, **environment):
-    """A Python process in the project's folder; its output as text."""
+    """A Python process in the project's folder; its output as text. Stages are forked, if nothing speaks against it."""
+    if str(arguments[0]).removesuffix(".py") in stages.STAGES and not environment:
+        return stages.run(arguments, timeout)
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=PROJECT,
@@ -116,20 +128,7 @@ def python(*arguments, timeout=300, **environment):
 
 def killed_after(module, step, *flags):
     """A stage's process that is killed (as by `kill -9`) as soon as it has logged `step`."""
-    code = f"""
-import os, signal, sys
-import {module} as stage
-from tools.run import Metrics
-log = Metrics.log
-def log_and_die(self, step, **values):
-    log(self, step, **values)
-    if step == {step}:
-        os.kill(os.getpid(), signal.SIGKILL)
-Metrics.log = log_and_die
-sys.argv = ["{module}.py", *{[str(flag) for flag in flags]!r}]
-stage.main()
-"""
-    return python("-c", code)
+    return stages.run([f"{module}.py", *flags], dies_at=step)
 
 
 def weights(folder):

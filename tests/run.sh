@@ -7,4 +7,4 @@ install tests/requirements.txt
 
 ruff format --check .
 ruff check .
-pytest -q -n 2 --dist loadfile "$@"
+pytest -q -n 2 --dist loadfile --no-loadscope-reorder "$@"

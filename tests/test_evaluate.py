@@ -8,8 +8,9 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import stages
 import torch
-from conftest import PROJECT, call_main, metrics_of, python
+from conftest import call_main, metrics_of, python
 from test_tables import cells_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -308,13 +309,11 @@ def test_the_part_of_a_response_that_the_template_writes_is_scored(run, tiny, tm
 
 
 @pytest.mark.parametrize(("score", "count"), [("answer", 21), ("loglikelihood", 1)])
-def test_two_processes_share_the_items(run, tiny, questions, score, count):
+def test_two_processes_share_the_items(run, tiny, questions, score, count, tmp_path_factory):
     """Of a single item, one of them has nothing to do."""
     write_jsonl(run / "heldout.jsonl", [question.to_json() for question in questions[:count]])
     flags = ("--run", run, "--score", score, *QUICK, "--model")
-    shared = python("-m", "torch.distributed.run", "--nproc_per_node", "2", "--", PROJECT / "evaluate.py", *flags,
-                    f"two={tiny}", timeout=100)  # fmt: skip
-    assert shared.returncode == 0, shared.stderr
+    assert stages.run_on_two(["evaluate.py", *flags, f"two={tiny}"], tmp_path_factory.mktemp("two")) == [0, 0]
     call_main(evaluate, *flags, f"one={tiny}")
     two, one = (
         {row["id"]: row.get("response") or row["logprobs"] for row in read_jsonl(run / "eval" / "heldout" / name)}

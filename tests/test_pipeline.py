@@ -4,12 +4,11 @@ import hashlib
 import random
 import re
 import sqlite3
-import subprocess
-import sys
 import time
 
 import pytest
-from conftest import PROJECT, python
+import stages
+from conftest import python
 
 from question import load_questions
 from tools.run import read_jsonl
@@ -18,7 +17,7 @@ RL = "--questions 6 --group-size 4 --max-new-tokens 48 --lr 1e-4 --share-prompts
 RL += " --save-every 1"
 STAGES = {  # stage: its command line, what it leaves
     "kg_build": ("kg_build.py --source data/encyclopedia.xml", ["kg.sqlite"]),
-    "synth": ("synth.py --questions 600", ["synth.jsonl"]),
+    "synth": ("synth.py --questions 200", ["synth.jsonl"]),
     "curate": ("curate.py --heldout 28", ["train.jsonl", "heldout.jsonl"]),
     "distill": ("distill.py --teacher evidence --questions 48 --batch-size 8", ["cot.jsonl"]),
     "sft": ("sft.py --model data/base --steps 6 --batch-size 8 --lr 5e-4 --save-every 1", ["sft"]),
@@ -32,16 +31,16 @@ STAGES = {  # stage: its command line, what it leaves
 
 
 def command(stage, run):
-    return [sys.executable, *STAGES[stage][0].split(), "--run", str(run)]
+    return [*STAGES[stage][0].split(), "--run", str(run)]
 
 
-def kill_in_the_middle(stage, run, seconds):
+def kill_in_the_middle(stage, run, seconds, folder):
     """Start a stage and kill it after `seconds`; True if it was still running then."""
-    process = subprocess.Popen(command(stage, run), cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    time.sleep(seconds)
-    running = process.poll() is None
+    process = stages.start(command(stage, run), folder)
+    process.join(seconds)
+    running = process.exitcode is None
     process.kill()
-    process.wait()
+    process.join()
     return running
 
 
@@ -62,16 +61,19 @@ def fingerprint(path):
 def two_runs(tmp_path_factory):
     """The pipeline twice: undisturbed, and with every stage killed twice before it may finish."""
     calm, rough = tmp_path_factory.mktemp("calm"), tmp_path_factory.mktemp("rough")
+    output_of_the_killed = tmp_path_factory.mktemp("killed")
+    python("report.py", "--help")  # the first fork waits for the imports, which is not the stage's time
     rng = random.Random(0)
     killed, output = {}, {}
     for stage in STAGES:
         began = time.time()
-        done = subprocess.run(command(stage, calm), cwd=PROJECT, capture_output=True, text=True)
+        done = python(*command(stage, calm))
         assert done.returncode == 0, f"{stage}: {done.stderr[-2000:]}"
         output[stage] = done.stdout
         whole = time.time() - began
-        killed[stage] = sum(kill_in_the_middle(stage, rough, whole * rng.uniform(0.4, 0.95)) for _ in range(2))
-        done = subprocess.run(command(stage, rough), cwd=PROJECT, capture_output=True, text=True)
+        ends = [whole * rng.uniform(0.2, 0.8) for _ in range(2)]
+        killed[stage] = sum(kill_in_the_middle(stage, rough, end, output_of_the_killed) for end in ends)
+        done = python(*command(stage, rough))
         assert done.returncode == 0, f"{stage} after a kill: {done.stderr[-2000:]}"
     return calm, rough, killed, output
 
@@ -116,7 +118,7 @@ def test_the_end_is_table_4_and_transcripts(two_runs):
 def test_a_finished_stage_does_nothing(two_runs):
     for stage in STAGES:
         if stage != "evaluate":
-            again = python(*command(stage, two_runs[0])[1:])
+            again = python(*command(stage, two_runs[0]))
             assert again.returncode == 0 and "nothing to do" in again.stdout and again.stdout.count("\n") == 1
 
 
@@ -124,6 +126,6 @@ def test_missing_inputs_name_the_command_that_makes_them(tmp_path):
     missing = {"synth": "kg_build.py", "curate": "synth.py", "distill": "curate.py", "sft": "distill.py"}
     missing |= {"grpo 1": "curate.py", "grpo 2": "curate.py", "evaluate": "curate.py"}
     for stage, maker in missing.items():
-        failed = python(*command(stage, tmp_path)[1:])
+        failed = python(*command(stage, tmp_path))
         assert failed.returncode == 1 and maker in failed.stderr, failed.stderr
         assert "Traceback" not in failed.stderr and failed.stderr.count("\n") == 1
