@@ -16,10 +16,10 @@ is over pi.
 
     stage 1   a balanced blend of Easy and Moderate questions, until rewards become sparse: most groups are all right
               or all wrong (zero advantage, nothing to learn from) and the reward no longer rises
-    stage 2   in rounds: the policy answers the whole dataset several times, and what it repeatedly fails, Difficult
-              questions first, is trained on next: each tier gets a share by its failure rate times its weight.
-              Questions that were never solved in many attempts are set aside, and every round samples larger groups
-              ("we increase the number of rollouts")
+    stage 2   in rounds: the policy answers the dataset (where --mine-budget is too small for all of it, those questions
+              that were tried the longest ago), and what it repeatedly fails, Difficult questions first, is trained on
+              next: each tier gets a share by its failure rate times its weight. Questions that were never solved in
+              many attempts are set aside, and every round samples larger groups ("we increase the number of rollouts")
 
 Deviations from the paper, which gives no numbers: all hyperparameters, the plateau test, the weights of the mix.
 
@@ -87,7 +87,7 @@ def grpo_loss(logprobs: Tensor, advantages: Tensor, responses: int) -> Tensor:
 def advantages_of(rewards: Tensor, with_std: bool = False) -> Tensor:
     """Eq. 2: A(x, y_i) = r(x, y_i) - b(x), how much better than its group a response is. Both (questions, k).
 
-    `with_std` divides by the group's standard deviation as well, as DeepSeekMath's GRPO does; the paper does not.
+    `with_std` divides by the group's (unbiased) standard deviation, as DeepSeekMath's GRPO does; the paper does not.
     """
     advantages = rewards - group_baseline(rewards)
     if with_std:
@@ -444,6 +444,12 @@ class Entry:
     passes: int = 0
     last_pass_rate: float = 0.0
     last_seen: int = -1  # step
+    failed_minings: int = 0  # minings in a row in which no more than half of the attempts were right
+
+    @property
+    def priority(self) -> float:
+        """The failure rate, times the minings in a row that found a failure: repeated ones come first (section 3.3)."""
+        return (1 - self.last_pass_rate) * max(1, self.failed_minings)
 
 
 class Ledger:
@@ -454,14 +460,36 @@ class Ledger:
     def __init__(self, questions: list[Question]):
         self.entries = {question.id: Entry(question.id, question.tier) for question in questions}
 
-    def record(self, outcomes: list[tuple[str, int, int]], step: int) -> None:
-        """Add what questions came to at a step: (question id, attempts, passes)."""
+    def record(self, outcomes: list[tuple[str, int, int]], step: int, mining: bool = False) -> None:
+        """Add what questions came to at a step, in training or `mining`: (question id, attempts, passes)."""
         for question_id, attempts, passes in outcomes:
             entry = self.entries[question_id]
             entry.attempts += attempts
             entry.passes += passes
             entry.last_pass_rate = passes / attempts
             entry.last_seen = step
+            if mining:
+                entry.failed_minings = entry.failed_minings + 1 if 2 * passes <= attempts else 0
+
+    def oldest(self, count: int, rng: random.Random) -> list[str]:
+        """Ids of the `count` questions that were tried the longest ago, of each tier its share of the dataset."""
+        entries = rng.sample(list(self.entries.values()), len(self.entries))
+        sizes = Counter(entry.tier for entry in entries)
+        room = Counter({tier: math.ceil(count * size / len(entries)) for tier, size in sizes.items()})
+        chosen = []
+        for entry in sorted(entries, key=lambda entry: entry.last_seen):
+            if room[entry.tier]:
+                room[entry.tier] -= 1
+                chosen.append(entry.id)
+        return chosen[:count]
+
+    def doubtful(self, passes: dict[str, int]) -> list[str]:
+        """Ids of those to try again after one attempt (question id -> passes): what failed, often failed before first;
+        then what passed now, but failed in the mining before."""
+        entries = [self.entries[question_id] for question_id in passes]
+        unsure = [entry for entry in entries if not passes[entry.id] or entry.failed_minings]
+        weights = {entry.id: (entry.failed_minings + 1) * self.TIER_WEIGHTS[entry.tier] for entry in unsure}
+        return sorted(weights, key=lambda name: (passes[name], -weights[name], name))
 
     def still_open(self, tier: str, set_aside: int) -> list[Entry]:
         """A tier's questions, without those that were never solved in `set_aside` attempts or more."""
@@ -473,8 +501,10 @@ class Ledger:
         weakness = {}
         for tier in TIERS:
             entries = self.still_open(tier, set_aside)
-            failed = sum(1 - entry.last_pass_rate for entry in entries) / max(1, len(entries))
-            weakness[tier] = failed * self.TIER_WEIGHTS[tier]
+            rates = [1 - entry.last_pass_rate for entry in entries if entry.attempts]
+            guess = (sum(rates) + 1) / (len(rates) + 1)  # of one never tried: the others' rate, and a failure more
+            failed = sum(rates) + guess * (len(entries) - len(rates))
+            weakness[tier] = failed / max(1, len(entries)) * self.TIER_WEIGHTS[tier]
         total = sum(weakness.values())
         return {tier: value / total if total else 0.0 for tier, value in weakness.items()}
 
@@ -482,7 +512,7 @@ class Ledger:
         """Ids of `count` questions in random order, fewer if fewer failed.
 
         Each tier gets its share of the mix, and what it cannot fill goes to the others; within a tier questions are
-        drawn by failure rate, without replacement.
+        drawn by their priority, without replacement. Those never tried yet come in only where too few failed.
         """
         failed = {tier: [e for e in self.still_open(tier, set_aside) if e.last_pass_rate < 1] for tier in TIERS}
         mix = {tier: share for tier, share in self.tier_mix(set_aside).items() if share > 0}
@@ -492,8 +522,8 @@ class Ledger:
             quota = round((count - len(mined)) * mix[tier] / left)
             left -= mix[tier]
             # Weighted sampling without replacement: the largest u ** (1 / weight) win (Efraimidis and Spirakis).
-            keys = [(math.log(1 - rng.random()) / (1 - entry.last_pass_rate), entry.id) for entry in failed[tier]]
-            mined += [question_id for _, question_id in sorted(keys, reverse=True)[:quota]]
+            keys = [(e.attempts > 0, math.log(1 - rng.random()) / e.priority, e.id) for e in failed[tier]]
+            mined += [question_id for *_, question_id in sorted(keys, reverse=True)[:quota]]
         rng.shuffle(mined)
         return mined
 
@@ -512,7 +542,7 @@ class Ledger:
         return {
             tier: {
                 "questions": len(entries),
-                "passed": sum(entry.last_pass_rate for entry in entries) / len(entries),
+                "passed": sum(entry.last_pass_rate for entry in entries) / max(1, sum(e.attempts > 0 for e in entries)),
                 "mix": mix[tier],
                 "mined": chosen[tier],
                 "set_aside": len(entries) - len(self.still_open(tier, set_aside)),
@@ -526,6 +556,15 @@ def outcomes_of(groups: list[Group]) -> list[tuple[str, int, int]]:
     """(question id, attempts, passes) of every rank's groups, on every rank in the same order."""
     own = [(group.question.id, len(group.rewards), sum(item.correct for item in group.rewards)) for group in groups]
     return [outcome for share in fsdp_utils.gather_objects(own) for outcome in share]
+
+
+def added(first: list[tuple[str, int, int]], more: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """Outcomes of the same questions added up: (question id, attempts, passes)."""
+    attempts, passes = Counter(), Counter()
+    for question_id, tried, passed in first + more:
+        attempts[question_id] += tried
+        passes[question_id] += passed
+    return [(question_id, tried, passes[question_id]) for question_id, tried in attempts.items()]
 
 
 # -------------------------------------------------------------------------------------------- what the stages differ in
@@ -594,10 +633,11 @@ class Stage2:
         return list({question.id: question for question in batch}.values())
 
     def mine(self, round_number: int, step: int) -> None:
-        """Let the policy answer the whole dataset several times; choose this round's questions from what it failed."""
+        """Let the policy answer the dataset; choose this round's questions from what it failed."""
         args = self.args
-        outcomes = self.attempt(self.questions, args.mine_samples, f"mining round {round_number}")
-        self.ledger.record(outcomes, step)
+        outcomes = self.answers(round_number)
+        self.ledger.record(outcomes, step, mining=True)
+        responses = sum(attempts for _, attempts, _ in outcomes)
         rng = random.Random(f"{args.seed}/mine/{round_number}")
         self.mined = self.ledger.draw(args.round_steps * args.questions, args.set_aside, rng)
         if not self.mined:
@@ -605,8 +645,27 @@ class Stage2:
         if fsdp_utils.rank() == 0:
             summary = self.ledger.summary(self.mined, args.set_aside)
             print_summary(summary, round_number, args.set_aside)
-            self.metrics.log(step, round=round_number + 1, **summary, **({"ended": self.ended} if self.ended else {}))
+            ended = {"ended": self.ended} if self.ended else {}
+            self.metrics.log(step, round=round_number + 1, responses=responses, **summary, **ended)
             self.finish()
+
+    def answers(self, round_number: int) -> list[tuple[str, int, int]]:
+        """(question id, attempts, passes) of a round's mining.
+
+        Where the budget is too small for `--mine-samples` attempts at every question, two thirds of it look once at
+        those tried the longest ago, so that a few rounds see the whole dataset; the rest tries again what failed.
+        """
+        args, when = self.args, f"mining round {round_number}"
+        if not args.mine_budget or args.mine_budget >= len(self.questions) * args.mine_samples:
+            return self.attempt(self.questions, args.mine_samples, when)
+        repeats = args.mine_samples - 1
+        looks = math.ceil(args.mine_budget * (2 / 3 if repeats else 1))
+        oldest = self.ledger.oldest(looks, random.Random(f"{args.seed}/look/{round_number}"))
+        first = self.attempt([self.by_id[name] for name in oldest], 1, when)
+        doubtful = self.ledger.doubtful({name: passes for name, _, passes in first})
+        affordable = (args.mine_budget - len(oldest)) // repeats if repeats else 0
+        again = self.attempt([self.by_id[name] for name in doubtful[:affordable]], repeats, f"{when}, again")
+        return added(first, again)
 
     def attempt(self, questions: list[Question], attempts: int, when: str) -> list[tuple[str, int, int]]:
         """What `attempts` responses to each question come to: (question id, attempts, passes).
@@ -772,7 +831,9 @@ def add_stage_arguments(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument_group("stage 2 mines").add_argument
     add("--round-steps", type=at_least(1), default=50, help="steps between two minings")
-    add("--mine-samples", type=at_least(1), default=4, help="attempts at every question in each mining")
+    add("--mine-samples", type=at_least(1), default=4, help="attempts at a question in each mining, at most")
+    budget = "responses in each mining, at most; 0: that many attempts at every question, whatever it costs"
+    add("--mine-budget", type=at_least(0), default=40_000, help=budget)
     add("--group-growth", type=at_least(0), default=4, help="more responses per question in each round")
     add("--max-group-size", type=at_least(2), default=32, help="where that growth ends; memory and time")
     add("--set-aside", type=at_least(1), default=48, help="attempts without a success that set a question aside")

@@ -8,7 +8,7 @@ decoder block. `grpo.py` has two phases that do not overlap, and the larger one 
                micro-batch, one chunk of logits
 
 Time is a rough estimate from the assumptions below, with every response as long as `--max-new-tokens` allows and every
-group trained on: the slowest case. Mining is not in it.
+group trained on: the slowest case. In stage 2 each step bears its share of its round's mining.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ HOST_LINK = 25e9  # bytes a second between host and GPU, per GPU
 HOST_BANDWIDTH = 25e9  # bytes a second of host memory, per GPU: what Adam on the CPU runs at
 RESERVE = 0.08  # of the GPU's memory, for the CUDA context, NCCL and fragmentation
 PROMPT = 512  # tokens
+LARGE_DATASET = 200_000  # questions, where train.jsonl is not there yet
 
 MASTER_BYTES = 16  # a parameter's float32 weight, gradient and two moments of Adam
 HALF = 2  # bytes of a bfloat16
@@ -53,7 +54,7 @@ class Machine:
 
 @dataclass(slots=True)
 class Work:
-    """One step: questions, responses to each, their length, tokens per pass, the KV cache in GB."""
+    """One step: questions, responses to each, their length, tokens per pass, the KV cache in GB; and a mining."""
 
     questions: int
     group_size: int
@@ -61,6 +62,8 @@ class Work:
     micro_tokens: int
     cache_gb: float
     gradient_checkpointing: bool
+    mined: int = 0  # responses of a mining, in stage 2
+    round_steps: int = 1  # steps between two minings
 
 
 def saved_bytes(model: PreTrainedModel, tokens: int) -> int:
@@ -112,12 +115,11 @@ def memory(config: PretrainedConfig, machine: Machine, work: Work) -> dict[str, 
     return {phase: {name: value / 1e9 for name, value in parts.items()} for phase, parts in phases.items()}
 
 
-def seconds(config: PretrainedConfig, machine: Machine, work: Work) -> dict[str, float]:
-    """A step's seconds by phase, under the assumptions above."""
+def sampling_seconds(config: PretrainedConfig, machine: Machine, work: Work, responses: int) -> float:
+    """Seconds in which the busiest GPU samples its `responses`. Raises UserError if the cache holds not one."""
     parameters = sum(parameter.numel() for parameter in empty_model(config).parameters())
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     cache_token = 2 * HALF * config.num_hidden_layers * config.num_key_value_heads * head_dim
-    responses = math.ceil(work.questions / machine.gpus) * work.group_size  # of the busiest GPU
     rows = min(responses, int(work.cache_gb * 1e9 // (cache_token * (PROMPT + work.max_new_tokens))))
     if rows < 1:
         raise UserError(
@@ -130,12 +132,22 @@ def seconds(config: PretrainedConfig, machine: Machine, work: Work) -> dict[str,
         2 * parameters * rows / (FLOPS * UTILISATION),
         config.num_hidden_layers * KERNELS * LAUNCH,
     )
+    return math.ceil(responses / rows) * work.max_new_tokens * token
+
+
+def seconds(config: PretrainedConfig, machine: Machine, work: Work) -> dict[str, float]:
+    """A step's seconds by phase, under the assumptions above; `mining` is the share of one step in a round's."""
+    parameters = sum(parameter.numel() for parameter in empty_model(config).parameters())
+    responses = math.ceil(work.questions / machine.gpus) * work.group_size  # of the busiest GPU
     passes = 8 if work.gradient_checkpointing else 6  # forward 2, backward 4, and the forward again
     trained = responses * (PROMPT + work.max_new_tokens)
     result = {
-        "sampling": math.ceil(responses / rows) * work.max_new_tokens * token,
+        "sampling": sampling_seconds(config, machine, work, responses),
         "updating": passes * parameters * trained / (FLOPS * UTILISATION),
     }
+    if work.mined:
+        mined = sampling_seconds(config, machine, work, math.ceil(work.mined / machine.gpus))
+        result["mining"] = mined / work.round_steps
     if machine.cpu_offload:
         sharded = parameters / (machine.shard_over or machine.gpus)
         moves = 3 * math.ceil(trained / work.micro_tokens) + 1  # per micro-batch: weights twice, gradient; to sample
@@ -162,9 +174,13 @@ def plan(config: PretrainedConfig, name: str, machine: Machine, work: Work) -> t
         lines.append(f"  {'host memory':52}{parts['host']['weights, gradient, Adam']:8.1f} GB per GPU")
     step = sum(times.values())
     spent = ", ".join(f"{phase} {value:.0f} s" for phase, value in times.items())
-    lines.append(
-        f"  about {86400 / step:.0f} steps a day or more ({spent}; every response as long as it may be, no mining)"
-    )
+    lines.append(f"  about {86400 / step:.0f} steps a day or more ({spent}; every response as long as it may be)")
+    if work.mined:
+        hours = times["mining"] * work.round_steps / 3600
+        lines.append(
+            f"  mining: {hours:.1f} h every {work.round_steps} steps for {work.mined:,} responses, "
+            f"{times['mining'] / step:.0%} of the stage (--mine-budget)"
+        )
     lines.append(
         f"  assumed: {PROMPT} prompt tokens; {FLOPS / 1e12:.0f} TFLOP/s at {UTILISATION:.0%}, "
         f"{BANDWIDTH / 1e12:.2f} TB/s at {DECODE_UTILISATION:.0%}, {RESERVE:.0%} of the memory in reserve"
@@ -198,6 +214,14 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--gpu-gb", type=above(0.0), default=80.0, help="GB of each of them to plan for")
 
 
+def mined_responses(args: argparse.Namespace) -> int:
+    """The responses of one mining: of the run's questions, or of as many as the large recipes may make."""
+    path = Path(args.run) / "train.jsonl"
+    questions = sum(1 for _ in open(path, "rb")) if path.is_file() else LARGE_DATASET
+    whole = questions * args.mine_samples
+    return min(args.mine_budget or whole, whole)
+
+
 def print_plan(args: argparse.Namespace, model: str | Path) -> None:
     """What a run of `grpo.py` with these flags will need, from the model's config alone.
 
@@ -205,7 +229,9 @@ def print_plan(args: argparse.Namespace, model: str | Path) -> None:
     """
     group_size = args.group_size if args.stage == 1 else args.max_group_size
     lengths = (args.max_new_tokens, args.micro_tokens)
-    work = Work(args.questions, group_size, *lengths, args.cache_gb, args.gradient_checkpointing)
+    mined = mined_responses(args) if args.stage == 2 and not args.no_mining else 0
+    mining = (mined, args.round_steps)
+    work = Work(args.questions, group_size, *lengths, args.cache_gb, args.gradient_checkpointing, *mining)
     machine = Machine(args.gpus, args.gpu_gb, args.shard_over, args.cpu_offload)
     text, problem = plan(load_config(model), str(model), machine, work)
     print(text)

@@ -200,8 +200,8 @@ def mining_section(rows: list[Row]) -> str:
             cells = (number, tier, *shares, counts["mined"], counts["set_aside"])
             table += "<tr>" + "".join(f"<td>{escape(str(cell))}" for cell in cells)
     lead = (
-        "Each round the policy answers the whole dataset; what it fails is drawn and trained on. A tier's share of the "
-        "mix is its failure rate times its weight. Set aside is what was never solved in many attempts."
+        "Each round the policy answers the dataset, or a rotating share of it; what it fails is trained on. A tier's "
+        "share of the mix is its failure rate times its weight. Set aside is what was never solved in many attempts."
     )
     picture = charts.share_bars(mixes, "Share of each tier in each round")
     return section(title, lead, picture, f"<div><table>{table}</table></div>")

@@ -1,6 +1,7 @@
 """The update is Eqs. 1 to 3 by plain autograd; curriculum and mining keep their books; a killed run goes on."""
 
 import json
+import math
 import os
 import random
 import re
@@ -20,9 +21,20 @@ from transformers import Qwen2Config, Qwen3Config
 
 import grpo
 import rollout
-from grpo import Group, Ledger, Plateau, Setup, advantages_of, blended_batch, nth_batch, reference_loss, update_policy
+from grpo import (
+    Group,
+    Ledger,
+    Plateau,
+    Setup,
+    Stage2,
+    advantages_of,
+    blended_batch,
+    nth_batch,
+    reference_loss,
+    update_policy,
+)
 from policy import Policy
-from question import LETTERS, Question
+from question import LETTERS, TIERS, Question
 from reward import Reward
 from rollout import Sample, Sampler
 from tools.cli import UserError
@@ -389,6 +401,105 @@ def test_within_a_tier_questions_are_drawn_by_failure_rate():
         assert drawn[f"difficult/{number}"] / 4000 == pytest.approx(share, abs=0.03)
 
 
+def test_failures_of_several_minings_outrank_one(questions):
+    ledger = Ledger(questions)
+    for step in range(3):
+        ledger.record([("test/2", 2, 0)], step, mining=True)
+    ledger.record([("test/5", 2, 0)], 2, mining=True)
+    ledger.record([("test/2", 9, 0), ("test/5", 9, 0)], 2)  # in training
+    again, once = (ledger.entries[name] for name in ("test/2", "test/5"))
+    assert again.priority == 3 * once.priority and again.last_pass_rate == once.last_pass_rate
+    ledger.record([("test/2", 2, 2)], 3, mining=True)
+    assert again.priority == 0 and again.failed_minings == 0
+    drawn = Counter(ledger.draw(1, 99, random.Random(seed))[0] for seed in range(50))
+    assert drawn == {"test/5": 50}  # a failure goes before what was never tried
+
+
+class Answers(Stage2):
+    """Stage 2 without a model: a response is right with the probability that `skill` gives the question."""
+
+    def __init__(self, questions, skill, **flags):
+        self.questions, self.args, self.skill = questions, Namespace(seed=0, **flags), skill
+        self.ledger, self.by_id = Ledger(questions), {question.id: question for question in questions}
+
+    def attempt(self, questions, attempts, when):
+        draws = [random.Random(f"{when}/{question.id}") for question in questions]
+        return [
+            (question.id, attempts, sum(draw.random() < self.skill(question) for _ in range(attempts)))
+            for question, draw in zip(questions, draws)
+        ]
+
+
+@given(st.integers(1, 90), st.integers(1, 4), st.floats(0, 1))
+def test_mining_keeps_its_budget_and_in_a_few_rounds_sees_every_question(questions, budget, samples, skill):
+    """Even while training tries a third of the questions again and again."""
+    stage = Answers(questions, lambda _: skill, mine_budget=budget, mine_samples=samples)
+    seen = set()
+    for number in range(2 * math.ceil(1.5 * len(questions) / budget) + 1):
+        outcomes = stage.answers(number)
+        assert sum(attempts for _, attempts, _ in outcomes) <= budget
+        assert all(0 <= passes <= attempts <= samples for _, attempts, passes in outcomes)
+        assert len({name for name, *_ in outcomes}) == len(outcomes)
+        stage.ledger.record(outcomes, number, mining=True)
+        seen |= {name for name, *_ in outcomes}
+        stage.ledger.record([(question.id, 8, 4) for question in questions[:7] if question.id in seen], number)
+    assert seen == {question.id for question in questions}
+
+
+def test_a_share_of_the_dataset_has_its_tiers(questions):
+    sizes = Counter(question.tier for question in questions)
+    stage = Answers(questions, lambda _: 1.0, mine_budget=18, mine_samples=4)
+    looked_at = Counter(stage.by_id[name].tier for name, *_ in stage.answers(0))
+    assert all(abs(looked_at[tier] - 12 * sizes[tier] / 21) < 1.5 for tier in sizes) and looked_at.total() == 12
+
+
+def test_what_failed_is_tried_again_and_what_had_failed_before(questions):
+    """One look at 14 of 21 questions; seven responses are left for second attempts: at the Difficult ones, all wrong,
+    then at the Easy ones, now right, which the mining before found wrong."""
+    stage = Answers(questions, lambda question: question.tier != "difficult", mine_budget=21, mine_samples=2)
+    stage.ledger.record([(question.id, 2, 0) for question in questions if question.tier == "easy"], 0, mining=True)
+    outcomes = stage.answers(0)
+    tried = {name: attempts for name, attempts, _ in outcomes}
+    tiers = {tier: [n for name, n in tried.items() if stage.by_id[name].tier == tier] for tier in TIERS}
+    assert len(tried) == 14 and set(tiers["difficult"]) == {2} and set(tiers["moderate"]) == {1}
+    assert tiers["easy"].count(2) == 7 - len(tiers["difficult"])
+
+
+def test_the_order_of_a_minings_outcomes_does_not_matter(questions):
+    """As many processes give them in another order than one does."""
+    looked = {question.id: number % 2 for number, question in enumerate(questions)}
+    ledgers = [Ledger(questions), Ledger(questions)]
+    for ledger, order in zip(ledgers, (1, -1)):
+        ledger.record([(name, 1, passes) for name, passes in list(looked.items())[::order]], 0, mining=True)
+    one, other = (ledger.doubtful(dict(list(looked.items())[::order])) for ledger, order in zip(ledgers, (1, -1)))
+    assert one == other and set(one) == {name for name, passes in looked.items() if not passes}
+    draws = [(ledger.oldest(9, random.Random(1)), ledger.draw(9, 9, random.Random(2))) for ledger in ledgers]
+    assert draws[0] == draws[1]
+
+
+def test_mining_within_a_budget_resumes_exactly(run, tmp_path, cold_started, questions):
+    """Stopped in the second round, between looking and trying again."""
+    straight = make_run(tmp_path / "straight", cold_started, questions)
+    flags = ["--stage", 2, "--steps", 2, "--round-steps", 1, "--mine-budget", 12, "--mine-samples", 2, *SMALL]
+    call_main(grpo, "--run", straight, "--model", straight / "sft", *flags)
+    sample = grpo.rollout
+
+    def stopping(setup, questions, group_size, when, *rest):
+        groups = sample(setup, questions, group_size, when, *rest)
+        if when == "mining round 1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return groups
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grpo, "rollout", stopping)
+        with pytest.raises(SystemExit):
+            call_main(grpo, "--run", run, "--model", run / "sft", *flags)
+    call_main(grpo, "--run", run, "--model", run / "sft", *flags)
+    compare_runs(straight, run, "rl2")
+    assert (straight / "ledger.jsonl").read_bytes() == (run / "ledger.jsonl").read_bytes()
+    assert all(row["responses"] <= 12 for row in metrics_of(run, "mining"))
+
+
 def test_what_was_never_solved_is_set_aside_and_the_summary_says_so():
     ledger = make_pool(("easy", 4, 4, 3), ("difficult", 5, 4, 1))
     ledger.record([("difficult/0", 5, 0)], 1)  # solved once before
@@ -719,6 +830,19 @@ def test_the_defaults_fit_7b_on_eight_gpus(plan_of, capsys):
     long = plan_of("7b", capsys, "--micro-tokens", 32768)[1]
     assert "does not fit: updating" in long and "--gradient-checkpointing" in long
     assert plan_of("7b", capsys, "--micro-tokens", 32768, "--gradient-checkpointing")[1] is None
+
+
+def test_mining_is_in_the_plan_of_stage_2(plan_of, capsys):
+    def rates(*flags):
+        text, error = plan_of("7b", capsys, "--stage", 2, *flags)
+        assert error is None
+        return float(re.search(r"about (\d+) steps a day", text)[1]), re.search(r"mining: .* (\d+)% of the stage", text)
+
+    without, none = rates("--no-mining")
+    steps, share = rates()
+    assert none is None and steps < without and int(share[1]) < 40
+    full, all_of_it = rates("--mine-budget", 0)
+    assert full < steps and int(all_of_it[1]) > int(share[1])
 
 
 def test_what_32b_needs(plan_of, capsys):
