@@ -140,7 +140,7 @@ def merged(model: nn.Module, state: dict[str, Tensor], dtype: torch.dtype) -> di
         weight, layer = state.pop(name), name.removesuffix(".weight")
         if layer in layers:
             a, b = state.pop(f"{layer}.lora_A"), state.pop(f"{layer}.lora_B")
-            weight = weight.float() + layers[layer].scale * (b.float() @ a.float())
+            weight = weight.to(torch.float32, copy=True).addmm_(b, a, alpha=layers[layer].scale)
         result[name] = weight.to(dtype)
     return result
 

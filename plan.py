@@ -1,4 +1,4 @@
-"""What a training run will need, before anything is loaded: memory per GPU, and the steps that a day gives.
+"""What a training run will need, before anything is loaded: memory of GPUs and host, disk, and the steps of a day.
 
 Memory is counted, on the meta device: the parameters of the real architecture, and what autograd saves in the real
 decoder block. `grpo.py` has two phases that do not overlap, and the larger one has to fit:
@@ -7,6 +7,9 @@ decoder block. `grpo.py` has two phases that do not overlap, and the larger one 
     updating   the shards, two gathered blocks, the root's gathered weights and gradient, saved activations of one
                micro-batch, one chunk of logits
 
+With `--lora` the training state is the adapters', beside frozen weights in bfloat16; a single GPU gathers nothing.
+Where it does not fit, `nearest` looks for the flags with which it does.
+
 Time is a rough estimate from the assumptions below, with every response as long as `--max-new-tokens` allows and every
 group trained on: the slowest case. In stage 2 each step bears its share of its round's mining.
 """
@@ -14,14 +17,17 @@ group trained on: the slowest case. In stage 2 each step bears its share of its 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from lora import Adapters, add_adapters, is_adapter
 from policy import CHUNK_LOGITS, empty_model, load_config
 from tools.cli import UserError, above, at_least
 
@@ -32,14 +38,17 @@ UTILISATION = 0.35  # of FLOPS, in forward and backward passes
 DECODE_UTILISATION = 0.5  # of BANDWIDTH, while decoding
 LAUNCH = 3e-6  # seconds a kernel takes at least, in a recorded step
 KERNELS = 13  # per layer of a decoding step, see cuda/decode.py
+ADAPTER_KERNELS = 6 * 7  # more of them: two conversions, two products, scaling and sum for each of seven products
 HOST_LINK = 25e9  # bytes a second between host and GPU, per GPU
 HOST_BANDWIDTH = 25e9  # bytes a second of host memory, per GPU: what Adam on the CPU runs at
 RESERVE = 0.08  # of the GPU's memory, for the CUDA context, NCCL and fragmentation
 PROMPT = 512  # tokens
 LARGE_DATASET = 200_000  # questions, where train.jsonl is not there yet
 
-MASTER_BYTES = 16  # a parameter's float32 weight, gradient and two moments of Adam
+MASTER_BYTES = 16  # a trained parameter's float32 weight, gradient and two moments of Adam
+SAVED_BYTES = 12  # of them in a checkpoint: all but the gradient
 HALF = 2  # bytes of a bfloat16
+RANK = 16  # of the adapters that are proposed where it does not fit
 
 
 @dataclass(slots=True)
@@ -54,7 +63,8 @@ class Machine:
 
 @dataclass(slots=True)
 class Work:
-    """One step: questions, responses to each, their length, tokens per pass, the KV cache in GB; and a mining."""
+    """One step: questions, responses to each, their length, tokens per pass, the KV cache in GB; what is trained, the
+    bytes of a weight in the result; and a mining."""
 
     questions: int
     group_size: int
@@ -62,16 +72,18 @@ class Work:
     micro_tokens: int
     cache_gb: float
     gradient_checkpointing: bool
+    adapters: Adapters | None = None
+    result_bytes: int = 4
     mined: int = 0  # responses of a mining, in stage 2
     round_steps: int = 1  # steps between two minings
 
 
 def saved_bytes(model: PreTrainedModel, tokens: int) -> int:
-    """What autograd saves in one decoder block in bfloat16 for a row of `tokens`.
+    """What autograd saves in one decoder block of a bfloat16 model for a row of `tokens`, in bytes.
 
     Without the (tokens, tokens) attention weights: the kernels that run on GPUs do not keep them.
     """
-    config, block = model.config, model.model.layers[0].to(torch.bfloat16)
+    config, block = model.config, model.model.layers[0]
     weights = {parameter.untyped_storage()._cdata for parameter in block.parameters()}
     saved: dict[int, torch.UntypedStorage] = {}
 
@@ -89,37 +101,90 @@ def saved_bytes(model: PreTrainedModel, tokens: int) -> int:
     return sum(storage.nbytes() for storage in saved.values())
 
 
-def memory(config: PretrainedConfig, machine: Machine, work: Work) -> dict[str, dict[str, float]]:
-    """GB per GPU by phase and purpose, and of the host's memory per GPU."""
-    model = empty_model(config)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    block = sum(parameter.numel() for parameter in model.model.layers[0].parameters())
-    layers = config.num_hidden_layers
-    root = parameters - layers * block
-    shards = MASTER_BYTES * parameters / (machine.shard_over or machine.gpus)
-    rows = max(work.micro_tokens, PROMPT + work.max_new_tokens)
-    inside, between = saved_bytes(model, rows), HALF * rows * config.hidden_size
-    activations = layers * between + inside if work.gradient_checkpointing else layers * inside
-    state = {} if machine.cpu_offload else {"weights, gradient, Adam (float32, sharded)": shards}
+def count(parameters: Iterable[torch.Tensor]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def base_weights(model: PreTrainedModel) -> int:
+    """How many parameters it has, adapters not counted."""
+    return count(parameter for name, parameter in model.named_parameters() if not is_adapter(name))
+
+
+def trains(parameter: torch.Tensor) -> bool:
+    return parameter.requires_grad
+
+
+def outline(config: PretrainedConfig, adapters: Adapters | None = None) -> PreTrainedModel:
+    """The model as it computes: its shapes in bfloat16, without memory, and its adapters."""
+    model = empty_model(config, torch.bfloat16)
+    if adapters:
+        add_adapters(model, adapters.rank, adapters.alpha)
+    return model
+
+
+def memory(model: PreTrainedModel, machine: Machine, work: Work) -> dict[str, dict[str, float]]:
+    """GB per GPU by phase and purpose, of the host's memory per GPU, and of the disk in all.
+
+    `model` is made by `outline`.
+    """
+    weights, trained = base_weights(model), count(filter(trains, model.parameters()))
+    shards = machine.shard_over or machine.gpus
+    whole = max(work.result_bytes, HALF if work.adapters else 4) * weights  # on the first process: fsdp_utils.save_hf
+    if work.adapters:
+        state = {
+            "frozen weights (bfloat16)": HALF * weights / shards,
+            "adapters, gradient, Adam (float32)": MASTER_BYTES * trained / shards,
+        }
+    else:
+        state = {"weights, gradient, Adam (float32, sharded)": MASTER_BYTES * trained / shards}
+    on_gpu, on_host = ({}, state) if machine.cpu_offload else (state, {})
     phases = {
-        "sampling": state | {"all weights (bfloat16)": HALF * parameters, "KV cache (--cache-gb)": work.cache_gb * 1e9},
-        "updating": state
-        | {
-            "gathered weights (root, two blocks)": HALF * (root + 2 * block),
-            "whole gradients (root, one block)": (HALF + 4) * (root + block),
-            "activations": activations,
-            "logits (a chunk and its gradient)": 4 * 4 * CHUNK_LOGITS,
+        "sampling": {"KV cache (--cache-gb)": work.cache_gb * 1e9},
+        "updating": {"activations": activations(model, work), "logits (a chunk and its gradient)": 16 * CHUNK_LOGITS},
+        "host": on_host | {"saving (a checkpoint; the whole model)": max(SAVED_BYTES * trained / shards, whole)},
+        "disk": {
+            "checkpoint, and the one before it": 2 * SAVED_BYTES * trained,
+            "trained model (--save-dtype)": work.result_bytes * weights,
         },
-        "host": {"weights, gradient, Adam": shards if machine.cpu_offload else 0.0},
     }
+    if machine.gpus > 1 or machine.cpu_offload or not work.adapters:  # see fsdp_utils.shard
+        for phase, parts in gathered(model).items():
+            phases[phase] = parts | phases[phase]
+    phases |= {phase: on_gpu | phases[phase] for phase in ("sampling", "updating")}
     return {phase: {name: value / 1e9 for name, value in parts.items()} for phase, parts in phases.items()}
 
 
-def sampling_seconds(config: PretrainedConfig, machine: Machine, work: Work, responses: int) -> float:
-    """Seconds in which the busiest GPU samples its `responses`. Raises UserError if the cache holds not one."""
-    parameters = sum(parameter.numel() for parameter in empty_model(config).parameters())
+def activations(model: PreTrainedModel, work: Work) -> int:
+    """Bytes that autograd saves for a micro-batch."""
+    config, rows = model.config, max(work.micro_tokens, PROMPT + work.max_new_tokens)
+    inside, between = saved_bytes(model, rows), HALF * rows * config.hidden_size
+    layers = config.num_hidden_layers
+    return layers * between + inside if work.gradient_checkpointing else layers * inside
+
+
+def gathered(model: PreTrainedModel) -> dict[str, dict[str, float]]:
+    """Bytes of what FSDP makes whole, by phase."""
+    parameters, block = list(model.parameters()), list(model.model.layers[0].parameters())
+    root = count(parameters) - len(model.model.layers) * count(block)
+    trained = count(filter(trains, block)) + root * trains(model.lm_head.weight)
+    return {
+        "sampling": {"all weights (bfloat16)": HALF * count(parameters)},
+        "updating": {
+            "gathered weights (root, two blocks)": HALF * (root + 2 * count(block)),
+            "whole gradients (root, one block)": (HALF + 4) * trained,
+        },
+    }
+
+
+def cache_bytes(config: PretrainedConfig) -> int:
+    """Bytes of the KV cache for a token."""
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cache_token = 2 * HALF * config.num_hidden_layers * config.num_key_value_heads * head_dim
+    return 2 * HALF * config.num_hidden_layers * config.num_key_value_heads * head_dim
+
+
+def sampling_seconds(model: PreTrainedModel, machine: Machine, work: Work, responses: int) -> float:
+    """Seconds in which the busiest GPU samples its `responses`. Raises UserError if the cache holds not one."""
+    config, parameters, cache_token = model.config, base_weights(model), cache_bytes(model.config)
     rows = min(responses, int(work.cache_gb * 1e9 // (cache_token * (PROMPT + work.max_new_tokens))))
     if rows < 1:
         raise UserError(
@@ -130,23 +195,24 @@ def sampling_seconds(config: PretrainedConfig, machine: Machine, work: Work, res
     token = max(
         reads / (BANDWIDTH * DECODE_UTILISATION),
         2 * parameters * rows / (FLOPS * UTILISATION),
-        config.num_hidden_layers * KERNELS * LAUNCH,
+        config.num_hidden_layers * (KERNELS + (ADAPTER_KERNELS if work.adapters else 0)) * LAUNCH,
     )
     return math.ceil(responses / rows) * work.max_new_tokens * token
 
 
-def seconds(config: PretrainedConfig, machine: Machine, work: Work) -> dict[str, float]:
+def seconds(model: PreTrainedModel, machine: Machine, work: Work) -> dict[str, float]:
     """A step's seconds by phase, under the assumptions above; `mining` is the share of one step in a round's."""
-    parameters = sum(parameter.numel() for parameter in empty_model(config).parameters())
+    parameters = base_weights(model)
     responses = math.ceil(work.questions / machine.gpus) * work.group_size  # of the busiest GPU
-    passes = 8 if work.gradient_checkpointing else 6  # forward 2, backward 4, and the forward again
+    passes = 4 if work.adapters else 6  # forward 2, backward 2 to the inputs and 2 to the weights
+    passes += 2 * work.gradient_checkpointing  # the forward again
     trained = responses * (PROMPT + work.max_new_tokens)
     result = {
-        "sampling": sampling_seconds(config, machine, work, responses),
+        "sampling": sampling_seconds(model, machine, work, responses),
         "updating": passes * parameters * trained / (FLOPS * UTILISATION),
     }
     if work.mined:
-        mined = sampling_seconds(config, machine, work, math.ceil(work.mined / machine.gpus))
+        mined = sampling_seconds(model, machine, work, math.ceil(work.mined / machine.gpus))
         result["mining"] = mined / work.round_steps
     if machine.cpu_offload:
         sharded = parameters / (machine.shard_over or machine.gpus)
@@ -159,19 +225,18 @@ def plan(config: PretrainedConfig, name: str, machine: Machine, work: Work) -> t
     """The plan as text; and None if it fits a GPU's memory, else one line: what exceeds it and what would help."""
     if machine.gpus < 1 or machine.shard_over and machine.gpus % machine.shard_over:
         raise UserError(f"--gpus {machine.gpus} is not a multiple of --shard-over {machine.shard_over or 1}")
-    parts, times = memory(config, machine, work), seconds(config, machine, work)
-    parameters = parts["sampling"]["all weights (bfloat16)"] / HALF
-    size = f"{parameters:.2f} B" if parameters >= 0.1 else f"{1000 * parameters:.2f} M"
-    room = machine.gpu_gb * (1 - RESERVE)
+    model = outline(config, work.adapters)
+    parts, times, parameters = memory(model, machine, work), seconds(model, machine, work), base_weights(model)
+    size = f"{parameters / 1e9:.2f} B" if parameters >= 1e8 else f"{parameters / 1e6:.2f} M"
     lines = [
         f"{name}: {size} parameters on {machine.gpus} GPUs of {machine.gpu_gb:g} GB; "
         f"{work.questions} questions x {work.group_size} responses x {work.max_new_tokens} tokens a step"
     ]
-    for phase in ("sampling", "updating"):
-        lines.append(f"  {phase:52}{sum(parts[phase].values()):8.1f} GB per GPU")
+    units = {"sampling": "GB per GPU", "updating": "GB per GPU", "host": "GB per GPU", "disk": "GB"}
+    titles = {"host": "host memory", "disk": "disk, of a stage"}
+    for phase, unit in units.items():
+        lines.append(f"  {titles.get(phase, phase):52}{sum(parts[phase].values()):8.1f} {unit}")
         lines += [f"    {purpose:50}{value:8.1f}" for purpose, value in parts[phase].items()]
-    if machine.cpu_offload:
-        lines.append(f"  {'host memory':52}{parts['host']['weights, gradient, Adam']:8.1f} GB per GPU")
     step = sum(times.values())
     spent = ", ".join(f"{phase} {value:.0f} s" for phase, value in times.items())
     lines.append(f"  about {86400 / step:.0f} steps a day or more ({spent}; every response as long as it may be)")
@@ -185,30 +250,62 @@ def plan(config: PretrainedConfig, name: str, machine: Machine, work: Work) -> t
         f"  assumed: {PROMPT} prompt tokens; {FLOPS / 1e12:.0f} TFLOP/s at {UTILISATION:.0%}, "
         f"{BANDWIDTH / 1e12:.2f} TB/s at {DECODE_UTILISATION:.0%}, {RESERVE:.0%} of the memory in reserve"
     )
-    needed = {phase: sum(parts[phase].values()) for phase in ("sampling", "updating")}
-    phase = max(needed, key=needed.__getitem__)
-    verdict = f"{phase} needs {needed[phase]:.1f} GB of the {room:.1f} GB to be had"
-    if needed[phase] > room:
-        return "\n".join(lines), f"does not fit: {verdict}; {remedy(phase, machine, work)}"
+    phase, needed = largest(parts)
+    verdict = f"{phase} needs {needed:.1f} GB of the {room(machine):.1f} GB to be had"
+    if needed > room(machine):
+        return "\n".join(lines), f"does not fit: {verdict}; {remedy(model, machine, work)}"
     return "\n".join([*lines, f"  fits: {verdict}"]), None
 
 
-def remedy(phase: str, machine: Machine, work: Work) -> str:
-    """What to change so that a phase fits."""
-    advice = [] if machine.cpu_offload else ["--cpu-offload", "more --gpus"]
-    if machine.shard_over:
-        advice.append("a larger --shard-over")
-    if phase == "sampling":
-        advice.append("a smaller --cache-gb")
-    else:
-        advice += ["a smaller --micro-tokens"] + ["--gradient-checkpointing"] * (not work.gradient_checkpointing)
-    return "try " + " or ".join(advice)
+def room(machine: Machine) -> float:
+    """GB of a GPU that may be used."""
+    return machine.gpu_gb * (1 - RESERVE)
+
+
+def largest(parts: dict[str, dict[str, float]]) -> tuple[str, float]:
+    """The phase that needs most of a GPU, and how many GB."""
+    needed = {phase: sum(parts[phase].values()) for phase in ("sampling", "updating")}
+    return max(needed.items(), key=lambda item: item[1])
+
+
+def remedy(model: PreTrainedModel, machine: Machine, work: Work) -> str:
+    """What to change so that it fits; where the training state would have to leave the GPU, also what adapters need."""
+    found = [nearest(model, machine, work)]
+    if not work.adapters and (found[0] is None or "--cpu-offload" in found[0]):
+        adapters = Adapters(RANK, 2.0 * RANK, seed=0)
+        flags = nearest(outline(model.config, adapters), machine, replace(work, adapters=adapters))
+        found.append(None if flags is None else f"--lora {RANK} {flags}".strip())
+    fitting = [flags for flags in found if flags is not None]
+    if not fitting:
+        return "no flags make it fit: take fewer --max-new-tokens, more --gpus or a smaller --model"
+    return "it fits with " + ", or with ".join(fitting)
+
+
+def nearest(model: PreTrainedModel, machine: Machine, work: Work) -> str | None:
+    """The fewest flags, cheapest in time first, that make it fit without changing what is learned; None: none do."""
+    shortest = PROMPT + work.max_new_tokens
+    offloads, recomputes = sorted({machine.cpu_offload, True}), sorted({work.gradient_checkpointing, True})
+    rows = sorted({work.micro_tokens, min(work.micro_tokens, shortest)}, reverse=True)
+    for offload, recompute, tokens in itertools.product(offloads, recomputes, rows):
+        other = replace(work, gradient_checkpointing=recompute, micro_tokens=tokens)
+        parts = memory(model, replace(machine, cpu_offload=offload), other)
+        without_cache, host = sum(parts["sampling"].values()) - work.cache_gb, sum(parts["host"].values())
+        cache_gb = min(work.cache_gb, math.floor(10 * (room(machine) - without_cache)) / 10)
+        if sum(parts["updating"].values()) <= room(machine) and cache_gb * 1e9 >= shortest * cache_bytes(model.config):
+            changes = {
+                "--gradient-checkpointing": recompute != work.gradient_checkpointing,
+                f"--micro-tokens {tokens}": tokens != work.micro_tokens,
+                f"--cache-gb {cache_gb:g}": cache_gb != work.cache_gb,
+                f"--cpu-offload ({host:.0f} GB of the host per GPU)": offload != machine.cpu_offload,
+            }
+            return " ".join(flag for flag, changed in changes.items() if changed)
+    return None
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of a stage that can tell what it will need."""
     add = parser.add_argument_group("planning").add_argument
-    add("--plan", action="store_true", help="print memory per GPU and steps a day, and do nothing else")
+    add("--plan", action="store_true", help="print memory, disk and steps a day, and do nothing else")
     gpus = int(os.environ.get("WORLD_SIZE", 8))
     add("--gpus", type=at_least(1), default=gpus, help="GPUs to plan for, of all nodes")
     add("--gpu-gb", type=above(0.0), default=80.0, help="GB of each of them to plan for")
@@ -230,8 +327,8 @@ def print_plan(args: argparse.Namespace, model: str | Path) -> None:
     group_size = args.group_size if args.stage == 1 else args.max_group_size
     lengths = (args.max_new_tokens, args.micro_tokens)
     mined = mined_responses(args) if args.stage == 2 and not args.no_mining else 0
-    mining = (mined, args.round_steps)
-    work = Work(args.questions, group_size, *lengths, args.cache_gb, args.gradient_checkpointing, *mining)
+    what = (args.gradient_checkpointing, Adapters.of(args), 2 if args.save_dtype == "bfloat16" else 4)
+    work = Work(args.questions, group_size, *lengths, args.cache_gb, *what, mined, args.round_steps)
     machine = Machine(args.gpus, args.gpu_gb, args.shard_over, args.cpu_offload)
     text, problem = plan(load_config(model), str(model), machine, work)
     print(text)

@@ -27,7 +27,7 @@ import fsdp_utils
 import grpo
 from bench.sampler import half_billion
 from bench.top_p import machine
-from plan import Machine, Work, memory
+from plan import Machine, Work, memory, outline
 from policy import Policy, load_policy
 from question import Question
 from reward import Reward, prompt_messages, prompt_tokens
@@ -148,7 +148,7 @@ def on_one_gpu(steps: int, questions: int = 32, length: int = 512) -> None:
                 torch.cuda.reset_peak_memory_stats()
                 began = now
     work = Work(questions, GROUP, length, micro_tokens, cache_gb, False)
-    planned = memory(policy.model.config, Machine(1, 80.0), work)
+    planned = memory(outline(policy.model.config), Machine(1, 80.0), work)
     tokens = questions * GROUP * length
     print(machine("cuda"), f"{questions} questions x {GROUP} responses x {length} tokens, {steps} steps", "", sep="\n")
     print("| phase | seconds | tokens/s | peak memory, GB | planned |", "|---|---|---|---|---|", sep="\n")
