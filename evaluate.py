@@ -51,6 +51,7 @@ from tools.cli import UserError, above, at_least, progress_bar, run_stage, stage
 from tools.run import MADE_BY, Metrics, RunDir, append_jsonl, read_jsonl, write_text
 
 CHUNK = 512  # responses that a process makes between two writes to disk: what a kill may cost
+MOST_CUT = 0.01  # share of responses that may be cut without a warning
 SCORED_TOKENS = 16384  # tokens per forward pass of --score loglikelihood
 
 
@@ -341,6 +342,24 @@ def evaluate_model(
     return results
 
 
+def warnings_of(results: Results) -> list[str]:
+    """What keeps numbers from standing beside the paper's: responses that were cut, benchmarks of another size."""
+    sizes = {dataset.name: dataset.paper_size for dataset in formats.DATASETS}
+    counted = {name: item.overall.n for scores in results.values() for name, item in scores.items()}
+    warnings = [
+        f"{model}, {name}: {item.truncated:.1%} of the responses were cut and count as wrong; raise --max-new-tokens "
+        f"({item.settings.get('max_new_tokens', 'unknown')})"
+        for model, scores in results.items()
+        for name, item in scores.items()
+        if (item.truncated or 0) > MOST_CUT
+    ]
+    return warnings + [
+        f"{name} has {n} questions here, {sizes[name]} in the paper: its accuracy is not of the same questions"
+        for name, n in counted.items()
+        if sizes.get(name) not in (None, n)
+    ]
+
+
 def load_model(source: str | Path, run: RunDir, args: argparse.Namespace) -> LocalModel | ServedModel:
     """The model of a folder, a hub id or a server. Raises UserError, with the remedy, if it is not there."""
     if str(source).startswith("openai:"):
@@ -430,6 +449,8 @@ def main() -> None:
         results[label] = evaluate_model(label, source, benchmarks, run, args)
     if rank() == 0:
         print(f"\nAccuracy in % with its 95% interval\n\n{ablation_table(results)}\n")
+        for warning in warnings_of(results):
+            print(f"Warning: {warning}")
         print(f"By kind of question, differences, how it was measured: python report.py --run {run.path}")
     fsdp_utils.leave_processes()
 

@@ -5,10 +5,13 @@
 
 `reward.parse`, the training reward's own extractor, reads each answer: the last explicit <answer>, no fuzzy fallback.
 A response without one, an empty or a cut one, is wrong and stays in the denominator. Scores need the files alone.
+Models that were not trained on that form often answer in another one: `lenient_answer` reads those too, for a column of
+its own, which no reward ever sees.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -83,11 +86,12 @@ class Answered:
 class Scores:
     """One model's results on one benchmark, by question id; a mean over all responses is None where it is unknown.
 
-    `length` is in tokens; `settings` says how the responses were made.
+    `lenient` is the accuracy as `lenient_answer` reads, `length` is in tokens; `settings` says how all that was made.
     """
 
     answered: dict[str, Answered]
     well_formed: float | None
+    lenient: float | None
     truncated: float | None
     length: float | None
     settings: dict[str, Any]
@@ -131,7 +135,8 @@ class Scores:
         low, high = self.overall.interval()
         return {
             "n": self.overall.n, "samples": self.samples, "accuracy": self.overall.accuracy, "low": low, "high": high,
-            **several, "format": self.well_formed, "truncated": self.truncated, "length": self.length,
+            **several, "format": self.well_formed, "lenient": self.lenient, "truncated": self.truncated,
+            "length": self.length,
             "subsets": {name: [score.accuracy, score.n, *score.interval()] for name, score in self.subsets.items()},
         }  # fmt: skip
 
@@ -163,6 +168,28 @@ def read_answer(row: dict[str, Any]) -> tuple[str | None, bool | None]:
     return response.answer, response.well_formed
 
 
+# An answer's letter outside of <answer>, told from a word: "A patient" is no answer.
+BOXED = re.compile(r"\\boxed\{(?:\\text\{)?\s{0,3}\(?([A-Z])(?![A-Za-z])")
+BOLD = re.compile(r"\*\*\(?([A-Z])(?:[.):]|\*\*)")
+NAMED = re.compile(r"(?i:answer|option|choice|答案|选)(?:\s{0,3}(?i:is|是|为))?[\s:：*(（]{0,6}([A-Z])(?![A-Za-z'])")
+FIRST = re.compile(r"^[\W_]{0,6}([A-Z])(?:[.):．、：]|[\W_]{0,6}$)")
+
+
+def lenient_answer(response: str) -> str | None:
+    """The letter that a response means, also in the form of another contract: an explicit <answer>, else its last
+    boxed letter, else that of its last line ("B", "B. Pneumonia", "the answer is B"), else the last bold one."""
+    said = response.rpartition("</think>")[2].strip()
+    last_line = said.rpartition("\n")[2].strip()
+    forms = ((BOXED, said), (NAMED, last_line), (FIRST, last_line), (BOLD, said))
+    letters = [found[-1] for pattern, text in forms if (found := pattern.findall(text))]
+    return parse(response).answer or next(iter(letters), None)
+
+
+def is_meant(row: dict[str, Any]) -> bool | None:
+    """Whether a response that was not cut means the right letter; None of log-likelihoods."""
+    return None if "logprobs" in row else not row.get("truncated") and lenient_answer(row["response"]) == row["truth"]
+
+
 def majority_vote(answers: list[str | None]) -> str | None:
     """The most frequent answer, the earlier one of a tie; responses without an answer do not vote."""
     votes = Counter(answer for answer in answers if answer is not None)
@@ -172,13 +199,14 @@ def majority_vote(answers: list[str | None]) -> str | None:
 def score_file(path: Path) -> Scores:
     """Score saved responses: needs the file alone, no model. Raises UserError if it is empty or no results file."""
     answered: dict[str, Answered] = {}
-    formed, cut, lengths = [], [], []
+    formed, meant, cut, lengths = [], [], [], []
     try:
         for row in read_jsonl(path, appended=True):
             answer, well_formed = read_answer(row)
             item = answered.setdefault(row["id"], Answered(row["truth"], row["tier"], row["kind"], []))
             item.answers.append(answer)
             formed.append(well_formed)
+            meant.append(is_meant(row))
             cut.append(row.get("truncated"))
             lengths.append(row.get("tokens"))
     except (KeyError, AttributeError, TypeError) as error:
@@ -186,7 +214,7 @@ def score_file(path: Path) -> Scores:
     if not answered:
         raise UserError(f"{path} holds no response; delete it and evaluate again")
     settings = provenance(path).get("settings", {})
-    return Scores(answered, mean_or_none(formed), mean_or_none(cut), mean_or_none(lengths), settings)
+    return Scores(answered, *map(mean_or_none, (formed, meant, cut, lengths)), settings)
 
 
 def mean_or_none(values: list[float | None]) -> float | None:

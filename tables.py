@@ -88,7 +88,16 @@ def kinds_table(results: Results) -> str:
 def details_table(results: Results) -> str:
     """How each number was made, and what else was measured: one row per benchmark and model."""
     several = any(scores.samples > 1 for by_benchmark in results.values() for scores in by_benchmark.values())
-    header = ["Benchmark", "Variant", "n", *(["k", "Pass@k", "Majority"] if several else []), "Format", "Cut", "Tokens"]
+    header = [
+        "Benchmark",
+        "Variant",
+        "n",
+        *(["k", "Pass@k", "Majority"] if several else []),
+        "Format",
+        "Lenient",
+        "Cut",
+        "Tokens",
+    ]
     rows = []
     for model, by_benchmark in results.items():
         for name, scores in by_benchmark.items():
@@ -98,7 +107,8 @@ def details_table(results: Results) -> str:
             k = [str(scores.samples), percent(scores.pass_at_k), percent(scores.majority)] if several else []
             length = "-" if scores.length is None else f"{scores.length:.0f}"
             made = [str(settings.get(key, "?")) for key in ("score", "prompt", "seed", "prompt_hash", "model_hash")]
-            rows.append([name, model, n, *k, percent(scores.well_formed), percent(scores.truncated), length, *made])
+            shares = map(percent, (scores.well_formed, scores.lenient, scores.truncated))
+            rows.append([name, model, n, *k, *shares, length, *made])
     return markdown_table([*header, "Scored by", "Prompt", "Seed", "Prompt hash", "Model hash"], rows)
 
 

@@ -42,15 +42,32 @@ def test_every_question_is_answered_once_and_a_cut_file_is_continued(run, tiny, 
     assert sorted(map(json.dumps, read_jsonl(out))) == sorted(map(json.dumps, whole))
 
 
-def test_native_benchmark_file(shared_data, tmp_path, tiny):
+def test_native_benchmark_file(shared_data, tmp_path, tiny, capsys):
     flags = ("--run", tmp_path, "--model", f"t={tiny}", "--max-new-tokens", "4", "--benchmark")
     native = shared_data / "native" / "medmcqa_raw.jsonl"
     call_main(evaluate, *flags, f"medmcqa={native}")
     rows = list(read_jsonl(tmp_path / "eval" / "medmcqa" / "t.jsonl"))
+    printed = capsys.readouterr().out
+    assert (
+        "Warning: t, medmcqa: 100.0% of the responses were cut and count as wrong; raise --max-new-tokens (4)"
+        in printed
+    )
+    assert f"Warning: medmcqa has {len(rows)} questions here, 4183 in the paper" in printed
     assert {"Surgery", "Pathology"} & {row["kind"] for row in rows}
     assert len(rows) == sum(1 for _ in open(native)) and all(row["truth"] in "ABCD" for row in rows)
     with pytest.raises(UserError, match="exceeds the context"):
         call_main(evaluate, *flags, f"mmlu_pro_health={shared_data / 'native' / 'mmlu_pro_health.jsonl'}")
+
+
+@pytest.mark.parametrize("name, n, cut, warned", [
+    ("mmlu_pro_biology", 717, 7, []), ("mmlu_pro_biology", 716, 8, ["1.1% of the responses", "717 in the paper"]),
+    ("heldout", 100, 1, []), ("heldout", 99, 1, ["were cut"]),
+])  # fmt: skip
+def test_what_cannot_be_compared_with_the_paper_is_warned_of(tmp_path, name, n, cut, warned):
+    row = {"truth": "A", "tier": None, "kind": None, "response": "", "tokens": 3}
+    write_jsonl(tmp_path / "m.jsonl", [row | {"id": str(number), "truncated": number < cut} for number in range(n)])
+    warnings = evaluate.warnings_of({"m": {name: score_file(tmp_path / "m.jsonl")}})
+    assert len(warnings) == len(warned) and all(part in text for part, text in zip(warned, warnings))
 
 
 def test_a_benchmark_is_grouped_by_the_tiers_it_was_given(run, questions):

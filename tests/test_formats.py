@@ -79,7 +79,9 @@ def test_each_native_format(name, tmp_path):
 def test_the_table_names_the_nine_benchmarks_and_the_papers_sizes():
     assert len(BENCHMARKS) == 9
     sizes = {dataset.name: dataset.paper_size for dataset in DATASETS}
-    assert sizes["medmcqa"] == 4183 and sizes["careqa"] == 5621 and sizes["medbullets"] is None
+    assert (
+        sizes["medmcqa"] == 4183 and sizes["careqa"] == 5621 and sizes["medbullets"] == 298 and sizes["cmexam"] is None
+    )
 
 
 def test_medmcqa_counts_from_one_in_the_authors_file_and_from_zero_on_the_hub(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from results import Score, provenance, score_file
+from results import Score, lenient_answer, provenance, score_file
 from reward import format_response
 from tools.cli import UserError
 from tools.run import append_jsonl, write_jsonl
@@ -26,6 +26,52 @@ def test_unparsed_empty_and_cut_responses_stay_in_the_denominator(tmp_path):
     scores = score_file(path)
     assert scores.overall == Score(2 / 6, 6)
     assert scores.well_formed == 2 / 6
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "B", "B.", "(B)", "**B**", "**B. Pneumonia**", "B. Pneumonia", "- B) Pneumonia", "Answer: B", "ANSWER: B",
+        "The correct answer is B.", "the answer is (B) because of the fever", "**Answer:** B", "Final answer: **B**",
+        "So it is option B", "$\\boxed{B}$", "\\boxed{\\text{B}}", "\\boxed{B. Pneumonia}, as A is a virus",
+        "答案：B", "答案是B",
+        "It is **B. Pneumonia**.\n\nA fever speaks for it.", "<answer>B</answer>\nA. would be wrong"
+    ],
+)  # fmt: skip
+def test_another_form_of_an_answer_is_read_leniently_and_never_strictly(tmp_path, said):
+    path = tmp_path / "m.jsonl"
+    write_jsonl(path, rows_of([f"<think>A. is likely\n**C**</think>\n\n{said}", said, "## Thinking\nA.\n" + said], "B"))
+    scores = score_file(path)
+    assert scores.lenient == 1 and scores.overall.accuracy == ("</answer>" in said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["", "A patient has a fever", "I think so", "Pneumonia", "**Answer**", "The answer is Aspirin", "ABC",
+     "answers vary", "A or B", "B vitamins are", "**A patient**", "\\boxed{Aspirin}", "B\n\nThat is what I believe"],
+)  # fmt: skip
+def test_a_word_is_no_letter(said):
+    assert lenient_answer(said) is None
+
+
+@given(st.text(), st.sampled_from("ABCDE"), st.text(alphabet="AB*:.(\\boxed{} \nanswer", max_size=60))
+def test_an_explicit_answer_comes_before_all(thinking, letter, more):
+    assert lenient_answer(f"<think>{thinking}</think><answer>{letter}</answer>{more.replace('<', '')}") == letter
+
+
+def test_what_was_cut_means_nothing_and_letters_have_no_form(tmp_path):
+    write_jsonl(tmp_path / "cut.jsonl", rows_of(["Answer: A"] * 2, truncated=True))
+    assert score_file(tmp_path / "cut.jsonl").lenient == 0
+    row = rows_of([""])[0] | {"logprobs": {"A": -1.0, "B": -2.0}}
+    write_jsonl(tmp_path / "letters.jsonl", [row])
+    assert score_file(tmp_path / "letters.jsonl").lenient is None
+
+
+@pytest.mark.parametrize("text", ["**" * 50_000, "answer " * 30_000, "\\boxed{" * 30_000, " " * 200_000, "_" * 200_000])
+def test_no_response_is_slow_to_read(text):
+    began = time.process_time()
+    lenient_answer(text)
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("note", ["", "{", "[]", '{"settings": 3}', '{"scores": null}', "[" * 100_000])
