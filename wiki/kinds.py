@@ -1,0 +1,53 @@
+"""What a thing is a kind of, by its name and by the first sentence of its page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+# "Mycosis fungoides is the most common form of cutaneous T-cell lymphoma that ...": what stands after the verb
+IS_A = re.compile(r"\b(?:is|are|was|were|refers? to)\b")
+FORM_OF = re.compile(
+    r"^.{0,60}?\b(?:types?|forms?|kinds?|subtypes?|variet(?:y|ies)|variants?|class(?:es)?|groups?|members?|one) of\b"
+)
+CLASS_END = re.compile(
+    r"[.,;:()]|\b(?:that|which|who|whose|where|when|caused|characteri[sz]ed|of|in|for|with|by|from|to|due|affecting"
+    r"|occurring|used|found|and|or)\b"
+)
+LONGEST_LEAD = 600  # characters in which a page says what it is about
+LONGEST_CLASS = 6  # words
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, for comparing names: case and punctuation do not count."""
+    return re.findall(r"\w+", text.casefold())
+
+
+def singular(words: list[str]) -> tuple[str, ...]:
+    """Words without a plural's s."""
+    return tuple(word[:-1] if len(word) > 3 and word.endswith("s") and word[-2] != "s" else word for word in words)
+
+
+def class_named(lead: str) -> str:
+    """What a page's first sentence calls its subject: "lung disease" of "X is a type of lung disease that ..."; ""
+    where it does not say."""
+    sentence = re.split(r"[.!?]\s", lead[:LONGEST_LEAD], maxsplit=1)[0]
+    verb = IS_A.search(sentence)
+    if not verb:
+        return ""
+    rest = sentence[verb.end() :]
+    form = FORM_OF.match(rest)
+    return CLASS_END.split(rest[form.end() if form else 0 :], maxsplit=1)[0]
+
+
+def names_of_classes(title: str, lead: str) -> Iterator[tuple[str, ...]]:
+    """What may be the name of a class of a page's subject, in singular words: the beginnings and ends of its title
+    (hepatitis of "Hepatitis B", pneumonia of "Aspiration pneumonia"), and what its lead calls it."""
+    words = singular(words_of(title))
+    for cut in range(1, len(words)):
+        yield words[:cut]
+        yield words[cut:]
+    told = singular(words_of(class_named(lead)))
+    for end in range(1, len(told) + 1):
+        for start in range(max(0, end - LONGEST_CLASS), end):
+            yield told[start:end]
