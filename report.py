@@ -2,6 +2,8 @@
 
     python report.py --run runs/tiny                                       # report.html, and the tables of this run
     python report.py --table runs/tiny-0 runs/tiny-1 runs/tiny-2           # runs beside each other and the paper's
+    python report.py --table                                               # Tables 1 to 4 as the paper prints them
+    python report.py --figures beside.svg runs/7b                          # its Figures 1 and 4, a run among its bars
     python report.py --curves docs/curves.svg runs/tiny-0 runs/tiny-1      # training curves, one line per run
     python report.py --curves mine.svg docs/reference/tiny-0.jsonl runs/x  # a run laid over a reference
     python report.py --reference docs/reference/tiny-0.jsonl runs/tiny-0   # keep a run's metrics as a reference
@@ -22,6 +24,7 @@ import platform
 import re
 import subprocess
 from collections import defaultdict
+from collections.abc import Callable
 from html import escape
 from itertools import cycle
 from pathlib import Path
@@ -107,7 +110,20 @@ def ladder_section(rows: list[Row]) -> str:
     known = any(interval for scores in bars.values() for _, _, *interval in scores.values())
     lines = "the lines are 95% intervals" if known else "metrics.jsonl has no intervals, evaluate again for them"
     drawn = [charts.accuracy_bars(name, scores) for name, scores in bars.items()]
-    return section(title, f"Accuracy in %; {lines}.", *drawn)
+    beside = [
+        charts.beside_paper(name, models)
+        for name, models in tables.paper_bars(measured_percent(rows)).items()
+        if not all(quoted for *_, quoted in models)
+    ]
+    return section(title, f"Accuracy in %; {lines}.", *drawn, *beside)
+
+
+def measured_percent(rows: list[Row]) -> dict[str, dict[str, float]]:
+    """The metrics of evaluate.py as model -> benchmark -> accuracy in %."""
+    measured: dict[str, dict[str, float]] = defaultdict(dict)
+    for row in rows:
+        measured[row["model"]][row["benchmark"]] = 100 * row["accuracy"]
+    return measured
 
 
 def accuracies(benchmark: str, models: dict[str, Row]) -> dict[str, dict[str, list[float]]]:
@@ -354,7 +370,22 @@ def curves_picture(sources: list[Path]) -> str:
     names = [source.resolve().stem if source.is_file() else source.resolve().name for source in sources]
     figure.legend(lines, names, loc="outside upper center", ncols=len(names), handlelength=1.2)
     drawing = charts.svg(figure, f"Training of {', '.join(names)}: {', '.join(shown.values())} by step, both stages")
-    return drawing.replace(">", f"><style>{charts.THEME}svg {{ background: var(--card); }}</style>", 1)
+    return charts.standalone(drawing)
+
+
+def paper_picture(runs: list[Path]) -> str:
+    """Figures 4 and 1 of the paper, with the models of some runs among its bars."""
+    measured = {
+        f"{name}: {model}": accuracies
+        for name, run in zip(tables.run_names(runs), runs)
+        for model, accuracies in measured_percent(load_metrics(run)["evaluate"]).items()
+    }
+    bars = tables.paper_bars(measured)
+    height = 46 + 20 * max(map(len, bars.values()))
+    figure = Figure(figsize=(2 * 360 / 72, height / 72), layout="constrained")
+    for axes, (title, models) in zip(figure.subplots(1, 2), bars.items()):
+        charts.draw_beside_paper(axes, title, models)
+    return charts.standalone(charts.svg(figure, "MedXpertQA and the average of nine benchmarks, by model"))
 
 
 def write_reference(path: Path, run: RunDir) -> None:
@@ -466,7 +497,12 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--transcripts", type=at_least(0), default=2, help="questions to print with their answers")
     instead = parser.add_argument_group("instead of the page").add_mutually_exclusive_group()
-    instead.add_argument("--table", nargs="+", type=Path, metavar="RUN", help="runs beside each other and the paper's")
+    instead.add_argument(
+        "--table", nargs="*", type=Path, metavar="RUN", help="runs beside each other and the paper's; none: the paper's"
+    )
+    instead.add_argument(
+        "--figures", nargs="+", type=Path, metavar=("FILE.svg", "RUN"), help="the paper's Figures 1 and 4, runs in them"
+    )
     instead.add_argument(
         "--curves", nargs="+", type=Path, metavar=("FILE.svg", "RUN"), help="draw curves of runs or metrics files"
     )
@@ -474,19 +510,25 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def write_picture(path: Path, draw: Callable[[list[Path]], str], runs: list[Path]) -> None:
+    """Draw runs into a file. Raises UserError if its name does not end in .svg."""
+    if path.suffix != ".svg":
+        raise UserError(f"{path}: takes a file that ends in .svg, and runs")
+    with rc_context(charts.CHART_STYLE):
+        write_text(path, draw(runs))
+    print(f"picture: {path}")
+
+
 def main() -> None:
     args = parse_args()
-    if args.table:
-        print_runs(args.table)
+    if args.table is not None:
+        print_runs(args.table) if args.table else print(tables.quoted_tables())
     elif args.curves:
-        path, *sources = args.curves
-        if path.suffix != ".svg" or not sources:
-            raise UserError(
-                f"--curves {' '.join(map(str, args.curves))}: takes a file that ends in .svg and at least one run"
-            )
-        with rc_context(charts.CHART_STYLE):
-            write_text(path, curves_picture(sources))
-        print(f"curves: {path}")
+        if len(args.curves) < 2:
+            raise UserError(f"--curves {args.curves[0]}: takes a file that ends in .svg and at least one run")
+        write_picture(args.curves[0], curves_picture, args.curves[1:])
+    elif args.figures:
+        write_picture(args.figures[0], paper_picture, args.figures[1:])
     elif args.reference:
         path, run = args.reference
         write_reference(path, RunDir(run))

@@ -19,7 +19,8 @@ from tools.cli import UserError
 from tools.run import RunDir
 from tools.statistics import paired_bootstrap
 
-PAPER = Path(__file__).parent / "data" / "paper_tables.csv"  # Tables 3 and 4
+PAPER = Path(__file__).parent / "data" / "paper_tables.csv"  # Tables 3 and 4, and what only section 4.4 has
+SETTINGS = PAPER.with_name("paper_tables_1_2.md")  # Tables 1 and 2
 GAIN = "ΔAvg.: accuracy, averaged over the benchmarks, above the first row's (above its own Base in the paper)."
 
 Comparison = tuple[str, dict[str, Scores], dict[str, Scores]]  # a name, and two models' scores by benchmark
@@ -207,21 +208,47 @@ def runs_table(runs: dict[str, Results]) -> str:
 
 
 def paper_rows() -> list[dict[str, str]]:
-    """The rows of Tables 3 and 4 as printed: table, size, model, the nine accuracies, avg, gain."""
+    """The rows of Tables 3 and 4 as printed: table, size, model, the nine accuracies, avg, gain; and of section 4.4
+    two models of which it has one number."""
     with open(PAPER, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def paper_table(runs: dict[str, Results]) -> str:
-    """The runs beside the rows of Tables 3 and 4; the column "Source" tells what was measured here from what the paper
-    states. "Avg." is the mean over a row's own benchmarks, so compare it between rows that have the same ones."""
+    """The runs, if any, beside the rows of Tables 3 and 4; the column "Source" tells what was measured here from what
+    the paper states. "Avg." is the mean over a row's own benchmarks: compare it between rows that have the same ones.
+    """
     titles = {dataset.name: dataset.title for dataset in DATASETS if dataset.name in BENCHMARKS}
     columns = [*titles, *(name for name in benchmarks_of(runs) if name not in titles)]
     rows = [row for run, results in runs.items() for row in measured_rows(run, results, columns)]
     for row in paper_rows():
-        cells, gain = [row.get(name, "-") for name in columns], f"+{row['gain']}" if row["gain"] else "-"
-        rows.append([f"{row['size']}: {row['model']}", f"quoted, {row['table']}", *cells, row["avg"], gain])
+        cells, gain = [row.get(name) or "-" for name in (*columns, "avg")], f"+{row['gain']}" if row["gain"] else "-"
+        rows.append([f"{row['size']}: {row['model']}", f"quoted, {row['table']}", *cells, gain])
     return markdown_table(["Model", "Source", *(titles.get(name, name) for name in columns), "Avg.", "ΔAvg."], rows)
+
+
+def quoted_tables() -> str:
+    """Tables 1 to 4 as the paper prints them."""
+    return f"{SETTINGS.read_text(encoding='utf-8')}\nTables 3 and 4: accuracy in %\n\n{paper_table({})}"
+
+
+def paper_bars(measured: dict[str, dict[str, float]]) -> dict[str, list[tuple[str, float, bool]]]:
+    """The bars of Figure 4 (MedXpertQA) and Figure 1 (the average of the nine), the best first: title -> (model,
+    accuracy in %, whether it is the paper's). `measured`: model -> benchmark -> accuracy in %."""
+    averages = {
+        model: fmean(nine[name] for name in BENCHMARKS) for model, nine in measured.items() if {*BENCHMARKS} <= {*nine}
+    }
+    experts = {model: scores["medxpertqa"] for model, scores in measured.items() if "medxpertqa" in scores}
+    bars = {}
+    for title, column, own in (("MedXpertQA", "medxpertqa", experts), ("Average of the nine", "avg", averages)):
+        quoted = [
+            (row["model"], float(row[column]), True)
+            for row in paper_rows()
+            if row["table"] != "Table 4" and row[column]
+        ]
+        mine = [(model, accuracy, False) for model, accuracy in own.items()]
+        bars[title] = sorted(quoted + mine, key=lambda bar: -bar[1])
+    return bars
 
 
 def measured_rows(run: str, results: Results, columns: list[str]) -> list[list[str]]:

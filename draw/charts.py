@@ -50,10 +50,15 @@ def new_axes(height: float) -> Axes:
 def bar_axes(labels: list[str], extra: float) -> Axes:
     """Axes for one horizontal bar per label, from top to bottom, with `extra` points around them."""
     axes = new_axes(extra + 27 * len(labels))
+    label_bars(axes, labels)
+    return axes
+
+
+def label_bars(axes: Axes, labels: list[str]) -> None:
+    """Make room for one horizontal bar per label, from top to bottom."""
     axes.set_yticks(range(len(labels)), [label[:20] for label in labels])
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.tick_params("y", length=0, labelcolor=COLORS["ink"])
-    return axes
 
 
 def svg(figure: Figure, description: str) -> str:
@@ -79,6 +84,27 @@ def accuracy_bars(name: str, scores: dict[str, list[float]]) -> str:
     questions = max(number for _, number, *_ in scores.values())
     axes.set(title=f"{name[:30]} ({questions} questions)", xlim=(0, 112), xticks=range(0, 101, 25))
     return svg(axes.figure, f"{name}: " + ", ".join(f"{label} {100 * item[0]:.1f}%" for label, item in scores.items()))
+
+
+def draw_beside_paper(axes: Axes, title: str, bars: list[tuple[str, float, bool]]) -> None:
+    """Accuracies in % from the best to the worst: (model, accuracy, whether it is the paper's, which are grey)."""
+    label_bars(axes, [model for model, *_ in bars])
+    for place, (_, accuracy, quoted) in enumerate(bars):
+        axes.barh(place, accuracy, 0.66, color=COLORS["muted" if quoted else "blue"])
+        axes.text(accuracy + 1, place, f"{accuracy:.1f}", va="center")
+    axes.set(title=f"{title}, grey as the paper has it", xlim=(0, 1.2 * max(accuracy for _, accuracy, _ in bars)))
+
+
+def beside_paper(title: str, bars: list[tuple[str, float, bool]]) -> str:
+    """`draw_beside_paper` as a chart of the page."""
+    axes = new_axes(46 + 27 * len(bars))
+    draw_beside_paper(axes, title, bars)
+    return svg(axes.figure, f"{title}: " + ", ".join(f"{model} {accuracy:.1f}%" for model, accuracy, _ in bars))
+
+
+def standalone(drawing: str) -> str:
+    """A chart as a file of its own, which follows the theme of whoever looks at it."""
+    return drawing.replace(">", f"><style>{THEME}svg {{ background: var(--card); }}</style>", 1)
 
 
 def share_bars(mixes: dict[str, dict[str, float]], description: str) -> str:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from matplotlib import rc_context
 
 import report
+from clean.formats import BENCHMARKS
 from draw import charts
 from question import Question
 from reward import format_response
@@ -97,6 +98,9 @@ def draw_question(question):
     with rc_context(charts.CHART_STYLE):
         facts = [fact[:3] for fact in question.evidence]
         return charts.graph_picture(*report.split_entities(question), question.options[question.answer], facts)
+
+
+SVG = "http://www.w3.org/2000/svg"
 
 
 def build(folder):
@@ -256,7 +260,7 @@ def test_curves_of_several_runs_are_one_picture(run, tmp_path):
     write_run(other, make_question())
     call_main(report, "--curves", tmp_path / "curves.svg", run, other)
     text = (tmp_path / "curves.svg").read_text()
-    labels = [element.text for element in ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}text")]
+    labels = [element.text for element in ElementTree.fromstring(text).iter(f"{{{SVG}}}text")]
     assert {"run", "<other>", "accuracy", "tokens per response"} <= set(labels) and not (run / "report.html").exists()
     assert "prefers-color-scheme: dark" in text and "var(--blue)" in text and "var(--orange)" in text
 
@@ -267,6 +271,8 @@ def test_curves_of_several_runs_are_one_picture(run, tmp_path):
         (["--run", "none"], "does not exist"),
         (["--curves", "x.png", "runs/x"], "ends in .svg"),
         (["--curves", "x.svg"], "at least one run"),
+        (["--figures", "x.png"], "ends in .svg"),
+        (["--figures", "x.svg", "none"], "none does not exist"),
     ],
 )
 def test_bad_input_is_one_line(flags, message):
@@ -284,6 +290,22 @@ def test_a_reference_is_drawn_like_its_run(run, tmp_path):
     for source in (run, reference):
         call_main(report, "--curves", tmp_path / f"{source.name}.svg", source)
     assert (tmp_path / "run.jsonl.svg").read_bytes() == (tmp_path / "run.svg").read_bytes()
+
+
+def test_a_model_stands_in_the_papers_figures(run, tmp_path):
+    def labels(path):
+        texts = [element.text for element in ElementTree.fromstring(path.read_text()).iter(f"{{{SVG}}}text")]
+        return {text for text in texts if text}
+
+    call_main(report, "--figures", tmp_path / "paper.svg")
+    assert {"Fleming-R1-7B", "GPT-4o", "30.4", "63.4"} <= labels(tmp_path / "paper.svg")
+    assert "MedXpertQA, grey" not in build(run).text()  # it has answered no benchmark of the paper
+    row = {"stage": "evaluate", "step": 9, "time": 0.0, "model": "+RL stage 2", "n": 9}
+    append_jsonl(run / "metrics.jsonl", [row | {"benchmark": name, "accuracy": 0.5} for name in BENCHMARKS])
+    page = build(run).text()
+    assert "MedXpertQA, grey as the paper has it" in page and "Average of the nine, grey as the paper has it" in page
+    call_main(report, "--figures", tmp_path / "own.svg", run)
+    assert {"run: +RL stage 2"[:20], "50.0", "63.4"} <= labels(tmp_path / "own.svg")
 
 
 def test_the_terminal_gets_what_the_main_table_leaves_out(run, capsys):

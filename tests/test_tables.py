@@ -1,14 +1,17 @@
 """Tables say what the files say: one run, several, the paper's."""
 
+import re
 from pathlib import Path
 
 import pytest
 from conftest import SHARED, call_main
+from hypothesis import given
+from hypothesis import strategies as st
 from test_results import rows_of
 
 import report
 import tables
-from clean.formats import BENCHMARKS
+from clean.formats import BENCHMARKS, DATASETS
 from results import macro_average, micro_average, score_file
 from reward import format_response
 from tools.cli import UserError
@@ -143,7 +146,7 @@ def test_a_run_stands_beside_the_papers_rows(tmp_path, capsys):
 
 
 def test_the_quoted_tables_are_the_papers():
-    rows = tables.paper_rows()
+    *rows, expert, larger = tables.paper_rows()
     assert [row["table"] for row in rows] == ["Table 3"] * 11 + ["Table 4"] * 7
     for row in rows:
         nine = [float(row[name]) for name in BENCHMARKS]
@@ -153,6 +156,43 @@ def test_the_quoted_tables_are_the_papers():
         for row in rows:
             numbers = [row[name] for name in (*BENCHMARKS, "avg")]
             assert f"{row['model']} {' '.join(numbers)}{' +' + row['gain'] if row['gain'] else ''}\n" in paper
+        assert f"{expert['model']} ({expert['medxpertqa']}%)" in paper
+        assert f"{larger['model']} {larger['medxpertqa']}%" in paper
+
+
+def test_without_a_run_the_papers_four_tables_are_printed(capsys):
+    call_main(report, "--table")
+    text = capsys.readouterr().out
+    sizes = {row.split("|")[1].strip(): row.split("|")[4].strip().replace(",", "") for row in text.split("\n")[4:12]}
+    known = {dataset.title: str(dataset.paper_size) for dataset in DATASETS}
+    for name, size in sizes.items():
+        assert known[re.sub(r" \((Text|USMLE)\)|[()]", "", name)] == size, name
+    assert cells_of(text, "HuatuoGPT-O1") == ["HuatuoGPT-O1", "7B, 72B", "Inference"]
+    assert cells_of(text, "quoted, Table 3", "Fleming-R1-32B")[-2:] == ["75.42", "-"]
+    assert cells_of(text, "7B: +RL Stage 2")[-2:] == ["63.4", "+7.9"]
+    assert cells_of(text, "GPT-4o")[2:] == ["-"] * 5 + ["30.37"] + ["-"] * 5
+    if SHARED.is_dir():
+        paper = (SHARED / "paper.txt").read_text(encoding="utf-8").replace("\xa0", " ")
+        cells = [" ".join(row.split("|")[1:-1]).split() for row in text.split("\n") if row.startswith("| ")]
+        written = {" ".join(row) for row in cells}
+        lines = paper[paper.index("Table 1:") : paper.index("4.1.2")].splitlines()[2:]
+        lines += paper[paper.index("Table 2:") : paper.index("“Reasoning")].splitlines()[2:]
+        assert {" ".join(line.split()) for line in lines if line.strip()} <= written
+
+
+MEASURED = st.dictionaries(st.text(), st.dictionaries(st.sampled_from(BENCHMARKS), st.floats(0, 100)), max_size=4)
+
+
+@given(MEASURED)
+def test_own_models_stand_among_the_papers_bars(measured):
+    experts, averages = tables.paper_bars(measured).values()
+    for bars, own in (
+        (experts, {model: nine["medxpertqa"] for model, nine in measured.items() if "medxpertqa" in nine}),
+        (averages, {model: sum(nine.values()) / 9 for model, nine in measured.items() if len(nine) == 9}),
+    ):
+        assert [accuracy for _, accuracy, _ in bars] == sorted((bar[1] for bar in bars), reverse=True)
+        assert {model: accuracy for model, accuracy, quoted in bars if not quoted} == pytest.approx(own)
+    assert sum(quoted for *_, quoted in experts) == 13 and sum(quoted for *_, quoted in averages) == 11
 
 
 def test_nothing_to_tabulate_is_an_error(tmp_path):
