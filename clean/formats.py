@@ -13,7 +13,8 @@ Both return (questions, rejections), a rejection being (id, reason). `Question` 
 
 Differences between the paper and the data, left as the data is: Table 1 gives MedXpertQA four options, it has ten; it
 gives JMED 21, the adjusted release has five; it gives PubMedQA 1,000 test questions, of which the dataset's own split
-tests 500 (Table 3's PubMedQA accuracies, all but one, are multiples of 1/500); it omits Medbullets, which Table 3 has
+tests 500 (Table 3's PubMedQA accuracies, all but one, are multiples of 1/500; those 500 are a kind of their own, so
+their accuracy stands in every table of kinds); it omits Medbullets, which Table 3 has
 (its accuracies there are multiples of 1/298).
 """
 
@@ -27,11 +28,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from string import ascii_uppercase as LETTERS
 from typing import Any, TypeVar
 
 from tools.cli import UserError
+
+PUBMEDQA_TEST = Path(__file__).parents[1] / "data" / "pubmedqa_test_ids.txt"
 
 Row = dict[str, Any]
 Question = TypeVar("Question")
@@ -166,7 +170,8 @@ def read_cmexam(row: Row) -> Parts:
 
 
 def read_pubmedqa(row: Row) -> Parts:
-    """The abstract is the context. The authors' file has CONTEXTS, the hub {"contexts": [...]}."""
+    """The abstract is the context. The authors' file has CONTEXTS, the hub {"contexts": [...]}. The kind tells the half
+    that the authors test on."""
     contexts = row["CONTEXTS"] if "CONTEXTS" in row else (row.get("context") or {}).get("contexts")
     if not contexts or not all(isinstance(context, str) for context in contexts):
         raise ValueError("no abstract")
@@ -175,7 +180,15 @@ def read_pubmedqa(row: Row) -> Parts:
     if decision not in decisions:
         raise ValueError("answer not among the options")
     question = "\n".join([*contexts, "", text(row, "QUESTION", "question")])
-    return Parts(question, lettered(decisions), letter_of(decisions.index(decision)))
+    kind = "official test split" if str(row.get("pubid")) in pubmedqa_test_ids() else None
+    return Parts(question, lettered(decisions), letter_of(decisions.index(decision)), kind)
+
+
+@cache
+def pubmedqa_test_ids() -> frozenset[str]:
+    """The ids of the 500 labelled questions that PubMedQA's authors test on."""
+    lines = PUBMEDQA_TEST.read_text(encoding="utf-8").splitlines()
+    return frozenset(" ".join(line for line in lines if not line.startswith("#")).split())
 
 
 def read_mmlu_pro(row: Row, category: str) -> Parts:

@@ -92,7 +92,7 @@ def draw_beside_paper(axes: Axes, title: str, bars: list[tuple[str, float, bool]
     for place, (_, accuracy, quoted) in enumerate(bars):
         axes.barh(place, accuracy, 0.66, color=COLORS["muted" if quoted else "blue"])
         axes.text(accuracy + 1, place, f"{accuracy:.1f}", va="center")
-    axes.set(title=f"{title}, grey as the paper has it", xlim=(0, 1.2 * max(accuracy for _, accuracy, _ in bars)))
+    axes.set(title=f"{title} (grey: the paper's)", xlim=(0, 1.2 * max(accuracy for _, accuracy, _ in bars)))
 
 
 def beside_paper(title: str, bars: list[tuple[str, float, bool]]) -> str:

@@ -2,10 +2,15 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
+import sys
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from string import Template
 
 import pytest
 import stages
@@ -16,9 +21,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import evaluate
 import report
+from clean.formats import BENCHMARKS
 from question import LETTERS, Question
 from results import Score, result_row, score_file
 from reward import format_response, prompt_messages, prompt_tokens
+from tables import paper_rows
 from tools.cli import UserError
 from tools.run import RunDir, append_jsonl, read_jsonl, write_jsonl
 
@@ -68,6 +75,20 @@ def test_what_cannot_be_compared_with_the_paper_is_warned_of(tmp_path, name, n, 
     write_jsonl(tmp_path / "m.jsonl", [row | {"id": str(number), "truncated": number < cut} for number in range(n)])
     warnings = evaluate.warnings_of({"m": {name: score_file(tmp_path / "m.jsonl")}})
     assert len(warnings) == len(warned) and all(part in text for part, text in zip(warned, warnings))
+
+
+def test_every_row_of_table_3_has_a_command(monkeypatch):
+    """Those of docs/baselines.md, as a shell would read them."""
+    page = (Path(__file__).parents[1] / "docs" / "baselines.md").read_text(encoding="utf-8")
+    given = dict(re.findall(r'^(\w+)="(.*?)"', page, re.MULTILINE))
+    given = {name: Template(flags).substitute(given) for name, flags in given.items()}
+    models = []
+    for flags in re.findall(r"evaluate\.py (\$.*)", page):
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *shlex.split(Template(flags).substitute(given))])
+        args = evaluate.parse_args()
+        assert args.benchmark == list(BENCHMARKS) and args.prompt == "explicit" and args.run == "runs/table3"
+        models += [model.partition("=")[0] for model in args.model]
+    assert sorted(models) == sorted(row["model"] for row in paper_rows() if row["table"] == "Table 3")
 
 
 def test_a_benchmark_is_grouped_by_the_tiers_it_was_given(run, questions):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from clean import formats
-from clean.formats import BENCHMARKS, DATASETS, load_rows
+from clean.formats import BENCHMARKS, DATASETS, load_rows, pubmedqa_test_ids
 from question import Question
 from tools.cli import UserError
 
@@ -109,9 +109,11 @@ def test_pubmedqa_mapping_and_hub_rows(tmp_path):
     assert question.id == "pubmedqa/ori_pqal/21645374" and question.answer == "C"
     assert question.question == "Background.\nResults.\n\nDoes it help?"
     assert rejections == [("pubmedqa/ori_pqal/1", "answer not among the options")]
+    assert question.kind == "official test split" and len(pubmedqa_test_ids()) == 500
 
     hub = {"pubid": 5, "question": "Does it?", "context": {"contexts": ["Text."]}, "final_decision": "no"}
-    assert read_native("pubmedqa", write(tmp_path / "hub.jsonl", [hub]))[0][0].answer == "B"
+    other, tested = read_native("pubmedqa", write(tmp_path / "hub.jsonl", [hub, hub | {"pubid": 21645374}]))[0]
+    assert (other.answer, other.kind, tested.kind) == ("B", None, "official test split")
 
 
 def test_medxpertqa_authors_files(tmp_path):

@@ -299,11 +299,11 @@ def test_a_model_stands_in_the_papers_figures(run, tmp_path):
 
     call_main(report, "--figures", tmp_path / "paper.svg")
     assert {"Fleming-R1-7B", "GPT-4o", "30.4", "63.4"} <= labels(tmp_path / "paper.svg")
-    assert "MedXpertQA, grey" not in build(run).text()  # it has answered no benchmark of the paper
+    assert "MedXpertQA (grey" not in build(run).text()  # it has answered no benchmark of the paper
     row = {"stage": "evaluate", "step": 9, "time": 0.0, "model": "+RL stage 2", "n": 9}
     append_jsonl(run / "metrics.jsonl", [row | {"benchmark": name, "accuracy": 0.5} for name in BENCHMARKS])
     page = build(run).text()
-    assert "MedXpertQA, grey as the paper has it" in page and "Average of the nine, grey as the paper has it" in page
+    assert "MedXpertQA (grey: the paper's)" in page and "Average of the nine (grey: the paper's)" in page
     call_main(report, "--figures", tmp_path / "own.svg", run)
     assert {"run: +RL stage 2"[:20], "50.0", "63.4"} <= labels(tmp_path / "own.svg")
 
