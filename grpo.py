@@ -434,15 +434,20 @@ class Plateau:
 # ------------------------------------------------------------------------------------------ stage 2: hard-sample mining
 
 
+Outcome = tuple[str, int, int]  # question id, attempts, passes
+
+
 @dataclass(slots=True)
 class Entry:
-    """A question's attempts and passes so far; `last_pass_rate` is from the last time it was tried."""
+    """A question's attempts and passes so far; `last_pass_rate` is from the last time it was tried, `fair_pass_rate`
+    the same without what was tried again because it failed: only that can be averaged over questions."""
 
     id: str
     tier: str
     attempts: int = 0
     passes: int = 0
     last_pass_rate: float = 0.0
+    fair_pass_rate: float = 0.0
     last_seen: int = -1  # step
     failed_minings: int = 0  # minings in a row in which no more than half of the attempts were right
 
@@ -460,16 +465,19 @@ class Ledger:
     def __init__(self, questions: list[Question]):
         self.entries = {question.id: Entry(question.id, question.tier) for question in questions}
 
-    def record(self, outcomes: list[tuple[str, int, int]], step: int, mining: bool = False) -> None:
-        """Add what questions came to at a step, in training or `mining`: (question id, attempts, passes)."""
+    def record(self, outcomes: list[Outcome], step: int, mining: bool = False, fair: Sequence[Outcome] = ()) -> None:
+        """Add what questions came to at a step, in training or `mining`; `fair` are first looks, if failures among them
+        were tried again."""
         for question_id, attempts, passes in outcomes:
             entry = self.entries[question_id]
             entry.attempts += attempts
             entry.passes += passes
-            entry.last_pass_rate = passes / attempts
+            entry.last_pass_rate = entry.fair_pass_rate = passes / attempts
             entry.last_seen = step
             if mining:
                 entry.failed_minings = entry.failed_minings + 1 if 2 * passes <= attempts else 0
+        for question_id, attempts, passes in fair:
+            self.entries[question_id].fair_pass_rate = passes / attempts
 
     def oldest(self, count: int, rng: random.Random) -> list[str]:
         """Ids of the `count` questions that were tried the longest ago, of each tier its share of the dataset."""
@@ -501,7 +509,7 @@ class Ledger:
         weakness = {}
         for tier in TIERS:
             entries = self.still_open(tier, set_aside)
-            rates = [1 - entry.last_pass_rate for entry in entries if entry.attempts]
+            rates = [1 - entry.fair_pass_rate for entry in entries if entry.attempts]
             guess = (sum(rates) + 1) / (len(rates) + 1)  # of one never tried: the others' rate, and a failure more
             failed = sum(rates) + guess * (len(entries) - len(rates))
             weakness[tier] = failed / max(1, len(entries)) * self.TIER_WEIGHTS[tier]
@@ -542,7 +550,7 @@ class Ledger:
         return {
             tier: {
                 "questions": len(entries),
-                "passed": sum(entry.last_pass_rate for entry in entries) / max(1, sum(e.attempts > 0 for e in entries)),
+                "passed": sum(entry.fair_pass_rate for entry in entries) / max(1, sum(e.attempts > 0 for e in entries)),
                 "mix": mix[tier],
                 "mined": chosen[tier],
                 "set_aside": len(entries) - len(self.still_open(tier, set_aside)),
@@ -552,14 +560,14 @@ class Ledger:
         }
 
 
-def outcomes_of(groups: list[Group]) -> list[tuple[str, int, int]]:
-    """(question id, attempts, passes) of every rank's groups, on every rank in the same order."""
+def outcomes_of(groups: list[Group]) -> list[Outcome]:
+    """What every rank's groups came to, on every rank in the same order."""
     own = [(group.question.id, len(group.rewards), sum(item.correct for item in group.rewards)) for group in groups]
     return [outcome for share in fsdp_utils.gather_objects(own) for outcome in share]
 
 
-def added(first: list[tuple[str, int, int]], more: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
-    """Outcomes of the same questions added up: (question id, attempts, passes)."""
+def added(first: list[Outcome], more: list[Outcome]) -> list[Outcome]:
+    """Outcomes of the same questions added up."""
     attempts, passes = Counter(), Counter()
     for question_id, tried, passed in first + more:
         attempts[question_id] += tried
@@ -635,9 +643,9 @@ class Stage2:
     def mine(self, round_number: int, step: int) -> None:
         """Let the policy answer the dataset; choose this round's questions from what it failed."""
         args = self.args
-        outcomes = self.answers(round_number)
-        self.ledger.record(outcomes, step, mining=True)
-        responses = sum(attempts for _, attempts, _ in outcomes)
+        first, again = self.answers(round_number)
+        self.ledger.record(added(first, again), step, mining=True, fair=first)
+        responses = sum(attempts for _, attempts, _ in first + again)
         rng = random.Random(f"{args.seed}/mine/{round_number}")
         self.mined = self.ledger.draw(args.round_steps * args.questions, args.set_aside, rng)
         if not self.mined:
@@ -649,26 +657,25 @@ class Stage2:
             self.metrics.log(step, round=round_number + 1, responses=responses, **summary, **ended)
             self.finish()
 
-    def answers(self, round_number: int) -> list[tuple[str, int, int]]:
-        """(question id, attempts, passes) of a round's mining.
+    def answers(self, round_number: int) -> tuple[list[Outcome], list[Outcome]]:
+        """What the questions of a round's mining came to, and those of them that were tried again.
 
         Where the budget is too small for `--mine-samples` attempts at every question, two thirds of it look once at
         those tried the longest ago, so that a few rounds see the whole dataset; the rest tries again what failed.
         """
         args, when = self.args, f"mining round {round_number}"
         if not args.mine_budget or args.mine_budget >= len(self.questions) * args.mine_samples:
-            return self.attempt(self.questions, args.mine_samples, when)
+            return self.attempt(self.questions, args.mine_samples, when), []
         repeats = args.mine_samples - 1
         looks = math.ceil(args.mine_budget * (2 / 3 if repeats else 1))
         oldest = self.ledger.oldest(looks, random.Random(f"{args.seed}/look/{round_number}"))
         first = self.attempt([self.by_id[name] for name in oldest], 1, when)
         doubtful = self.ledger.doubtful({name: passes for name, _, passes in first})
         affordable = (args.mine_budget - len(oldest)) // repeats if repeats else 0
-        again = self.attempt([self.by_id[name] for name in doubtful[:affordable]], repeats, f"{when}, again")
-        return added(first, again)
+        return first, self.attempt([self.by_id[name] for name in doubtful[:affordable]], repeats, f"{when}, again")
 
-    def attempt(self, questions: list[Question], attempts: int, when: str) -> list[tuple[str, int, int]]:
-        """What `attempts` responses to each question come to: (question id, attempts, passes).
+    def attempt(self, questions: list[Question], attempts: int, when: str) -> list[Outcome]:
+        """What `attempts` responses to each question come to.
 
         This is slow, so results are journalled; an interrupted run resumes after the journal's last line.
         """

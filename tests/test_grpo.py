@@ -436,7 +436,8 @@ def test_mining_keeps_its_budget_and_in_a_few_rounds_sees_every_question(questio
     stage = Answers(questions, lambda _: skill, mine_budget=budget, mine_samples=samples)
     seen = set()
     for number in range(2 * math.ceil(1.5 * len(questions) / budget) + 1):
-        outcomes = stage.answers(number)
+        first, again = stage.answers(number)
+        outcomes = grpo.added(first, again)
         assert sum(attempts for _, attempts, _ in outcomes) <= budget
         assert all(0 <= passes <= attempts <= samples for _, attempts, passes in outcomes)
         assert len({name for name, *_ in outcomes}) == len(outcomes)
@@ -449,7 +450,7 @@ def test_mining_keeps_its_budget_and_in_a_few_rounds_sees_every_question(questio
 def test_a_share_of_the_dataset_has_its_tiers(questions):
     sizes = Counter(question.tier for question in questions)
     stage = Answers(questions, lambda _: 1.0, mine_budget=18, mine_samples=4)
-    looked_at = Counter(stage.by_id[name].tier for name, *_ in stage.answers(0))
+    looked_at = Counter(stage.by_id[name].tier for name, *_ in stage.answers(0)[0])
     assert all(abs(looked_at[tier] - 12 * sizes[tier] / 21) < 1.5 for tier in sizes) and looked_at.total() == 12
 
 
@@ -458,11 +459,23 @@ def test_what_failed_is_tried_again_and_what_had_failed_before(questions):
     then at the Easy ones, now right, which the mining before found wrong."""
     stage = Answers(questions, lambda question: question.tier != "difficult", mine_budget=21, mine_samples=2)
     stage.ledger.record([(question.id, 2, 0) for question in questions if question.tier == "easy"], 0, mining=True)
-    outcomes = stage.answers(0)
+    outcomes = grpo.added(*stage.answers(0))
     tried = {name: attempts for name, attempts, _ in outcomes}
     tiers = {tier: [n for name, n in tried.items() if stage.by_id[name].tier == tier] for tier in TIERS}
     assert len(tried) == 14 and set(tiers["difficult"]) == {2} and set(tiers["moderate"]) == {1}
     assert tiers["easy"].count(2) == 7 - len(tiers["difficult"])
+
+
+def test_trying_failures_again_does_not_make_a_tier_look_better():
+    """Half of all responses are right: so says the share of first looks, while second looks find some of the rest."""
+    ledger = make_pool(("easy", 2000, 1, 0), ("difficult", 2000, 1, 0))
+    stage = Answers(list(ledger.entries.values()), lambda _: 0.5, mine_budget=6000, mine_samples=4)
+    first, again = stage.answers(0)
+    ledger.record(grpo.added(first, again), 1, mining=True, fair=first)
+    summary = ledger.summary(ledger.draw(500, 99, random.Random(0)), 99)
+    assert len(again) == 666 and all(row["passed"] == pytest.approx(0.5, abs=0.05) for row in summary.values())
+    assert summary["difficult"]["mix"] == pytest.approx(2 / 3, abs=0.03)
+    assert sum(entry.last_pass_rate for entry in ledger.entries.values()) / 4000 > 0.53
 
 
 def test_the_order_of_a_minings_outcomes_does_not_matter(questions):
