@@ -32,12 +32,49 @@ CREATE TABLE IF NOT EXISTS entity(id INTEGER PRIMARY KEY, title TEXT UNIQUE, typ
     rare INTEGER, incoming INTEGER);
 CREATE TABLE IF NOT EXISTS alias(name TEXT PRIMARY KEY, entity INTEGER);
 CREATE TABLE IF NOT EXISTS relation(id INTEGER PRIMARY KEY, subject INTEGER, relation TEXT, object INTEGER,
-    page INTEGER, revision INTEGER, section TEXT, sentence TEXT, UNIQUE(subject, relation, object, page));
+    page INTEGER, revision INTEGER, section TEXT, sentence TEXT,   -- its best evidence
+    confidence REAL, verdict TEXT,   -- from 0 to 1; a teacher's yes, no or unclear, NULL if it was not asked
+    UNIQUE(subject, relation, object));
 CREATE INDEX IF NOT EXISTS relation_object ON relation(object, relation);
+CREATE TABLE IF NOT EXISTS evidence(relation INTEGER, page INTEGER, revision INTEGER, section TEXT, sentence TEXT,
+    trust REAL, UNIQUE(relation, page, section, sentence));
 CREATE TABLE IF NOT EXISTS prose(entity INTEGER PRIMARY KEY, text BLOB);   -- zlib-compressed UTF-8
 CREATE TABLE IF NOT EXISTS page_error(title TEXT PRIMARY KEY, reason TEXT);
 CREATE TABLE IF NOT EXISTS rejected(reason TEXT PRIMARY KEY, count INTEGER);  -- what the teacher said, or was not asked
 """
+
+
+def confidence(trusts: list[tuple[float, int, str, str]]) -> float:
+    """How sure a relation is, from 0 to 1, by its evidence: (trust, page, section, sentence) of each piece.
+
+    It is the best evidence's trust, and independent support takes its share of the doubt that is left: half of it if
+    another page says the same, a third if infobox and prose both do, a tenth for each further sentence (three at most).
+    """
+    doubt = 1 - max(trust for trust, *_ in trusts)
+    if len({page for _, page, *_ in trusts}) > 1:
+        doubt *= 1 / 2
+    if len({section.startswith("infobox: ") for *_, section, _ in trusts}) > 1:
+        doubt *= 2 / 3
+    sentences = len({sentence for *_, sentence in trusts})
+    return round(1 - doubt * 0.9 ** min(3, sentences - 1), 4)
+
+
+def add_relations(db: sqlite3.Connection) -> None:
+    """Fill `relation` and `evidence` from the temporary table `stated`, which holds one row per piece of evidence."""
+    columns = "subject, relation, object, page, revision, section, sentence"
+    db.execute(
+        f"INSERT OR IGNORE INTO relation({columns}) SELECT {columns} FROM stated "
+        "ORDER BY min(rowid) OVER (PARTITION BY subject, relation, object), trust DESC, rowid"
+    )
+    db.execute(
+        "INSERT OR IGNORE INTO evidence SELECT r.id, s.page, s.revision, s.section, s.sentence, s.trust FROM stated s "
+        "JOIN relation r USING (subject, relation, object) ORDER BY r.id, s.trust DESC, s.rowid"
+    )
+    pieces: dict[int, list[tuple[float, int, str, str]]] = defaultdict(list)
+    for relation, *piece in db.execute("SELECT relation, trust, page, section, sentence FROM evidence ORDER BY rowid"):
+        pieces[relation].append(tuple(piece))
+    rows = ((confidence(found), relation) for relation, found in pieces.items())
+    db.executemany("UPDATE relation SET confidence = ? WHERE id = ?", rows)
 
 
 # ------------------------------------------------------------------------------------------------------------ in memory

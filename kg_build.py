@@ -3,8 +3,9 @@
 From a few seed pages the agent walks outwards. A priority frontier decides where to go next: links out of sections that
 state medical facts come first, near pages before far ones. Each page is recognised as medical (or not) by its infobox
 and categories; on a medical page, links inside infobox fields and titled sections become relations between typed
-entities, each with its evidence: page, revision, section and the sentence as it stands there. `RULES` below says which
-section of which page makes which relation; read it first.
+entities, each with its evidence: page, revision, section and the sentence as it stands there. `wiki/rules.py` says
+which section of which page makes which relation, `wiki/doubts.py` how a sentence can name a thing and yet not assert
+it: read these first.
 
     A dump or an api.php  ->  kg.sqlite  (tables entity, alias, relation, prose, page_error, rejected, meta)
 
@@ -34,167 +35,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sqlite3
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-import mwparserfromhell
-from mwparserfromhell.nodes import Template
-from mwparserfromhell.parser import ParserError
-from mwparserfromhell.wikicode import Wikicode
-
-from graph import SCHEMA, print_entity, print_stats, write_graphml, write_prose
+from graph import SCHEMA, add_relations, print_entity, print_stats, write_graphml, write_prose
 from teacher import Request, Teacher, add_teacher_arguments, teacher_of
 from tools.cli import UserError, at_least, progress_bar, run_stage, stage_parser
 from tools.run import Metrics, RunDir, publish
 from wiki.consult import Consultant
 from wiki.mediawiki import ApiSource, DumpSource, Page, Source, normalise_title
-from wiki.reading import MENTIONED, STATES_FACT, Mention, Readers, Reading
-from wiki.sentences import (
-    MAX_SENTENCE_CHARS,
-    PREVENTING,
-    TURNING_WORD,
-    asserted,
-    clause_around,
-    split_sentences,
-)
-from wiki.wikitext import (
-    CATEGORY_LINK,
-    CATEGORY_NAME,
-    TEMPLATE_NAME,
-    Flattener,
-    lead_names,
-    listed,
-    split_names,
-    split_sections,
-    template_name,
-    tidy,
-    without_notes,
-)
-
-# --------------------------------------------------------------------------------- what a page says: the relation rules
-
-
-class Rule(NamedTuple):
-    """On a page of one of the types `pages`, a link in one of these infobox `fields` or `sections` to a page of one of
-    the types `linked` makes a relation. The page is its subject, or, if `inverse`, its object."""
-
-    pages: str  # lists are separated by semicolons
-    fields: str
-    sections: str
-    relation: str
-    linked: str
-    inverse: bool = False
-
-
-SIGNS = "signs and symptoms; symptoms and signs; symptoms; signs; presentation; clinical presentation; characteristics"
-CAUSES = "cause; causes; etiology"
-RISKS = "risk factors; risk factor"
-SEQUELS = "complications; complication; sequelae"
-INTERACTIONS = "interactions; drug interactions"
-DIAGNOSIS = "diagnosis; screening; tests"
-TREATMENT = "treatment; treatments; management; therapy; medication; medications; treatment and management; surgery"
-PATHOLOGY = "pathophysiology; mechanism; mechanisms; pathogenesis; pathology; mechanism of action; pharmacology"
-ORGANS = "(lead); " + PATHOLOGY  # "(lead)" is the first sentence of a page
-USES = "medical uses; uses; medical use; use; indications; clinical use; clinical uses; indications and uses"
-HARMS = "side effects; adverse effects; adverse reactions; common side effects; side effects and safety"
-ILLNESSES = "role in disease; clinical significance; disease; diseases"
-AGENTS = "pathogen; disease; drug; drug class"
-ANY_STATE = AGENTS + "; symptom; mechanism; procedure"
-EXAMINATIONS = "test; imaging; procedure"
-REMEDIES = "drug; drug class; procedure"
-
-# A disease linked from a prose "Symptoms" section is mostly mentioned in passing ("people with asthma may ..."), so
-# only the infobox field, a bare list, may name a disease as a symptom.
-# fmt: off
-RULES = [Rule(*row) for row in (
-    # page types         infobox fields           sections                      relation           linked types
-    ("disease",          "symptoms",              "",                           "symptom",          "symptom; disease"),
-    ("disease",          "",                      SIGNS,                        "symptom",          "symptom"),
-    ("disease",          "causes; cause",         CAUSES,                       "cause",            AGENTS),
-    ("disease",          "causes; cause",         CAUSES,                       "mechanism",        "mechanism"),
-    ("disease",          "risks; risk",           RISKS,                        "risk_factor",      ANY_STATE),
-    ("disease",          "complications",         SEQUELS,                      "complication",     "disease; symptom"),
-    ("disease",          "differential",          "differential diagnosis",     "differential",     "disease"),
-    ("disease",          "diagnosis",             DIAGNOSIS,                    "diagnosed_by",     EXAMINATIONS),
-    ("disease",          "treatment; medication", TREATMENT,                    "treated_by",       REMEDIES),
-    ("disease",          "prevention",            "prevention; prophylaxis",    "prevented_by",     REMEDIES),
-    ("disease",          "",                      PATHOLOGY,                    "mechanism",        "mechanism"),
-    ("disease",          "",                      ORGANS,                       "affects",          "anatomy"),
-    ("drug; drug class", "",                      "contraindications",          "contraindication", "disease; symptom"),
-    ("drug; drug class", "",                      HARMS,                        "adverse_effect",   "symptom; disease"),
-    ("drug; drug class", "",                      PATHOLOGY,                    "mechanism",        "mechanism"),
-    ("drug",             "",                      INTERACTIONS,                 "interaction",      "drug"),
-    ("drug",             "class; drug_class",     "(lead)",                     "belongs_to",       "drug class"),
-)]
-RULES += [Rule(*row, inverse=True) for row in (  # the same relations, read from the other end
-    (REMEDIES,           "use; uses",             USES,                         "treated_by",       "disease"),
-    ("drug class",       "",                      "examples; members; agents",  "belongs_to",       "drug"),
-    ("symptom",          "causes; cause",         CAUSES,                       "symptom",          "disease"),
-    ("symptom",          "causes; cause",         CAUSES,                       "adverse_effect",   "drug; drug class"),
-    ("test; imaging",    "purpose",               USES,                         "diagnosed_by",     "disease"),
-    ("pathogen",         "",                      ILLNESSES,                    "cause",            "disease"),
-    ("mechanism",        "",                      ILLNESSES,                    "mechanism",        "disease"),
-    ("anatomy",          "",                      ILLNESSES,                    "affects",          "disease"),
-)]
-# fmt: on
-
-
-RULES_AT: dict[tuple[str, str], list[Rule]] = {}  # (page type, section title or "=infobox field") -> rules
-for _rule in RULES:
-    for _type in listed(_rule.pages):
-        for _place in [f"={name}" for name in listed(_rule.fields)] + listed(_rule.sections):
-            RULES_AT.setdefault((_type, _place), []).append(_rule)
-
-# Which types a relation joins, whoever reads it off a page: relation -> (subject type, object type)
-JOINED: dict[str, set[tuple[str, str]]] = {}
-for _rule in RULES:
-    for _ends in [(page, linked) for page in listed(_rule.pages) for linked in listed(_rule.linked)]:
-        JOINED.setdefault(_rule.relation, set()).add(_ends[::-1] if _rule.inverse else _ends)
-
-# A subsection with one of these titles takes no rule from the section above it ("Treatment > Alternative medicine").
-SILENT = set(listed("history; research; alternative medicine; society and culture; classification; cost; epidemiology"))
-NOT_PROSE = set(listed("references; notes; external links; further reading; see also; bibliography; sources"))
-
-# ---------------------------------------------------------------------------- what is a medical page, and of which type
-
-# By infobox, of which this is the beginning of the name ...
-INFOBOXES = {
-    "disease": "infobox medical condition; infobox disease; diseasedisorder infobox",
-    "symptom": "infobox symptom; infobox sign",
-    "test": "infobox diagnostic; infobox medical test",
-    "procedure": "infobox medical intervention; infobox interventions",
-    "drug class": "infobox drug class",
-    "drug": "infobox drug; infobox vaccine; drugbox",
-    "anatomy": "infobox anatomy; infobox bone; infobox muscle; infobox artery; infobox vein; infobox nerve",
-    "pathogen": "virusbox",
-}
-INFOBOX_TYPES = {name: kind for kind, names in INFOBOXES.items() for name in listed(names)}
-# ... or, on a page without any infobox, by category (the first type that fits). A type that an infobox leaves open
-# (fever has the infobox of a medical condition, an X-ray that of a test) is refined by category as well.
-CATEGORIES = {
-    "symptom": re.compile(r"\bsymptoms and signs\b|^(medical )?(symptoms|signs)\b"),
-    "imaging": re.compile(r"\bmedical imaging\b|\bradiography\b|\bultrasonography\b|^neuroimaging$"),
-    "test": re.compile(r"\b(medical|blood|urine|diagnostic|laboratory|genetic) tests?\b|^clinical pathology$"),
-    "procedure": re.compile(r"\b(medical|surgical|dental) procedures?\b|^(surgery|therapies|medical treatments)$"),
-    "drug class": re.compile(r"\bdrug classes\b"),
-    "drug": re.compile(r"\b(drugs|medications|medicines|antibiotics|antivirals|vaccines|antidotes)$"),
-    "mechanism": re.compile(r"\bpathophysiology\b|^(anatomical )?pathology$|^pathological processes$"),
-    "anatomy": re.compile(r"\bhuman (anatomy|body)\b|^organs( \(anatomy\))?$"),
-    "disease": re.compile(r"\b(diseases|disorders|syndromes|infections|cancers|neoplasms|psychiatric diagnosis)\b"),
-}
-REFINED = {("disease", "symptom"), ("test", "imaging"), ("procedure", "imaging"), ("procedure", "test")}
-TAXOBOXES = ("taxobox", "speciesbox", "subspeciesbox", "automatic taxobox")  # most organisms are no pathogens:
-PATHOGENS = re.compile(r"\bpathogen|\bviruses\b|\bparasit|\bbacterial diseases\b")  # ... their categories tell
-MEANING = re.compile(r"^\*[^\[\n]{0,80}\[\[([^\[\]|\n]{1,255})", re.MULTILINE)  # an item of a disambiguation page
-DISAMBIGUATION = {"disambiguation", "disambig", "dab", "disamb", "hndis", "geodis"}
-TYPES = sorted({*INFOBOX_TYPES.values(), *CATEGORIES})
-RARE_CATEGORY = re.compile(r"\b(rare|orphan)\b")
+from wiki.pages import read_page
+from wiki.reading import STATES_FACT, Readers, Reading
+from wiki.recognition import INFOBOX_TYPES, TYPES
+from wiki.rules import JOINED, VAGUE
+from wiki.wikitext import listed, tidy
 
 # ----------------------------------------------------------------------------------------------- limits and preferences
 
@@ -205,116 +62,9 @@ NAMED, UNLINKED, PER_LINK, RARE = 0.5, -100.0, 0.1, 0.5
 
 SEEDS = "Pneumonia; Tuberculosis; Hypertension; Myocardial infarction; Stroke; Type 2 diabetes; Asthma; Sepsis; "
 SEEDS += "Malaria; Breast cancer; Epilepsy; Schizophrenia; Rheumatoid arthritis; Aspirin; Amoxicillin; Fever"
+FINDINGS_LIST = Path(__file__).parent / "data" / "findings.tsv"
+FINDING_TITLES = [line.split("\t")[:1] for line in FINDINGS_LIST.read_text().splitlines() if not line.startswith("#")]
 NO_NAMES = {"other", "others", "various", "many", "none", "various others", "many others", "among others"}
-
-
-# ----------------------------------------------------------------------------------------------------- reading one page
-
-
-def find_mentions(flat: Flattener, rules: list[Rule], section: str, heading: str = "") -> Iterator[Mention]:
-    """The mentions that `rules` make of the links in a text. The evidence is the sentence, after `heading` if given."""
-    if not rules or not flat.links:
-        return
-    links = [*flat.links, (len(flat.text) + 1, "")]
-    at = 0
-    for start, end in split_sentences(flat.text):
-        sentence = flat.text[start:end]
-        first_link = at
-        while links[at][0] < end:
-            at += 1
-        if at > first_link and len(sentence) <= MAX_SENTENCE_CHARS:
-            evidence = heading + tidy(sentence)
-            plain = not TURNING_WORD.search(sentence.lower())
-            for offset, target in links[first_link:at]:
-                before, after = ("", "") if plain else clause_around(sentence, offset - start)
-                for rule in rules:
-                    if plain or asserted(before, after, rule.relation):
-                        prevents = rule.relation == "treated_by" and rule.inverse and PREVENTING.search(before)
-                        relation = "prevented_by" if prevents else rule.relation
-                        yield Mention(relation, f"; {rule.linked};", rule.inverse, target, section, evidence)
-        if section == "lead" and tidy(sentence):
-            return
-
-
-def recognise(wikitext: str) -> tuple[str, str | None, list[str]]:
-    """A page's type (an entity type, "disambiguation" or "other"), its medical infobox and its categories.
-
-    It looks at the names of templates and categories only: most pages that a walk meets are not medical, and finding
-    that out must not take a parser.
-    """
-    templates = list(map(template_name, TEMPLATE_NAME.findall(wikitext)))
-    categories = [name.strip().lower() for name in CATEGORY_NAME.findall(wikitext)]
-    if any(name in DISAMBIGUATION or name.endswith("disambiguation") for name in templates):
-        return "disambiguation", None, categories
-    by_category = next((kind for kind, pattern in CATEGORIES.items() if any(map(pattern.search, categories))), "other")
-    for name in templates:
-        prefix = max((prefix for prefix in INFOBOX_TYPES if name.startswith(prefix)), key=len, default=None)
-        if prefix:
-            kind = INFOBOX_TYPES[prefix]
-            return by_category if (kind, by_category) in REFINED else kind, name, categories
-    if any(name.startswith(TAXOBOXES) for name in templates):
-        return "pathogen" if any(map(PATHOGENS.search, categories)) else "other", None, categories
-    return "other" if any(name.startswith("infobox") for name in templates) else by_category, None, categories
-
-
-def read_page(page: Page, kind: str | None = None) -> Reading | str:
-    """Recognise a page and read its names, facts, links and prose: entity linking, relation extraction (section 3.1).
-
-    `kind` is an entity type that is known already. Runs in a worker process. Returns a `Reading`, or the reason why the
-    parser could not read the page.
-    """
-    wikitext = without_notes(page.wikitext)
-    recognised, infobox, categories = recognise(wikitext)
-    wikitext = CATEGORY_LINK.sub("", wikitext)
-    kind = kind or recognised
-    if kind == "disambiguation" or page.title.endswith("(disambiguation)"):
-        meanings = filter(None, map(normalise_title, MEANING.findall(wikitext)))
-        return Reading("disambiguation", links=dict.fromkeys(meanings, 0.0))
-    if kind == "other" or page.title.startswith("List of "):
-        return Reading("other")
-    reading = Reading(kind, rare=any(map(RARE_CATEGORY.search, categories)))
-    try:
-        code = mwparserfromhell.parse(wikitext)
-        read_sections(code, reading)
-        for template in code.ifilter_templates(recursive=False):
-            if infobox and template_name(template.name) == infobox:
-                read_infobox(template, page.title, reading)
-                break
-    except (ParserError, RecursionError) as error:
-        return f"{type(error).__name__}: {error}"
-    return reading
-
-
-def read_sections(code: Wikicode, reading: Reading) -> None:
-    """Read lead and sections of a page into `reading`. A subsection without a rule of its own obeys the one above."""
-    for path, _, title, nodes in split_sections(code):
-        if path[0] in NOT_PROSE:
-            continue
-        flat = Flattener(nodes)
-        texts = map(tidy, re.split(r"\n[ \t]*\n", flat.text))
-        reading.paragraphs += [(title, text) for text in texts if text]
-        place = next((name for name in reversed(path) if name in SILENT or (reading.kind, name) in RULES_AT), "")
-        rules = RULES_AT.get((reading.kind, place), [])
-        reading.mentions += find_mentions(flat, rules, title)
-        for _, target in flat.links:
-            reading.links[target] = max(reading.links.get(target, 0), STATES_FACT if rules else MENTIONED)
-        if path == ("(lead)",):
-            reading.names += lead_names(flat)
-
-
-def read_infobox(infobox: Template, title: str, reading: Reading) -> None:
-    """Read an infobox's fields into `reading`; the evidence reads "Pneumonia: symptoms: Cough, fever"."""
-    for param in infobox.params:
-        name = str(param.name).strip().lower()
-        if name in {"name", "drug_name", "synonyms", "synonym", "tradename", "inn", "usan", "ban"}:
-            reading.names += split_names(Flattener(param.value.nodes).text)
-        elif name == "frequency" and re.search(r"\brare\b", str(param.value), re.IGNORECASE):
-            reading.rare = True
-        rules = RULES_AT.get((reading.kind, f"={name}"), [])
-        if rules:
-            flat = Flattener(param.value.nodes)
-            reading.mentions += find_mentions(flat, rules, f"infobox: {name}", heading=f"{title}: {name}: ")
-            reading.links.update({target: STATES_FACT for _, target in flat.links})
 
 
 # -------------------------------------------------------------------------------------------------- asking the teacher
@@ -365,10 +115,11 @@ CREATE TABLE IF NOT EXISTS meaning(title TEXT, target TEXT);  -- of the items of
 CREATE INDEX IF NOT EXISTS meaning_title ON meaning(title);
 CREATE TABLE IF NOT EXISTS naming(name TEXT, entity INTEGER, PRIMARY KEY(name, entity));
 CREATE TABLE IF NOT EXISTS mention(entity INTEGER, relation TEXT, linked TEXT, inverse INTEGER, target TEXT,
-    section TEXT, sentence TEXT);
+    section TEXT, sentence TEXT, trust REAL);
+CREATE TABLE IF NOT EXISTS finding(entity INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS link(title TEXT PRIMARY KEY, entity INTEGER);
 """
-WORK_TABLES = ("frontier", "redirect", "meaning", "naming", "mention", "link")
+WORK_TABLES = ("frontier", "redirect", "meaning", "naming", "mention", "finding", "link")
 
 
 def push(db: sqlite3.Connection, title: str, priority: float, distance: int) -> None:
@@ -386,7 +137,7 @@ def add_entity(db: sqlite3.Connection, page: Page, reading: Reading, distance: i
     prose = "\n".join(paragraph for _, paragraph in reading.paragraphs)
     entity = db.execute("INSERT INTO entity VALUES (NULL, ?, ?, ?, ?, ?, 0)", row).lastrowid
     db.execute("INSERT INTO prose VALUES (?, ?)", (entity, zlib.compress(prose.encode())))
-    db.executemany("INSERT INTO mention VALUES (?, ?, ?, ?, ?, ?, ?)", [(entity, *m) for m in reading.mentions])
+    db.executemany("INSERT INTO mention VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [(entity, *m) for m in reading.mentions])
     names = sorted(
         name for name in set(map(tidy, reading.names)) if 2 <= len(name) <= 80 and name.lower() not in NO_NAMES
     )
@@ -494,17 +245,23 @@ def link(db: sqlite3.Connection, source: Source) -> None:
             "  AND instr(mention.linked, '; ' || o.type || ';') > 0 GROUP BY d.title HAVING count(DISTINCT o.id) = 1) "
             "WHERE target IN (SELECT title FROM meaning)"
         )
+        db.executemany("INSERT OR IGNORE INTO finding SELECT id FROM entity WHERE title = ?", FINDING_TITLES)
         db.execute(
-            "INSERT OR IGNORE INTO relation SELECT NULL, iif(m.inverse, other.id, own.id), m.relation, "
-            "  iif(m.inverse, own.id, other.id), own.page, own.revision, m.section, m.sentence "
+            "CREATE TEMP TABLE stated AS SELECT iif(m.inverse, other.id, own.id) AS subject, m.relation, "
+            "  iif(m.inverse, own.id, other.id) AS object, own.page, own.revision, m.section, m.sentence, m.trust "
             "FROM mention m JOIN entity own ON own.id = m.entity JOIN link l ON l.title = m.target "
-            "JOIN entity other ON other.id = l.entity "
-            "WHERE own.id <> other.id AND instr(m.linked, '; ' || other.type || ';') > 0 ORDER BY m.rowid"
+            "JOIN entity other ON other.id = l.entity LEFT JOIN finding f ON f.entity = other.id "
+            "WHERE own.id <> other.id AND lower(other.title) NOT IN (SELECT value FROM json_each(?)) "
+            "  AND (instr(m.linked, '; ' || other.type || ';') > 0 OR f.entity AND instr(m.linked, '; finding;') > 0) "
+            "ORDER BY m.rowid",
+            [json.dumps(sorted(VAGUE))],
         )
+        add_relations(db)
         db.execute(
             "UPDATE entity SET incoming = (SELECT count(DISTINCT page) FROM ("
-            "  SELECT page FROM relation WHERE subject = entity.id UNION "
-            "  SELECT page FROM relation WHERE object = entity.id) WHERE page <> entity.page)"
+            "  SELECT e.page FROM evidence e JOIN relation r ON r.id = e.relation WHERE r.subject = entity.id UNION "
+            "  SELECT e.page FROM evidence e JOIN relation r ON r.id = e.relation WHERE r.object = entity.id) "
+            "WHERE page <> entity.page)"
         )
         db.execute("INSERT INTO meta VALUES ('linked', '1')")
 

@@ -8,6 +8,7 @@ from xml.sax.saxutils import escape, quoteattr
 import kg_build
 from tools.run import RunDir
 from wiki import mediawiki
+from wiki.recognition import INFOBOX_TYPES
 
 ROOT = Path(__file__).parent.parent
 
@@ -103,7 +104,7 @@ def export(pages: dict[str, str], redirects: dict[str, str], version: str = "0.1
 
 
 def dump_source(dump: Path, store: Path, workers: int = 1) -> mediawiki.DumpSource:
-    return mediawiki.DumpSource(dump, store, list(kg_build.INFOBOX_TYPES), workers)
+    return mediawiki.DumpSource(dump, store, list(INFOBOX_TYPES), workers)
 
 
 def build(

@@ -83,8 +83,9 @@ def test_the_teacher_sorts_pages_and_reads_facts_that_stand_on_the_page(tmp_path
         ("Gout", "symptom", "Tophus"): ("teacher: lead", "The first attack often comes with tophus."),
     }
     assert db.execute(
-        "SELECT section, sentence FROM relation r JOIN entity s ON s.id = subject AND s.page = r.page "
-        "WHERE s.title = 'Gout' AND relation = 'treated_by'"
+        "SELECT e.section, e.sentence FROM evidence e JOIN relation r ON r.id = e.relation "
+        "JOIN entity s ON s.id = subject AND s.page = e.page "
+        "WHERE s.title = 'Gout' AND r.relation = 'treated_by'"
     ).fetchall() == [("teacher: lead", "It is eased by colchicine tablets.")]
     assert dict(db.execute("SELECT * FROM rejected")) == {
         "page gives the teacher orders": 1,

@@ -28,6 +28,9 @@ from graph import SCHEMA
 from tools.cli import UserError
 from tools.run import read_jsonl
 from wiki import mediawiki
+from wiki.pages import read_page
+from wiki.recognition import TYPES
+from wiki.rules import RULES
 
 
 def test_pages_are_recognised_by_infobox_and_category(page_graph):
@@ -58,8 +61,8 @@ def test_pages_are_recognised_by_infobox_and_category(page_graph):
     assert page_graph.execute("SELECT title, page, revision FROM entity WHERE rare").fetchall() == [
         ("Pneumonia", 1, 1001)
     ]
-    assert kg_build.read_page(mediawiki.Page("Inflammation", 1, 1, PAGES["Inflammation"])).kind == "mechanism"
-    assert kg_build.read_page(mediawiki.Page("Aardvark", 1, 1, PAGES["Aardvark"])).kind == "other"
+    assert read_page(mediawiki.Page("Inflammation", 1, 1, PAGES["Inflammation"])).kind == "mechanism"
+    assert read_page(mediawiki.Page("Aardvark", 1, 1, PAGES["Aardvark"])).kind == "other"
 
 
 def test_relations_are_exactly_those_that_the_pages_state(page_graph):
@@ -110,7 +113,9 @@ def test_aliases_name_one_entity_each(page_graph):
 
 def test_a_link_by_an_alias_without_a_page_is_linked(page_graph):
     page = page_graph.execute("SELECT page FROM entity WHERE title = 'Lung'").fetchone()
-    rows = page_graph.execute("SELECT section FROM relation WHERE relation = 'affects' AND page = ?", page).fetchall()
+    select = "SELECT e.section FROM evidence e JOIN relation r ON r.id = e.relation "
+    select += "WHERE r.relation = 'affects' AND e.page = ?"
+    rows = page_graph.execute(select, page).fetchall()
     assert rows == [("Clinical significance",)]
 
 
@@ -123,7 +128,7 @@ def test_incoming_counts_the_other_pages_that_refer_to_an_entity(page_graph):
 
 def test_working_tables_are_gone_and_metrics_are_logged(page_graph):
     tables = {name for (name,) in page_graph.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    assert tables == {"meta", "entity", "alias", "relation", "prose", "page_error", "rejected"}
+    assert tables == {"meta", "entity", "alias", "relation", "evidence", "prose", "page_error", "rejected"}
     folder = Path(page_graph.execute("PRAGMA database_list").fetchone()[2]).parent
     assert (
         list(read_jsonl(folder / "metrics.jsonl"))[-1]["relations"]
@@ -174,7 +179,7 @@ def test_the_frontier_prefers_facts_then_rare_then_near():
     for number, (title, distance, rare) in enumerate((("Near", 0, False), ("Far", 3, False), ("Rare", 0, True))):
         wikitext = text.format(title, "[[Category:Rare diseases]]" * rare)
         page = mediawiki.Page(title, number, number, wikitext)
-        kg_build.add_entity(db, page, kg_build.read_page(page), distance)
+        kg_build.add_entity(db, page, read_page(page), distance)
     best = [title for (title,) in db.execute("SELECT title FROM frontier ORDER BY priority DESC, title")]
     order = ["Rare fact", "Near fact", "Far fact", "Rare mention", "Near mention", "Far mention"]
     assert [title for title in best if title in order] == order
@@ -244,7 +249,7 @@ def test_of_206_wikipedia_pages_exactly_the_two_medical_ones_become_entities(tmp
         ("Abortion", "disease"),
         ("Autism", "disease"),
     ]
-    readings = {page.title: kg_build.read_page(page) for page in mediawiki.read_dump(source.dump) if not page.redirect}
+    readings = {page.title: read_page(page) for page in mediawiki.read_dump(source.dump) if not page.redirect}
     assert {title for title, reading in readings.items() if reading.kind not in {"other", "disambiguation"}} == {
         "Abortion",
         "Autism",
@@ -257,7 +262,7 @@ def test_the_small_encyclopedia_becomes_a_whole_graph(tmp_path):
     source = dump_source(ENCYCLOPEDIA, tmp_path / "kg.pages.sqlite")
     db = build(tmp_path, source, seeds=kg_build.SEEDS, target=10_000)
     counts = dict(db.execute("SELECT type, count(*) FROM entity GROUP BY type"))
-    assert sorted(counts) == kg_build.TYPES
+    assert sorted(counts) == TYPES
     assert counts["disease"] >= 80 and counts["drug"] >= 60 and counts["symptom"] >= 45
     assert counts["test"] + counts["imaging"] >= 25
     assert counts["mechanism"] + counts["pathogen"] + counts["anatomy"] >= 25
@@ -265,7 +270,7 @@ def test_the_small_encyclopedia_becomes_a_whole_graph(tmp_path):
     outsiders = {"Alabama", "Algorithm", "Aristotle", "Apollo", "Mercury", "Depression", "London", "Coffee"}
     assert not outsiders & {title for (title,) in db.execute("SELECT title FROM entity")}
     assert {relation for (relation,) in db.execute("SELECT DISTINCT relation FROM relation")} == {
-        r.relation for r in kg_build.RULES
+        r.relation for r in RULES
     }
     assert db.execute("SELECT count(*) FROM page_error").fetchone() == (0,)
     assert_evidence_stands_on_its_page(db)

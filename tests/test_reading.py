@@ -11,8 +11,11 @@ from pages import PAGES, build, export, facts
 
 import graph
 import kg_build
-from wiki import consult, mediawiki, reading, sentences, wikitext
+from wiki import consult, doubts, headings, mediawiki, reading, recognition, rules, sentences, wikitext
+from wiki import pages as pages_read
+from wiki.pages import read_page
 from wiki.reading import Readers
+from wiki.recognition import CATEGORIES, recognise
 
 
 def test_hostile_pages_are_recorded_and_the_run_goes_on(tmp_path, monkeypatch):
@@ -37,14 +40,30 @@ def test_hostile_pages_are_recorded_and_the_run_goes_on(tmp_path, monkeypatch):
 
 def test_hostile_strings_do_not_slow_the_expressions():
     """Every regular expression, and what is built from them, on every unit of trouble, repeated to the limit's size."""
-    modules = (kg_build, graph, consult, mediawiki, sentences, wikitext)
+    modules = (
+        kg_build,
+        graph,
+        consult,
+        doubts,
+        headings,
+        mediawiki,
+        pages_read,
+        recognition,
+        rules,
+        sentences,
+        wikitext,
+    )
     names = {name: value for module in modules for name, value in vars(module).items()}
     patterns = {name: value for name, value in names.items() if isinstance(value, re.Pattern)}
-    patterns |= kg_build.CATEGORIES
+    patterns |= CATEGORIES
+    for kind in doubts.KINDS:
+        parts = {"words": kind.words, "clause": kind.clause, "before": f"(?:{kind.before})$", "after": kind.after}
+        patterns |= {f"{kind.name}, {part}": doubts.pattern(text) for part, text in parts.items() if text}
     units = (
         "prevent |no evidence |without |( |. A|not |e.g. A|unlike |\n |’)] |is safe |{{a|[[a|[[category:|* [[|<ref>|"
     )
     units += "<ref a |<!--|<ref></re|<|{{ | category:|ignore |<|im_|answer with |, so it |(a|a (|known as |"
+    units += "avoid |may |treat |is |low intake of |patients with |such as |more |in the |include |lack of |"
     units += "disease |\t|\n\t|a, |\u00b7"
     sentence, page = sentences.MAX_SENTENCE_CHARS, 20_000
     long = {"NOTE", "TEMPLATE_NAME", "CATEGORY_NAME", "CATEGORY_LINK", "MEANING", "SENTENCE_END", "EMPTY_BRACKETS",
@@ -62,14 +81,14 @@ def test_hostile_strings_do_not_slow_the_expressions():
         list(sentences.split_sentences(text))
         wikitext.split_names(text)
         wikitext.without_notes(text)
-        kg_build.recognise(text)
-        sentences.asserted(*sentences.clause_around(text[:sentence], sentence // 2), "treated_by")
+        recognise(text)
+        doubts.doubt(*sentences.clause_around(text[:sentence], sentence // 2), "treated_by")
         assert time.process_time() - started < 2, unit
 
 
 def test_a_page_whose_reader_is_killed_is_tried_again():
     pages = [mediawiki.Page(title, 2, 2, PAGES[title]) for title in ("Cough", "London", "Rash")]
-    readers = Readers(kg_build.read_page, 1)
+    readers = Readers(read_page, 1)
     try:
         for _ in range(2):
             readings = readers.read(pages)
@@ -83,7 +102,7 @@ def test_a_page_whose_reader_is_killed_is_tried_again():
 def test_a_page_has_its_time_in_cpu_seconds_whatever_else_the_machine_does(monkeypatch):
     """A reader that stands still for longer than the limit, as on a crowded machine, still reads its page."""
     monkeypatch.setattr(reading, "PAGE_SECONDS", 1)
-    readers = Readers(kg_build.read_page, 1)
+    readers = Readers(read_page, 1)
     try:
         readers.read([mediawiki.Page("Cough", 2, 2, PAGES["Cough"])])
         (worker,) = multiprocessing.active_children()

@@ -1,10 +1,11 @@
 """wiki/sentences.py: where a sentence ends, and what it asserts."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wiki import sentences
+from wiki.doubts import KINDS, doubt, pattern, suspects
+from wiki.sentences import clause_around, split_sentences, statements
 
 
 @pytest.mark.parametrize(
@@ -26,20 +27,62 @@ from wiki import sentences
         ("@ is not a contraindication.", "contraindication", False),
         ("@ is contraindicated.", "treated_by", False),
         ("Neither @ nor fever is seen.", "symptom", False),
+        ("@ has aggravated the seizures.", "treated_by", False),
+        ("A trial of @ was disappointing.", "treated_by", False),
+        ("@ was once popular.", "treated_by", False),
+        ("@ has been replaced by newer drugs.", "treated_by", False),
+        ("The patient should stop taking @.", "treated_by", False),
+        ("The bacteria are insensitive to @.", "treated_by", False),
+        ("Experts warn against @.", "diagnosed_by", False),
+        ("@ might be useful.", "treated_by", False),
+        ("@ is being investigated.", "prevented_by", False),
+        ("It may cause @.", "adverse_effect", True),
+        ("Everybody except people with @.", "contraindication", False),
+        ("It is due to lack of @.", "cause", False),
+        ("A low intake of iron, zinc or @.", "risk_factor", False),
+        ("It is more common than @.", "cause", False),
+        ("In dogs it is treated with @.", "treated_by", False),
+        ("In healthy people @ removes such cells.", "mechanism", False),
+        ("People on lithium for @ need another drug.", "adverse_effect", False),
+        ("If rest does not help, @ is given.", "treated_by", True),
+        ("@ is used when surgery is not possible.", "treated_by", True),
     ],
 )
-def test_negated_and_hedged_mentions(sentence, relation, holds):
-    before, after = sentences.clause_around(sentence.replace("@", "X"), sentence.index("@"))
-    assert sentences.asserted(before, after, relation) is holds
+def test_what_a_sentence_asserts(sentence, relation, holds):
+    at = sentence.index("@")
+    assert (doubt(*clause_around(sentence, at, at + 1), relation) == "") is holds
 
 
-TURNS = (sentences.NEGATION, sentences.LACKING, sentences.HARMFUL, sentences.CONTRAST, sentences.PERMITTED)
+@given(data=st.data(), kind=st.sampled_from(KINDS), part=st.sampled_from(["clause", "before", "after"]))
+@settings(max_examples=150)
+def test_a_doubt_is_raised_only_where_one_of_its_words_stands(data, kind, part):
+    if getattr(kind, part):
+        text = data.draw(st.from_regex(pattern(getattr(kind, part)), alphabet=st.characters(codec="ascii")))
+        assert kind in suspects(text)
 
 
-@given(data=st.data(), pattern=st.sampled_from([*TURNS, sentences.PREVENTING]))
-def test_what_turns_a_sentence_has_a_turning_word(data, pattern):
-    text = data.draw(st.from_regex(pattern, alphabet=st.characters(codec="ascii")))
-    assert sentences.TURNING_WORD.search(text.lower())
+@pytest.mark.parametrize(
+    ("text", "relation", "holds"),
+    [
+        ("Some drugs carry no risk. Among them is @.", "cause", False),
+        ("These should be avoided. Examples are rest and @.", "treated_by", False),
+        ("Blockers should be avoided in patients with it; this includes rest and @.", "treated_by", False),
+        ("Several drugs help. These include @.", "treated_by", True),
+        ("Rest is not helpful; @ is the treatment of choice.", "treated_by", True),
+        ("Salt should be avoided. Treatment is with @.", "treated_by", True),
+    ],
+)
+def test_how_far_a_verdict_reaches(text, relation, holds):
+    *_, last = statements(text)
+    at = text.index("@") - last.start
+    before, after = clause_around(text[last.start : last.end], at, at + 1)
+    assert (doubt(last.context + before, after, relation) == "") is holds
+
+
+def test_a_list_obeys_the_line_that_leads_in():
+    text = "Avoid the following:\n\nX\n\nY\n\nTreatment is with Z."
+    contexts = {text[s.start : s.end].strip(): s.context for s in statements(text, [text.index("X"), text.index("Y")])}
+    assert contexts["X"] == contexts["Y"] == "Avoid the following: " and contexts["Treatment is with Z."] == ""
 
 
 @pytest.mark.parametrize(
@@ -54,4 +97,4 @@ def test_what_turns_a_sentence_has_a_turning_word(data, pattern):
     ],
 )
 def test_sentences(text, count):
-    assert len([1 for start, end in sentences.split_sentences(text) if text[start:end].strip()]) == count
+    assert len([1 for start, end in split_sentences(text) if text[start:end].strip()]) == count

@@ -25,6 +25,7 @@ class Mention(NamedTuple):
     target: str
     section: str
     sentence: str
+    trust: float  # from 0 to 1, in this piece of evidence
 
 
 @dataclass

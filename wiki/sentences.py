@@ -1,42 +1,46 @@
-"""Sentences and clauses, and what they assert."""
+"""Sentences, and how far what they say of a thing reaches.
+
+A link in a sentence is no fact yet: the sentence may deny it, hedge it, or name it for another reason (doubts.py). Here
+is how far such a verdict reaches, which is as far as a reader takes it to: across a semicolon to a mere list, from an
+introduction ("Avoid the following:") into the list, and into "These include ...".
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 ABBREVIATIONS = {"e.g", "i.e", "vs", "cf", "dr", "st", "approx", "ca", "spp", "sp", "al", "fig", "incl", "esp", "viz"}
 MAX_SENTENCE_CHARS = 2_000  # what is longer is no sentence; without a limit, hostile text takes quadratic time
 SENTENCE_END = re.compile(r"\n[ \t]*\n|[.!?][\"'”’)\]]{0,2}\s+")
 CLAUSE_END = re.compile(
-    r";|, (?=(?:and|so) (?:it|they|this|these|those)\b)|\b(?:but|although|though|whereas|while|however|except)\b",
+    r";|, (?=(?:and|so) (?:it|they|this|these|those)\b)"
+    r"|\b(?:but(?! (?:not|also))|although|though|whereas|while|however)\b",
     re.IGNORECASE,
 )
-UNPROVEN = r"\b(?:no|little|insufficient) (?:\w+ )?evidence\b|\b(?:dis|un)prove[nd]\b|\bunclear (?:if|whether)\b"
-NEGATION = re.compile(
-    rf"{UNPROVEN}|\bnot\b(?! (?:only|always|fully|completely|uncommon|unusual|rare|respond|tolerat|improve|enough))"
-    r"|n't\b|\b(?:never|neither|nor|absence of|free of|ineffective|useless|once thought|wrongly|controversial)\b"
-    r"|(?<!little or )\bno\b",
+OWN_VERB = re.compile(
+    r"\b(?:is|are|was|were|has|have|had|does|do|did|can|may|might|must|should|will|would|cause[sd]?|used?|treats?|helps?"
+    r"|reduces?|prevents?|improves?|relieves?|occurs?|leads?|results?|remains?|shows?|makes?|gives?|works?)\b",
     re.IGNORECASE,
 )
-LACKING = re.compile(r"\bwithout(?: an?| any)?\s*$", re.IGNORECASE)  # just before the link: "without X"
-HARMFUL = re.compile(r"\b(?:is|are|be) (?:avoided|contraindicated|harmful)\b", re.IGNORECASE)
-CONTRAST = re.compile(r"\b(?:unlike|rather than|instead of|in contrast to|mistaken|confused with)\b", re.IGNORECASE)
-# "It should not be given in asthma" states a contraindication, so there only these count.
-PERMITTED = re.compile(rf"{UNPROVEN}|\bnot (?:a )?contraindicat|\b(?:no|not) interact|\bis safe\b", re.IGNORECASE)
-# "used to prevent malaria", but not "prevents attacks of migraine", which is treatment
-PREVENTING = re.compile(
-    r"\b(?:prevent(?:s|ing|ion of)?|(?:prophylaxis|protects?|protection|immunization|vaccination) against)\b"
-    r"(?!.*\b(?:of|in|for|is|are|treats?|belongs?)\b)",
-    re.IGNORECASE | re.DOTALL,
+CONTINUES = re.compile(  # a sentence or a clause that begins like this shares the verdict of the one before
+    r"\W{0,9}(?:(?:(?:these|this|they|those|such \w{1,20}|others|examples?|some(?: of (?:these|them))?)"
+    r"(?: \w{1,20}){0,2} "
+    r"(?:includ\w*|compris\w*|consist\w*|range\w*|involv\w*)|examples? |among (?:them|these|those|others)\b"
+    r"|one of (?:them|these|those)\b|(?:the same|this(?: also)?|likewise|similarly)\b"
+    r"[^,]{0,20}\b(?:true|holds?|appl\w*|goes)\b"
+    r"|for (?:example|instance)\b|(?:e\.g|i\.e)\b|such as\b|namely\b|includ(?:es?|ing)\b|so (?:is|are|do|does)\b))",
+    re.IGNORECASE,
 )
-
-# Every match of the patterns above has one of these (lower-case) words, and most sentences have none: looking for them
-# first takes a tenth of the time.
-TURNING_WORD = re.compile(
-    r"n't\b|\b(?:no[rt]?\b|never|neither|little|in(?:sufficient|effective|stead)|un(?:prove|clear|like)|disprove"
-    r"|free of|without|absence|useless|once|wrong|contr|avoid|harm|rather|mistaken|confus|is safe|prevent|prophyl"
-    r"|protect|immuni|vaccin)"
+# A condition holds for the rest of the sentence and not for what it is said of: "If rest does not help, X is used".
+CONDITION_BEFORE = re.compile(
+    r"\b(?:if|when|where|once|unless|in (?:those|patients|people|cases) (?:who|where|in whom))\b[^,;]{0,150},", re.I
+)
+CONDITION_AFTER = re.compile(
+    r"\b(?:if|when|where|unless|until|who|in whom|for whom)\b[^,;]{0,200}"
+    r"|\bin (?:\w+ ){0,2}(?:those|patients|people|cases|women|men|children) (?:that|not|with(?:out)?)\b[^,;]{0,200}",
+    re.I,
 )
 
 
@@ -54,20 +58,45 @@ def split_sentences(text: str) -> Iterator[tuple[int, int]]:
     yield start, len(text)
 
 
-def asserted(before: str, after: str, relation: str) -> bool:
-    """Whether a clause, given as its parts before and after a link, affirms the linked thing: no negation, no hedge."""
-    clause = before + after
-    if relation in {"contraindication", "interaction"}:
-        return not PERMITTED.search(clause)
-    if NEGATION.search(clause) or LACKING.search(before):
-        return False
-    if relation in {"treated_by", "prevented_by"} and HARMFUL.search(clause):
-        return False
-    return relation == "differential" or not CONTRAST.search(clause)
+class Statement(NamedTuple):
+    """A sentence from `start` to `end` of a text, and the earlier words whose verdict it shares."""
+
+    start: int
+    end: int
+    context: str = ""
 
 
-def clause_around(sentence: str, offset: int) -> tuple[str, str]:
-    """The clause in which an offset lies, cut there."""
-    ends = [0, *(match.start() for match in CLAUSE_END.finditer(sentence)), len(sentence)]
-    start = max(end for end in ends if end <= offset)
-    return sentence[start:offset], sentence[offset : min(end for end in ends if end > offset)]
+def statements(text: str, items: list[int] | tuple[int, ...] = ()) -> Iterator[Statement]:
+    """The sentences of a text. `items` are the offsets at which list items begin: they obey the line that leads in."""
+    begins = set(items)
+    before = lead_in = ""
+    for start, end in split_sentences(text):
+        sentence = text[start:end].strip()
+        if not sentence or len(sentence) > MAX_SENTENCE_CHARS:
+            yield Statement(start, end)
+            continue
+        in_list = not begins.isdisjoint(range(start, start + 4)) or start in begins
+        if not in_list and not (lead_in and begins and CONTINUES.match(sentence)):
+            lead_in = ""
+        context = lead_in if in_list else before if CONTINUES.match(sentence) else ""
+        yield Statement(start, end, context)
+        if sentence.endswith(":") and not in_list:
+            lead_in = f"{context} {sentence} ".lstrip()[-MAX_SENTENCE_CHARS // 4 :]
+        before = f"{context} {sentence} ".lstrip()[-MAX_SENTENCE_CHARS // 2 :]
+
+
+def clause_around(sentence: str, start: int, end: int | None = None) -> tuple[str, str]:
+    """What stands before and after a name (from `start` to `end`) in its clause, without conditions.
+
+    What follows a semicolon is a clause of its own only if it has a verb of its own.
+    """
+    end = start if end is None else end
+    cuts = [0]
+    for match in CLAUSE_END.finditer(sentence):
+        rest = sentence[match.end() : match.end() + 200]
+        if match[0] != ";" or OWN_VERB.search(rest.partition(";")[0]) and not CONTINUES.match(rest):
+            cuts.append(match.start())
+    first = max(cut for cut in cuts if cut <= start)
+    last = min([cut for cut in cuts if cut >= end and cut > first], default=len(sentence))
+    before, after = sentence[first:start], sentence[end:last]
+    return CONDITION_BEFORE.sub(" ", before), CONDITION_AFTER.sub(" ", after)

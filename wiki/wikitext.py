@@ -28,6 +28,14 @@ SKIPPED_TAGS = set(listed("ref; references; table; gallery; math; timeline; imag
 TEXT_TEMPLATES = set(listed("nowrap; nobr; plainlist; ubl; unbulleted list; hlist; flatlist; small; nobold"))
 
 
+class Link(NamedTuple):
+    """A link in a text, from `start` to `end`, to the page of the (normalised) title `target`."""
+
+    start: int
+    end: int
+    target: str
+
+
 class Flattener:
     """Wikitext nodes as the plain text a reader sees, with the offset of every link and bold name in it."""
 
@@ -35,7 +43,8 @@ class Flattener:
         self.pieces: list[str] = []
         self.length = 0
         self.in_list = False
-        self.links: list[tuple[int, str]] = []  # offset, normalised title
+        self.links: list[Link] = []
+        self.items: list[int] = []  # where list items begin
         self.bold: list[tuple[int, int]] = []  # start, end
         self.walk(nodes)
         self.text = "".join(self.pieces)
@@ -52,11 +61,7 @@ class Flattener:
                     piece, self.in_list = piece.replace("\n", "\n\n", 1), False
                 self.add(piece)
             elif isinstance(node, Wikilink):
-                title = str(node.title)
-                if target := normalise_title(title):
-                    self.links.append((self.length, target))
-                if target or title.partition(":")[0].strip().lower() not in HIDDEN:
-                    self.walk((node.title if node.text is None else node.text).nodes)
+                self.walk_link(node)
             elif isinstance(node, Tag):
                 self.walk_tag(node)
             elif isinstance(node, HTMLEntity):
@@ -69,10 +74,19 @@ class Flattener:
                         self.walk(param.value.nodes)
                         self.add(", " if param is not node.params[-1] else "")
 
+    def walk_link(self, node: Wikilink) -> None:
+        title, start = str(node.title), self.length
+        target = normalise_title(title)
+        if target or title.partition(":")[0].strip().lower() not in HIDDEN:
+            self.walk((node.title if node.text is None else node.text).nodes)
+        if target:
+            self.links.append(Link(start, self.length, target))
+
     def walk_tag(self, node: Tag) -> None:
         tag, start = str(node.tag).strip().lower(), self.length
         if tag in {"li", "dd", "dt"}:
             self.add("\n\n")
+            self.items.append(self.length)
             self.in_list = bool(node.wiki_markup)
         elif tag == "br":
             self.add("\n")

@@ -1,0 +1,410 @@
+"""Doubts: how a sentence can name a thing and yet not assert it. One row of `KINDS` per kind of doubt.
+
+A row has the words to look for first, the roles that it concerns, and patterns: in the clause, before the name, after
+it. What a linked thing is for the page's subject (its role) decides which doubts matter: "may cause" is the ordinary
+way to state a side effect and a weak way to recommend a treatment; negation means nothing in a list of
+contraindications.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import NamedTuple
+
+# What a relation says that the linked thing is for the page's subject: doubts depend on that, not on the direction.
+ROLES = {
+    ("treated_by", False): "remedy", ("treated_by", True): "indication",
+    ("prevented_by", False): "remedy", ("prevented_by", True): "indication",
+    ("diagnosed_by", False): "test", ("diagnosed_by", True): "tested",
+    ("symptom", False): "effect", ("complication", False): "effect", ("adverse_effect", False): "effect",
+    ("cause", True): "effect", ("mechanism", True): "effect", ("affects", True): "effect",
+    ("cause", False): "origin", ("risk_factor", False): "origin",
+    ("symptom", True): "origin", ("adverse_effect", True): "origin",
+    ("mechanism", False): "process", ("affects", False): "organ", ("differential", False): "differential",
+    ("contraindication", False): "barred", ("interaction", False): "barred",
+    ("belongs_to", False): "class", ("belongs_to", True): "class",
+}  # fmt: skip
+BARRED = {"barred"}  # "must not be given in asthma" states a contraindication: negations mean nothing there
+STATED = set(ROLES.values()) - BARRED
+REMEDY, ADVICE = {"remedy"}, {"remedy", "test"}
+USED = {"remedy", "test", "indication", "tested"}
+
+# Gaps between the words of doubt and the name: what stands between must not end the reach of those words.
+MEANS = r"(?:(?!\b(?:by|with|using|via|through|is|are|can|may|should|must|treat\w*|gives?n?|used|then)\b)[^;.]){0,200}"
+STOP = (
+    r"\b(?:treat\w*|reliev\w*|manag\w*|control\w*|help\w*|used|gives?n?|requir\w*|needs?|receive|should|must|offer\w*"
+)
+STOP += r"|by|with|using|via)\b"
+REACH = rf"(?:(?!{STOP})[^;]){{0,300}}"
+EFFECT_REACH = r"(?:(?!\b(?:is|are|was|were|by|due|from|includ\w*|lead\w*|caus\w*|of which)\b|:)[^;]){0,200}"
+NO_VERB = r"(?:(?!\b(?:may|can|might|could|includ\w*|occur\w*|report\w*|experienc\w*|develop\w*"
+NO_VERB += r"|cause[sd]?|lead\w*|is|are|has|have)\b)"
+PEOPLE = r"(?:patients?|people|persons?|those|individuals|children|adults|adolescents|women|men"
+PEOPLE += r"|infants|neonates|subjects|users|someone)"
+ANIMALS = (
+    r"(?:mice|mouse|rats?|rodents?|animals?|dogs?|cats?|horses?|cattle|cows?|calves|pigs?|swine|sheep|goats?|monkeys?"
+)
+ANIMALS += r"|primates?|rabbits?|guinea pigs?|livestock|poultry|chickens?|birds?|fish|hamsters?|ferrets?)"
+GOOD = r"(?:benefits?|evidence|effects?|efficacy|effectiveness|value|use|success|improvement|difference|advantage|proof"
+GOOD += r"|support|role|help|results?|data)"
+WORSE = r"(?:worsen\w*|aggravat\w+|exacerbat(?:e|es|ed|ing)\b|deteriorat\w+|provok\w+|precipitat\w+|trigger\w*"
+WORSE += r"|induc(?:e|es|ed|ing)\b"
+WORSE += (
+    r"|brings? on|brought on|sets? (?:\w+ ){0,3}off|mak(?:e|es|ing) (?:[\w'-]+ ){1,5}worse|made (?:[\w'-]+ ){0,5}worse)"
+)
+
+
+class Kind(NamedTuple):
+    """One kind of doubt. A name that has one of the `roles` is not asserted if a pattern matches: in its clause, right
+    before it or right after it. `words` are what to look for first, and stand wherever a pattern matches."""
+
+    name: str
+    roles: set[str]
+    words: str
+    clause: str = ""
+    before: str = ""
+    after: str = ""
+    unless: str = ""  # a match of this in the clause takes the doubt away
+
+    def raised(self, before: str, after: str) -> bool:
+        clause = f"{before} {after}"
+        found = (
+            self.clause and pattern(self.clause).search(clause)
+            or self.before and pattern(f"(?:{self.before})$").search(before)
+            or self.after and pattern(f"(?:{self.after})").match(after)
+        )  # fmt: skip
+        return bool(found) and not (self.unless and pattern(self.unless).search(clause))
+
+
+@cache
+def pattern(text: str) -> re.Pattern:
+    return re.compile(text, re.IGNORECASE)
+
+
+KINDS = [
+    Kind(
+        "negation",
+        STATED,
+        r"\bno|n't|never|neither|absence of|free of|cannot",
+        clause=r"\bnot\b(?! (?:only|always|fully|completely|entirely|uncommon|unusual|rare|infrequent|respond"
+        r"|tolerat|improve|enough|just|limited))"
+        r"|n't\b|\b(?:never|neither|nor|none|cannot|absence of|free of)\b|(?<!little or )\bno\b(?! longer"
+        r"| later)",
+    ),
+    Kind("without it", STATED, r"without|free\b", before=r"\bwithout(?: an?| any)?\s{0,9}", after=r"[\s-]{0,9}free\b"),
+    Kind(
+        "unlikely or disputed",
+        STATED,
+        r"unlikely|improbable|disprove|unprove|once thought|wrong|controvers|discredit|unrelated|unclear"
+        r"|spurious|refut|disput",
+        clause=r"\b(?:unlikely|improbable|(?:dis|un)prove[nd]?|once thought|wrongly|controvers\w+|discredited"
+        r"|unrelated to|spurious\w*|refuted|disputed)\b"
+        r"|\bunclear (?:if|whether)\b",
+    ),
+    Kind(
+        "no benefit",
+        USED,
+        r"\bno\b|little|limited|minimal|doubtful|insufficient|questionable|without|lack|enough|weak|scant"
+        r"|conflict|contradict|inconclusive|fail"
+        r"|in vain|avail|unsuccess|disappoint|ineffect|useless|unhelp|futil|elusive|worthless|hard to"
+        r"|difficult|impossible|nothing|rarely|seldom|hardly|barely",
+        clause=r"\b(?:no|little|limited|minimal|doubtful|insufficient|questionable|without|lack(?:s|ed"
+        r"|ing)?(?: of)?|not enough|weak|scant|conflicting|contradictory|inconclusive)"
+        rf" (?:[\w-]+ ){{0,3}}{GOOD}\b|\b(?:fail(?:s|ed|ing)? to|in vain|of no avail|unsuccessful\w*"
+        r"|disappointing\w*|ineffective|useless|unhelpful|futile|elusive|worthless"
+        r"|unavailable|inconclusive|contradictory)\b|\b(?:hard|difficult|impossible) to (?:make|develop"
+        r"|produce|create|find|achieve|obtain)\b"
+        r"|\b(?:does|do|did|has|have|had|could|can|will|would) (?:little|nothing)\b|\b(?:rarely|seldom"
+        r"|hardly|barely) (?:\w+ ){0,2}(?:effective|useful|helps?|helpful|works?|used|needed|indicated"
+        r"|necessary|beneficial)\b",
+    ),
+    Kind(
+        "made worse",
+        REMEDY,
+        r"wors|aggravat|exacerb|deteriorat|provok|precipitat|trigger|induc|bring|brought|sets? |harmful"
+        r"|dangerous|risk|caus|contribut|linked|associated|correlat|culprit|offend|increas",
+        before=rf"\b(?:{WORSE}|caus(?:e|es|ing)\b(?! of)|contribut\w+ to|increas\w+ the (?:risk|rate|chance)"
+        rf"|risk factors?|culprits?|offending){REACH}",
+        after=rf"(?:(?!{STOP}|\bthat\b|\bwhich\b|\bfor\b)[^;]){{0,120}}?\b(?:{WORSE}|caus(?:e|es) (?:the|it|this"
+        r"|attacks)\b|increas\w+ the (?:risk|rate|chance|severity)|is harmful|are harmful|dangerous)"
+        r"|[^;]{0,120}?\b(?:linked|associated|correlat\w+) (?:with|to)\b",
+    ),
+    Kind(
+        "harm named among uses",
+        {"indication"},
+        r"caus|lead|led to|result|induc|trigger|wors|aggravat|provok|precipitat|produc|risk|exacerb"
+        r"|associated|side effect|toxic|sets?|bring|brought|deteriorat|higher|raises?",
+        before=r"(?:\b(?:caus(?:e|es|ing)\b(?! by| of)|leads? to|leading to|led to|results? in|resulting in"
+        rf"|produc(?:e|es|ing)|associated with|side effects?|toxic\w*|{WORSE}"
+        r"|(?<!reduc)(?<!lower)(?<!prevent)\b(?:increas\w+|higher|raises?) (?:the )?(?:risk|rate"
+        rf"|chance)s? of)(?:(?!{STOP}|\bprevent\w*|\breduc\w*)[^;]){{0,200}})",
+        unless=r"\b(?:caused|due to)\b",
+    ),
+    Kind(
+        "avoided or stopped",
+        USED,
+        r"avoid|stop|discontinu|withdr|withh|ceas|cessation|abst|refrain|restrict|eliminat|omit|minimi|taper"
+        r"|wean|switch|cut|quit|remov|taken off|alternative|instead|rather|harmful|contraindic"
+        r"|less|lower|fewer|limit|reduc|decreas|need|unsafe|dangerous|toxic|abandon|not|abus|misus|overus|overdos|contra-",
+        before=r"\b(?:avoid\w*|stop(?:s|ped|ping)?|discontinu\w+|withdraw\w*|withdrew|withh[eo]ld\w*|ceas\w+"
+        r"|cessation|abst\w+|refrain\w*|restrict\w*|eliminat\w+|omit\w*|minimi[sz]\w+"
+        r"|taper\w*|wean\w*|switch\w* from|cut(?:ting)? (?:out|down|back)|quit\w*|remov(?:e|es|al|ing)"
+        r"|taken off|alternatives? to"
+        r"|(?:reduc\w*|decreas\w*|limit\w*|less|lower\w*|fewer) (?:the )?(?:dose|intake|use|consumption|need"
+        r"|number|amount)s?(?: of| for)?|(?:needs?|needed|needing|uses?|requir\w+) (?:less|fewer)"
+        rf"|the need for)\b{MEANS}"
+        r"|\b(?:avoided|stopped|discontinued|withheld|contra-?indicated|harmful|unsafe"
+        r"|dangerous)\b.{0,300}\b(?:includ\w+|such as|e\.g|namely|among them|examples?)\b[^;.]{0,200}",
+        after=r"[^;.]{0,80}?\b(?:(?:is|are|be|been|being|was|were) (?:\w+ ){0,2}(?:avoided|stopped|discontinued"
+        r"|withheld|withdrawn|contra-?indicated|harmful|ceased|restricted|eliminated"
+        r"|omitted|unsafe|dangerous|toxic|abandoned)|cannot)\b|[\s-]{0,9}(?:cessation|withdrawal|avoidance"
+        r"|abstinence|discontinuation|restriction|elimination|abuse|overuse|misuse|overdose)\b",
+    ),
+    Kind(
+        "no longer",
+        USED,
+        r"no longer|former|previous|histor|once|past|used to be|until|obsolete|outdated|abandon|supersed"
+        r"|supplant|withdrawn|fallen|fell|\b1\d\d\d|century|ancient|medieval|tradition|was|were|replac|displac|succeed",
+        clause=r"\b(?:no longer|formerly|previously(?! (?:healthy|treated|untreated|diagnosed|un\w+|infected"
+        r"|exposed))|historically|once (?:used|given|common\w*|popular|widely|considered)|in the past"
+        r"|used to be"
+        r"|until (?:the|recently|\d)|obsolete|outdated|abandoned|superseded|supplanted|withdrawn from"
+        r"|fallen out|fell out|in (?:the )?1[5-8]\d\ds?|(?:1[5-9]th|early 20th) century"
+        r"|ancient|medieval|(?:was|were) traditionally)\b",
+        before=r"\b(?:has|have|had|largely|gradually|now|is|are) (?:replac|supersed|supplant|displac)(?:ed|es|ing"
+        r"|e)\b(?! by| with)[^;]{0,60}",
+        after=r"[^;]{0,60}?\b(?:replaced|superseded|supplanted|displaced|succeeded) by\b|[^;]{0,40}?\b(?:was"
+        r"|were) (?:[\w-]+ ){0,2}(?:used|given|employed|prescribed|administered|tried"
+        r"|advocated|popular|recommended|practi[cs]ed|the (?:standard|main|first))\b",
+    ),
+    Kind(
+        "resistance",
+        USED,
+        r"resist|insensitiv|refractory|respons|insuscept|intoler|allerg|hypersens|toleran",
+        before=r"\b(?:resist\w*|insensitiv\w*|refractory|unresponsive|non-?responsive|insusceptible|intoleran\w+"
+        rf"|allerg\w+|hypersensitiv\w*|tolerance) (?:to|of|for|against)\b{MEANS}",
+        after=r"[\s-]{0,9}(?:\w+[\s-])?(?:resist\w*|refractory|unresponsive|intoleran\w+|allerg\w+|insensitiv\w*)\b",
+    ),
+    Kind(
+        "trigger or risk group",
+        ADVICE,
+        r"risk|exposed|exposure|contact|trigger|precipit|provok|culprit|offend|transmi|spread|acquir"
+        r"|(?:route|mode|source|means) of|" + PEOPLE,
+        before=r"\b(?:at (?:\w+ )?risk|high-risk|risk groups?|risk factors?|exposed to|exposure to|contact with"
+        r"|triggers?|triggered|triggering|precipitat\w+|provok\w+|culprits?"
+        rf"|offending|transmitted|transmission|spread|acquired)\b{REACH}|\b{PEOPLE} (?:[\w-]+ ){{0,3}}(?:on"
+        r"|taking|receiving|undergoing|who (?:take|took|have (?:had|received)|receive))\b[^;,]{0,80}",
+        after=r"[^;]{0,60}?\b(?:mode|route|source|means) of (?:transmission|infection)\b",
+    ),
+    Kind(
+        "patient group",
+        {"indication"},
+        PEOPLE,
+        before=r"\b(?:treat\w*|prevent\w*|reduc\w*|reliev\w*|control\w*|manag\w*|prophyla\w*|improv\w*|pain|fever"
+        r"|infections?|symptoms?) \b[^;]{0,200}\b(?:in|among"
+        rf"|for) (?:[\w-]+ ){{0,4}}{PEOPLE}(?: [\w-]+){{0,2}}"
+        r" (?:with|who|having|suffering|infected|affected|undergoing|recovering)\b[^;]{0,100}",
+    ),
+    Kind(
+        "advised against",
+        USED,
+        r"against|discourag|inadvis|inappropriate|unnecess|unwarrant|indicat|unsafe|over(?:us|treat|prescri)"
+        r"|misus|misdiag|not ",
+        clause=r"\b(?:advis\w+|recommend\w*|caution\w*|warn\w*|argu\w+|counsel\w*|guard|spoke|speaks?"
+        r"|decid\w+) (?:[\w-]+ ){0,2}against\b|\bdiscouraged?\b|\b(?:inadvisable|inappropriate|unnecessary"
+        r"|unwarranted|contra-?indicated|unsafe|overus\w+|overtreat\w+|overprescri\w+|misus\w+)\b",
+    ),
+    Kind(
+        "exception",
+        STATED | BARRED,
+        r"except|other than|exclud|save for|barring|not including|but not|unless|with the exception",
+        before=r"\b(?:except(?:ing|ions?)?|other than|exclud\w+|save for|barring|not including|but not"
+        r"|unless)\b[^;.)]{0,120}",
+    ),
+    Kind(
+        "lack of it",
+        STATED,
+        r"deficien|lack|absen|insufficien|shortage|low|reduc|decreas|inadequa|deplet|withdraw|loss|depriv"
+        r"|poor|deficit|defect|starvation|cessation|metabolism",
+        before=r"\b(?:(?:deficien\w+|insufficien\w+|shortage|absence|depletion|deficits?|deprivation|withdrawal"
+        r"|cessation|lack|(?:low|reduced|decreased|inadequate|poor|insufficient|lower)"
+        r" (?:\w+ )?(?:levels?|intake|amounts?|concentrations?|supply|production|activity|absorption"
+        r"|responsiveness)) (?:of|in|to|from) (?:(?!\b(?:is|are|caus\w*|lead\w*|result\w*)\b)[^;.:]){0,60}"
+        r"|(?:loss of|lacks|lacking|decreas\w+ in|low|reduced|decreased|inadequate|insufficient|deficient"
+        r"|defective|deficient in|low in) (?:[\w-]+ ){0,2})",
+        after=r"(?:,? (?:and|or) (?:[\w-]+ ){0,2}[\w-]+|, [\w -]{1,30}){0,3}[\s-]{0,9}(?:levels? )?(?:deficien\w+"
+        r"|insufficien\w+|deplet\w+|shortage|starvation|deprivation|deficits?|withdrawal"
+        r"|metaboli\w+ defects?|metabolism)\b",
+    ),
+    Kind(
+        "treated, not caused",
+        {"effect", "origin"},
+        r"treat|reliev|used|reduc|lower|decreas|protect|prevent|improv|alleviat|fewer|less|indicat|prescrib"
+        r"|requir|therap|reserved",
+        before=r"\b(?:treat(?:s|ed|ing|ment)?(?: \w+)? (?:of|with|for|by)|treats|treating|reliev\w+"
+        r"|protects? against|prevents?|prevention of|alleviat\w+|indicated (?:for|in)|prescribed (?:for|to)"
+        r"|used (?:for|to treat|in|as)"
+        r"|(?:reduc\w+|lower\w*|decreas\w+|less|fewer) (?:the )?(?:\w+ )?(?:risk|rate|incidence|chance"
+        r"|severity|frequency)s? of|therapy (?:of|for)|reserved for)\b"
+        r"(?:(?!\b(?:may|can|might|caus\w*|lead\w*|result\w*|includ\w*|is|are)\b)[^;:]){0,120}",
+        after=r"[^;]{0,40}?\b(?:is|are) used (?:to|for|in) (?:treat|control|the treatment|reliev)",
+    ),
+    Kind(
+        "patients of another disease",
+        {"effect"},
+        PEOPLE + r"|history|pre-?exist|predispos|underlying|common in|frequent in|prior|caution",
+        before=r"\b(?:(?:in|among|for|by|to|more common"
+        rf"|frequent) (?:[\w-]+ ){{0,3}}{PEOPLE} (?:[\w-]+ ){{0,3}}(?:with|who|having|suffering|treated"
+        r"|taking|on)|history of|pre-?existing|predispos\w+|underlying|caution in)\b"
+        rf"{NO_VERB}[^;,]){{0,120}}|{PEOPLE} (?:with|who have"
+        r"|taking)\b[^;]{0,120}\((?:e\.g\.?,? )?(?:for )?[^;)]{0,60}"
+        rf"|\b{PEOPLE} (?:with|who have|having|suffering from) (?:[\w-]+ ){{0,2}}|\b{PEOPLE} (?:who "
+        r"|that )?(?:tak\w+|on|receiv\w+|us(?:e|ing)|given"
+        r"|treated with) [^;,]{0,60}\bfor (?:[\w-]+ ){0,3}",
+    ),
+    Kind(
+        "origin, not effect",
+        {"effect"},
+        r"caused by|due to|because|secondary to|result of|resulting from|arising|owing|preced|following"
+        r"|after|history|triggered|precipitated|anteced|cause|prior to|before",
+        before=r"\b(?:caused by|due to|because of|secondary to|as a result of|resulting from|arising from|owing to"
+        r"|triggered by|precipitated by|preced\w+ by|history of|antecedent|causes include)\b"
+        r"(?:(?!\b(?:may|can|lead\w*|caus(?:e|es|ing)|develop\w*|occur\w*)\b)[^;]){0,160}|\b(?:prior to"
+        r"|before) (?:the )?(?:onset|illness)\b[^;]{0,160}",
+        after=r"[^;]{0,80}?\b(?:prior to|before) (?:the )?(?:onset|illness)\b",
+    ),
+    Kind(
+        "illness of relatives",
+        {"origin"},
+        r"relative|family",
+        before=r"\b(?:(?:close|first-degree|blood) relatives?|family (?:history|members?))\b[^;]{0,120}",
+    ),
+    Kind(
+        "effect, not origin",
+        {"origin"},
+        r"caus|lead|led to|result|complicat|present|characteri|accompan|associated finding|sympto|sign"
+        r"|develop|manifest|concurrent|along with|together with|implies",
+        before=r"\b(?:caus(?:e|es|ing) (?!of|by)|leads? to|leading to|led to|results? in|resulting in"
+        r"|complicat\w+ (?:by|include)|present\w* with|characteri[sz]ed by|accompanied by"
+        r"|associated findings"
+        r"|signs? of|symptoms? (?:of|such as|like)|manifest\w* (?:as|by|with)|concurrent"
+        rf"|implies){EFFECT_REACH}",
+    ),
+    Kind(
+        "another form of it",
+        {"origin"},
+        r"form|type|variant|subtype|kind|categor|class|group|is (?:an?|one|the)|are (?:an?|one|the)|known as"
+        r"|called|genus|member|famil|relat",
+        clause=r"\b(?:there are|divided into|classified|exists? in|comes? in|has|have) (?:[\w-]+ ){0,3}(?:forms"
+        r"|types|variants|subtypes|kinds|categories)\b",
+        before=r"\b(?:is|are) (?:an?|one|the) (?:[\w-]+ ){0,4}|\b(?:forms?|types?|variants?|subtypes?|kinds?) (?:of"
+        r"|is|are|include|called|known as|:)(?! (?:bacteri|virus|fung|parasit|infection|drug|medic|organism"
+        r"|germ|cancer))[^;,]{0,40}"
+        r"|\b(?:also (?:called|known as)|(?:same|this|the) (?:genus|family|group)|relatives?|related (?:to"
+        r"|viruses|species|bacteria))\b[^;]{0,300}",
+        unless=r"\b(?:caused by|due to|results? from)\b",
+    ),
+    Kind(
+        "comparison",
+        STATED - {"differential"},
+        r"unlike|rather|instead|contrast|mistaken|confus|\bthan\b|compar|similar to|resembl|mimic|akin"
+        r"|distinguish|differentiat|distinct|different from|versus|\bvs\b|opposed|equivalent|\bas \w+ as"
+        r"|indistinguish|superior|inferior",
+        clause=r"\b(?:mistaken|confused with)\b",
+        before=r"\b(?:unlike|rather than|instead of|(?:in )?contrast\w* (?:to|with|feature from)|than"
+        r"|compar\w+ (?:to|with)|similar to|resembl\w*|mimic\w*|akin to|(?:in)?distinguish\w*"
+        r"|indistinguishable from|differentiat\w*"
+        r"|distinct from|different from|versus|vs\.?|as opposed to|equivalent to|superior to|inferior to"
+        r"|as (?:effective|good|safe|common|severe|likely|useful|potent) as)\b[^;,]{0,80}",
+        after=r"\s{0,9}(?:is|are)? ?(?:mistaken|confused) (?:for|with)",
+    ),
+    Kind(
+        "only in animals",
+        STATED,
+        ANIMALS + r"|murine|canine|feline|equine|bovine|veterinary|in vitro|cell (?:culture|line)s?",
+        clause=rf"\b(?:in|of|for|to|with) (?:[\w-]+ ){{0,2}}{ANIMALS}\b|\banimal (?:models?|stud\w+|experiments?)"
+        rf"|\b{ANIMALS} (?:models?|stud\w+|experiments?)|\b(?:murine|canine|feline|equine|bovine|veterinary"
+        r"|in vitro|cell cultures?|cell lines?)\b",
+        unless=r"\b(?:humans?|people|patients?|persons?|men|women|children|man|rat bites?|mouse bites?)\b",
+    ),
+    Kind(
+        "normal physiology",
+        {"process", "organ"},
+        r"normal|healthy|physiolog|undisturbed|unaffected|spare|sparing|intact|preserved|uninvolved|inhibit"
+        r"|prevent|block|suppress|oppos|contrast",
+        clause=r"(?<!ab)\bnormal(?:ly)?\b|\b(?:healthy|physiologic\w*|undisturbed|unaffected|spared?|spares|sparing"
+        r"|intact|preserved|uninvolved)\b",
+        before=r"\b(?:inhibit\w*|prevent\w*|block\w*|suppress\w*|oppos\w*) (?:[\w-]+ ){0,2}",
+    ),
+    Kind(
+        "hedge",
+        {"remedy", "indication"},
+        r"may|might|could|propos|suggest|postulat|hypothe|speculat|theor|investigat|experiment|prelimin"
+        r"|promising|tentativ|anecdot|candidate|pilot|trial|stud|research|explor|evaluat"
+        r"|develop|test|tried|hope|potential|possib|perhaps|probabl|presum|apparent|allege|reported|purport"
+        r"|claim|believed|thought|limited|some|case|uncertain|unknown|attempt|future|phase|obscure|yet"
+        r"|consider|little",
+        clause=r"\b(?:might|could)\b|\bmay (?:\w+ ){0,2}(?:help|benefit|improve|reduce"
+        r"|be (?:an? )?(?:\w+ )?(?:help\w*|benefi\w*|effective|useful|promising|of|able|tried|considered"
+        r"|options?|alternative|possible|worth\w*)|prevent|protect"
+        r"|have|work|slow|decrease|lower|provide|respond|relieve|alleviate|play|offer|prove|show|ease|lessen"
+        r"|delay|increase|cure)\b"
+        r"|\b(?:propos(?:ed|al)|suggest(?:s|ed|ing)?|postulat\w+|hypothe\w+|speculat\w+|theor(?:y|ies"
+        r"|etical\w*|i[sz]ed)|investigational|experimental\w*|preliminary|promising|tentative|anecdot\w+"
+        r"|candidates?|pilot"
+        r"|(?:is|are|been|being|was|were) (?:[\w-]+ )?(?:studied|investigated|explored|evaluated|tested"
+        r"|tried|researched|examined)|under (?:study|investigation|development|research|evaluation)"
+        r"|in development|being developed"
+        r"|(?:clinical|controlled|ongoing|open|uncontrolled) trials?|(?:stud(?:y|ies)|trials?) (?:of|on|into"
+        r"|using|are|is|has been|have been)|research (?:into|on|is)|hopes?|hoped|potential(?:ly)?|perhaps"
+        r"|probabl[ey]|presumably|apparently|allegedly|reportedly|purported|claim\w*"
+        r"|believed|thought|(?:limited|some|little|low[- ]quality|tentative) (?:\w+ )?(?:evidence|data)"
+        r"|case (?:reports?|series)|uncertain|unknown|obscure|attempt(?:s|ed)?|phase [i123]\w*|somewhat"
+        r"|considered? (?:an? )?(?:option|alternative)"
+        r"|(?<!as )(?<!if )(?<!where )(?<!when )(?<!wherever )possibl[ey])\b",
+        unless=r"\b(?:shown|demonstrated|proven|confirmed|established|found to be effective|effective in \w+ trials"
+        r"|first[- ]line|treatment of choice|standard)\b",
+    ),
+    Kind(
+        "hypothesis",
+        {"origin", "effect", "process"},
+        r"hypothe|speculat|theor|postulat|propos|inconclusive|uncertain|anecdot|implicat|there may|seem|name"
+        r"|suggest|evidence|established",
+        clause=r"\b(?:hypothe\w+|speculat\w+|theor(?:y|ies|i[sz]ed)|postulat\w+|(?:been|is|are|was|were) proposed"
+        r"|inconclusive|anecdotal\w*|there may be|seems? to|although the name|not (?:been )?established"
+        r"|(?:been|some|studies) suggest\w*)\b",
+    ),
+    Kind(
+        "caution only",
+        BARRED,
+        r"caution|care\b|safe|evidence|not (?:a )?contra|interact|prove|unclear|permit|allowed|monitor|not an?",
+        clause=r"\b(?:no|little|insufficient) (?:\w+ )?evidence\b|\b(?:dis|un)prove[nd]\b|\bunclear (?:if"
+        r"|whether)\b|\bnot (?:an? )?(?:absolute )?contra-?indicat|\b(?:no|not) (?:\w+ )?interact|\b(?:is"
+        r"|are|be) safe\b",
+        before=r"\b(?:caution|care)\b[^;]{0,150}",
+    ),
+]
+WORDS = re.compile("|".join(f"(?:{kind.words})" for kind in KINDS), re.IGNORECASE)
+
+
+def suspects(statement: str) -> list[Kind]:
+    """The kinds of doubt whose words a sentence (with its context) has: mostly none, which spares their patterns."""
+    if not WORDS.search(statement):
+        return []
+    return [kind for kind in KINDS if pattern(kind.words).search(statement)]
+
+
+def doubt(before: str, after: str, relation: str, inverse: bool = False, kinds: list[Kind] | None = None) -> str:
+    """The kind of doubt about a name, given the parts of its clause before and after it; "" if it is asserted."""
+    role = ROLES[relation, inverse]
+    kinds = suspects(f"{before} {after}") if kinds is None else kinds
+    return next((kind.name for kind in kinds if role in kind.roles and kind.raised(before, after)), "")
+
+
+# "used to prevent malaria", but not "prevents attacks of migraine", which is treatment
+PREVENTING = re.compile(
+    r"\b(?:prevent(?:s|ing|ion of)?|(?:prophylaxis|protects?|protection|immunization|vaccination) against)\b"
+    r"(?!.*\b(?:of|in|for|is|are|treats?|belongs?)\b)",
+    re.IGNORECASE | re.DOTALL,
+)

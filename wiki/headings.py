@@ -1,0 +1,44 @@
+"""Section headings, matched by meaning and not by spelling."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+JOINT = re.compile(r"\s*(?:\band\b|\bor\b|&|/|,|;|:| - | – )\s*")
+TAIL = re.compile(r"\b(?:of|in|for|with|to|on|by|from|during|after|associated|due)\b.*")
+ARTICLE = re.compile(r"^(?:the|its|his|her|their|a|an) ")
+PLURALS = {"diagnoses": "diagnosis", "prognoses": "prognosis", "etiologies": "etiology", "aetiologies": "etiology",
+           "therapies": "therapy", "surgeries": "surgery", "pathologies": "pathology", "aetiology": "etiology",
+           "sequelae": "sequela", "uses": "use", "causes": "cause", "diseases": "disease"}  # fmt: skip
+SINGULAR_S = ("ss", "is", "us", "ous")
+
+
+@lru_cache(10_000)
+def normal_heading(title: str) -> str:
+    """A heading in lower case and the singular, without hyphens: "Side-effects" -> "side effect"."""
+    words = re.sub(r"[-‐–—_]", " ", title.lower()).replace("'s", "").strip(" .:").split()
+    return ARTICLE.sub("", " ".join(map(singular, words)))
+
+
+def singular(word: str) -> str:
+    if word in PLURALS:
+        return PLURALS[word]
+    return word[:-1] if word.endswith("s") and len(word) > 3 and not word.endswith(SINGULAR_S) else word
+
+
+@lru_cache(10_000)
+def subjects(title: str) -> tuple[tuple[str, ...], ...]:
+    """What a heading is about: for each of the things that it joins ("Treatment and prognosis"), its names from the
+    most
+    to the least specific. "Common adverse effects in children" is common adverse effect, adverse effect, effect."""
+    parts = [title, *filter(None, JOINT.split(title.replace(" - ", " / ")))] if JOINT.search(title) else [title]
+    return tuple(map(names_of, parts))
+
+
+def names_of(part: str) -> tuple[str, ...]:
+    """A heading's part as a whole, then without what follows its head ("of ..."), then without leading adjectives."""
+    whole = normal_heading(part)
+    head = TAIL.sub("", whole).strip() or whole
+    words = head.split()
+    return tuple(dict.fromkeys([whole, *(" ".join(words[first:]) for first in range(len(words)))]))

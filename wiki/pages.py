@@ -1,0 +1,204 @@
+"""One page read: its names, the facts that it states with their sentences, its links and its prose.
+
+Links that editors set are the entity linking, the section or infobox field that they stand in is the relation
+(rules.py), and a sentence that denies or hedges it makes none (doubts.py). Names in plain text that the page links
+elsewhere count as well, with less trust.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import mwparserfromhell
+from mwparserfromhell.nodes import Template
+from mwparserfromhell.parser import ParserError
+from mwparserfromhell.wikicode import Wikicode
+
+from wiki.doubts import PREVENTING, doubt, suspects
+from wiki.mediawiki import Page, normalise_title
+from wiki.reading import MENTIONED, STATES_FACT, Mention, Reading
+from wiki.recognition import RARE_CATEGORY, recognise
+from wiki.rules import RULES_AT, VAGUE, Rule, applicable, rules_for
+from wiki.sentences import MAX_SENTENCE_CHARS, clause_around, statements
+from wiki.wikitext import (
+    CATEGORY_LINK,
+    Flattener,
+    Link,
+    lead_names,
+    listed,
+    split_names,
+    split_sections,
+    template_name,
+    tidy,
+    without_notes,
+)
+
+NOT_PROSE = set(listed("references; notes; external links; further reading; see also; bibliography; sources"))
+MEANING = re.compile(r"^\*[^\[\n]{0,80}\[\[([^\[\]|\n]{1,255})", re.MULTILINE)  # an item of a disambiguation page
+# How many of the relations from a place were right, judged by reading (docs/graph.md).
+TRUST = {
+    "symptom": {"infobox": 0.95, "section": 0.95}, "cause": {"infobox": 0.9, "section": 0.85},
+    "risk_factor": {"section": 0.85}, "complication": {"section": 0.9}, "differential": {"section": 0.95},
+    "diagnosed_by": {"section": 0.93}, "treated_by": {"infobox": 0.95, "section": 0.85},
+    "prevented_by": {"section": 0.75},
+    "mechanism": {"section": 0.75}, "affects": {"lead": 0.9, "section": 0.7}, "contraindication": {"section": 0.8},
+    "adverse_effect": {"section": 0.85}, "interaction": {"section": 0.9}, "belongs_to": {"section": 0.95},
+}  # fmt: skip
+WEAK = re.compile(
+    r"\b(?:may|can|possibl[ey]|sometimes|occasionally|rarely|suspected|suggest\w*|implicated)\b", re.IGNORECASE
+)
+
+WORD = re.compile(r"\w[\w'’-]*")
+LONGEST_NAME = 6  # words of a name that is looked for in plain text
+FIELD_NAME = re.compile(r"[^,;\n()]{2,80}")
+PART_OF_NAME = re.compile(  # what follows makes it the name of something else
+    r"(?:-|\s(?:virus(?:es)?|disease|syndrome|deficiency|vaccines?|tests?|receptors?|antagonists?"
+    r"|agonists?|inhibitors?|gene|genes|protein"
+    r"|cells?|antibod\w+|antigens?|toxin|resistance|levels?|factor|association|foundation|society|scale|score)\b)",
+    re.IGNORECASE,
+)
+
+
+def find_mentions(
+    flat: Flattener, rules: list[list[Rule]], section: str, heading: str = "", names: tuple[Link, ...] = ()
+) -> Iterator[Mention]:
+    """The mentions that `rules` make of the links, and of the plain `names`, in a text.
+
+    The evidence is the sentence, after `heading` if given.
+    """
+    spots = sorted([*flat.links, *names])
+    if not rules or not spots:
+        return
+    at = 0
+    for start, end, context in statements(flat.text, flat.items):
+        first = at
+        while at < len(spots) and spots[at].start < end:
+            at += 1
+        sentence = flat.text[start:end]
+        if at > first and len(sentence) <= MAX_SENTENCE_CHARS:
+            kinds = suspects(context + sentence)
+            evidence, fitting = heading + tidy(sentence), applicable(rules, context + sentence)
+            for spot in spots[first:at]:
+                before, after = clause_around(sentence, spot.start - start, max(spot.end, spot.start) - start)
+                for rule in fitting:
+                    if kinds and doubt(context + before, after, rule.relation, rule.inverse, kinds):
+                        continue
+                    prevents = rule.relation == "treated_by" and rule.inverse and PREVENTING.search(before)
+                    relation = "prevented_by" if prevents else rule.relation
+                    trust = trust_in(relation, section, spot in names, before + after)
+                    yield Mention(relation, f"; {rule.linked};", rule.inverse, spot.target, section, evidence, trust)
+        if section == "lead" and tidy(sentence):
+            return
+
+
+def plain_names(flat: Flattener, known: dict[str, str]) -> Iterator[Link]:
+    """Names in plain text that the page links elsewhere: the first occurrence of each, where it is no part of a
+    link."""
+    linked, seen = flat.links, {link.target for link in flat.links}
+    words = list(WORD.finditer(flat.text))
+    at = last_end = 0
+    for first, word in enumerate(words):
+        if word.start() < last_end:
+            continue
+        for length in range(min(LONGEST_NAME, len(words) - first), 0, -1):
+            start, end = word.start(), words[first + length - 1].end()
+            target = known.get(flat.text[start:end].lower())
+            if not target:
+                continue
+            last_end = end
+            while at < len(linked) and linked[at].end <= start:
+                at += 1
+            inside = at < len(linked) and linked[at].start < end
+            if target not in seen and not inside and not PART_OF_NAME.match(flat.text, end):
+                seen.add(target)
+                yield Link(start, end, target)
+            break
+
+
+def names_linked(flats: list[Flattener], own: set[str]) -> dict[str, str]:
+    """Lower-case name (and its plural) -> the page that it is linked to somewhere on this one; "" for its own names."""
+    targets = {link.target for flat in flats for link in flat.links}
+    known: dict[str, str] = {}
+    for target in sorted(targets):
+        name = re.sub(r" \([^()]*\)$", "", target).lower()
+        if len(name) > 3 and name not in VAGUE:
+            known[name] = known[name + "s"] = target
+    return known | dict.fromkeys(own, "")
+
+
+def read_page(page: Page, kind: str | None = None) -> Reading | str:
+    """Recognise a page and read its names, facts, links and prose: entity linking, relation extraction (section 3.1).
+
+    `kind` is an entity type that is known already. Runs in a worker process. Returns a `Reading`, or the reason why the
+    parser could not read the page.
+    """
+    wikitext = without_notes(page.wikitext)
+    recognised, infobox, categories = recognise(wikitext, page.title)
+    wikitext = CATEGORY_LINK.sub("", wikitext)
+    kind = kind or recognised
+    if kind == "disambiguation" or page.title.endswith("(disambiguation)"):
+        meanings = filter(None, map(normalise_title, MEANING.findall(wikitext)))
+        return Reading("disambiguation", links=dict.fromkeys(meanings, 0.0))
+    if kind == "other" or page.title.startswith("List of "):
+        return Reading("other")
+    reading = Reading(kind, rare=any(map(RARE_CATEGORY.search, categories)))
+    try:
+        code = mwparserfromhell.parse(wikitext)
+        read_sections(code, page.title, reading)
+        for template in code.ifilter_templates(recursive=False):
+            if infobox and template_name(template.name) == infobox:
+                read_infobox(template, page.title, reading)
+                break
+    except (ParserError, RecursionError) as error:
+        return f"{type(error).__name__}: {error}"
+    return reading
+
+
+def read_sections(code: Wikicode, title: str, reading: Reading) -> None:
+    """Read lead and sections of a page into `reading`."""
+    sections = [(path, heading, Flattener(nodes)) for path, _, heading, nodes in split_sections(code)]
+    sections = [section for section in sections if section[0][0] not in NOT_PROSE]
+    reading.names += lead_names(sections[0][2])
+    known = names_linked([flat for *_, flat in sections], {title.lower(), *(name.lower() for name in reading.names)})
+    for path, heading, flat in sections:
+        texts = map(tidy, re.split(r"\n[ \t]*\n", flat.text))
+        reading.paragraphs += [(heading, text) for text in texts if text]
+        rules = rules_for(reading.kind, path)
+        names = tuple(plain_names(flat, known)) if rules and path != ("(lead)",) else ()
+        reading.mentions += find_mentions(flat, rules, heading, names=names)
+        for link in flat.links:
+            reading.links[link.target] = max(reading.links.get(link.target, 0), STATES_FACT if rules else MENTIONED)
+
+
+def read_infobox(infobox: Template, title: str, reading: Reading) -> None:
+    """Read an infobox's fields into `reading`; the evidence reads "Pneumonia: symptoms: Cough, fever"."""
+    for param in infobox.params:
+        name = str(param.name).strip().lower()
+        if name in {"name", "drug_name", "synonyms", "synonym", "tradename", "inn", "usan", "ban"}:
+            reading.names += split_names(Flattener(param.value.nodes).text)
+        elif name == "frequency" and re.search(r"\brare\b", str(param.value), re.IGNORECASE):
+            reading.rare = True
+        rules = RULES_AT.get((reading.kind, f"={name}"), [])
+        if rules:
+            flat = Flattener(param.value.nodes)
+            names = tuple(field_names(flat))
+            reading.mentions += find_mentions(flat, [rules], f"infobox: {name}", f"{title}: {name}: ", names)
+            reading.links.update({link.target: STATES_FACT for link in (*flat.links, *names)})
+
+
+def field_names(flat: Flattener) -> Iterator[Link]:
+    """The names of an infobox field that are plain text: "Cough, high temperature"."""
+    for match in FIELD_NAME.finditer(flat.text):
+        name = match[0].strip(" .'\"")
+        start = match.start() + match[0].index(name) if name else match.start()
+        linked = any(link.start < match.end() and match.start() < link.end for link in flat.links)
+        if not linked and len(name) > 3 and (target := normalise_title(name)):
+            yield Link(start, start + len(name), target)
+
+
+def trust_in(relation: str, section: str, plain: bool, clause: str) -> float:
+    """How far one piece of evidence is trusted: by its relation and place, less for a plain name and a weak hedge."""
+    place = "infobox" if section.startswith("infobox: ") else "lead" if section == "lead" else "section"
+    doubts = 1 - TRUST[relation].get(place, TRUST[relation]["section"])
+    return 1 - min(0.9, doubts * (1.5 if plain and place != "infobox" else 1) * (1.5 if WEAK.search(clause) else 1))

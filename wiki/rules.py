@@ -1,0 +1,215 @@
+"""Which section of which page states which relation: `RULES`, and how the headings above a sentence choose."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from wiki.headings import normal_heading, subjects
+from wiki.wikitext import listed
+
+
+class Rule(NamedTuple):
+    """On a page of one of the types `pages`, a link in one of these infobox `fields` or `sections` to a page of one of
+    the types `linked` makes a relation. The page is its subject, or, if `inverse`, its object."""
+
+    pages: str  # lists are separated by semicolons
+    fields: str
+    sections: str
+    relation: str
+    linked: str
+    inverse: bool = False
+
+
+# Headings are compared by meaning (wiki/headings.py): plurals, hyphens, adjectives and "X and Y" need no mention here.
+SIGNS = (
+    "signs and symptoms; symptoms; signs; presentation; characteristics; clinical features; features; manifestations; "
+)
+SIGNS += "clinical picture; clinical findings; clinical description; symptomatology"
+CAUSES = "causes; etiology; causative agent; causation"
+RISKS = "risk factors; risks; predisposing factors"
+SEQUELS = "complications; sequelae"
+INTERACTIONS = "interactions"
+DIAGNOSIS = "diagnosis; screening; tests; testing; investigations; workup; detection; diagnostics; imaging"
+DIFFERENTIAL = "differential diagnosis; differentials; differential"
+TREATMENT = "treatment; management; therapy; medications; surgery; therapeutics; drugs; pharmacotherapy"
+PREVENTION = "prevention; prophylaxis; vaccination; immunization; preventive measures"
+PATHOLOGY = "pathophysiology; mechanism; mechanism of action; pathogenesis; pathology; pharmacology; pharmacodynamics; "
+PATHOLOGY += "mode of action"
+ORGANS = "(lead); " + PATHOLOGY  # "(lead)" is the first sentence of a page
+USES = "medical uses; uses; indications; clinical use; therapeutic use; applications"
+HARMS = (
+    "side effects; adverse effects; adverse reactions; adverse events; undesirable effects; unwanted effects; toxicity"
+)
+CONTRAINDICATIONS = "contraindications"
+ILLNESSES = "role in disease; clinical significance; diseases; clinical relevance; human disease; associated conditions"
+AGENTS = "pathogen; disease; drug; drug class"
+ANY_STATE = AGENTS + "; symptom; mechanism; procedure"
+EXAMINATIONS = "test; imaging; procedure"
+REMEDIES = "drug; drug class; procedure"
+FINDINGS = "symptom; finding"  # a finding is a disease that is one of others' signs too: data/findings.tsv
+
+# A disease linked from a prose "Symptoms" section is mostly mentioned in passing ("people with asthma may ..."), so
+# only the infobox field, a bare list, may name a disease as a symptom.
+# fmt: off
+RULES = [Rule(*row) for row in (
+    # page types         infobox fields           sections                      relation           linked types
+    ("disease",          "symptoms",              "",                           "symptom",          "symptom; disease"),
+    ("disease",          "",                      SIGNS,                        "symptom",          FINDINGS),
+    ("disease",          "causes; cause",         CAUSES,                       "cause",            AGENTS),
+    ("disease",          "causes; cause",         CAUSES,                       "mechanism",        "mechanism"),
+    ("disease",          "risks; risk",           RISKS,                        "risk_factor",      ANY_STATE),
+    ("disease",          "complications",         SEQUELS,                      "complication",     "disease; symptom"),
+    ("disease",          "differential",          DIFFERENTIAL,                 "differential",     "disease"),
+    ("disease",          "diagnosis",             DIAGNOSIS,                    "diagnosed_by",     EXAMINATIONS),
+    ("disease",          "treatment; medication", TREATMENT,                    "treated_by",       REMEDIES),
+    ("disease",          "prevention",            PREVENTION,                   "prevented_by",     REMEDIES),
+    ("disease",          "",                      PATHOLOGY,                    "mechanism",        "mechanism"),
+    ("disease",          "",                      ORGANS,                       "affects",          "anatomy"),
+    ("drug; drug class", "",                      CONTRAINDICATIONS,            "contraindication", "disease; symptom"),
+    ("drug; drug class", "",                      HARMS,                        "adverse_effect",   "symptom; disease"),
+    ("drug; drug class", "",                      PATHOLOGY,                    "mechanism",        "mechanism"),
+    ("drug",             "",                      INTERACTIONS,                 "interaction",      "drug"),
+    ("drug",             "class; drug_class",     "(lead)",                     "belongs_to",       "drug class"),
+)]
+RULES += [Rule(*row, inverse=True) for row in (  # the same relations, read from the other end
+    (REMEDIES,           "use; uses",             USES,                         "treated_by",       "disease"),
+    ("drug class",       "",                      "examples; members; agents",  "belongs_to",       "drug"),
+    ("symptom",          "causes; cause",         CAUSES,                       "symptom",          "disease"),
+    ("symptom",          "causes; cause",         CAUSES,                       "adverse_effect",   "drug; drug class"),
+    ("test; imaging",    "purpose",               USES,                         "diagnosed_by",     "disease"),
+    ("pathogen",         "",                      ILLNESSES,                    "cause",            "disease"),
+    ("mechanism",        "",                      ILLNESSES,                    "mechanism",        "disease"),
+    ("anatomy",          "",                      ILLNESSES,                    "affects",          "disease"),
+)]
+# fmt: on
+
+
+RULES_AT: dict[tuple[str, str], list[Rule]] = {}  # (page type, normal heading or "=infobox field") -> rules
+for _rule in RULES:
+    for _type in listed(_rule.pages):
+        for _place in [f"={name}" for name in listed(_rule.fields)] + list(map(normal_heading, listed(_rule.sections))):
+            RULES_AT.setdefault((_type, _place), []).append(_rule)
+
+# Which types a relation joins, whoever reads it off a page: relation -> (subject type, object type)
+JOINED: dict[str, set[tuple[str, str]]] = {}
+for _rule in RULES:
+    for _ends in [(page, linked) for page in listed(_rule.pages) for linked in listed(_rule.linked)]:
+        JOINED.setdefault(_rule.relation, set()).add(_ends[::-1] if _rule.inverse else _ends)
+
+# Which relation of an inner heading may take the place of the outer one's ("Diagnosis > Differential diagnosis");
+# otherwise the outermost heading with a rule wins ("Causes > Medications" are causes).
+YIELDS = {
+    "symptom": {"complication", "cause", "differential"},
+    "cause": {"risk_factor", "mechanism"},
+    "mechanism": {"cause", "risk_factor"},
+    "diagnosed_by": {"differential", "symptom"},
+    "treated_by": {"prevented_by", "contraindication", "adverse_effect", "interaction"},
+    "adverse_effect": {"contraindication", "interaction"},
+    "contraindication": {"adverse_effect", "interaction"},
+}
+# Under these headings, and all below them, nothing is stated of the page's subject, or nothing that holds today.
+SILENT = set(map(normal_heading, listed(
+    "history; research; society and culture; culture; classification; cost; economics; epidemiology; "
+    "prevalence; incidence; "
+    "etymology; terminology; nomenclature; name; naming; eponym; definition; notable cases; notable people; "
+    "controversy; controversies; criticism; legal issues; law; evolution; evolutionary considerations; media; fiction; "
+    "directions; trials; case studies; alternative medicine; other animals; animals; veterinary medicine; dogs; cats; "
+    "horses; livestock; recreational use; non-medical use; misuse; overuse; abuse; popular culture; "
+    "theories; hypotheses"
+)))  # fmt: skip
+SILENCING = re.compile(
+    r"\b(?:research|experimental|investigational|future|emerging|novel|alternative|complementary|folk"
+    r"|traditional|historical"
+    r"|homeopath\w*|herbal|veterinary|animal|recreational|obsolete|former|discontinued|ineffective|unproven|disproven"
+    r"|proposed|hypothetical|speculative|potential|legal|non medical)\b"
+)
+# Under treatment and uses, what these headings say is no treatment.
+ASIDES = set(map(normal_heading, listed(
+    "complications; side effects; adverse effects; adverse events; pregnancy; breastfeeding; lactation; "
+    "overdose; risks; "
+    "safety; prognosis; outcome; outcomes; resistance; failure; monitoring; precautions; warnings; toxicity; triggers; "
+    "what to avoid; avoidance; special populations; limitations"
+)))  # fmt: skip
+USING = {"treated_by", "prevented_by", "diagnosed_by"}
+# Under a heading that joins subjects ("Prevention and treatment"), the sentence says which of their relations is meant.
+CUES = {
+    "prevented_by": r"prevent|prophyla|vaccin|immuni[sz]|protect|reduce the risk",
+    "treated_by": r"treat|therap|manage|relie|medicat|given|control|cure",
+    "diagnosed_by": r"diagnos|test|scan|detect|confirm|examin|biops|imaging|reveal",
+    "cause": r"cause|due to|result|lead to",
+    "risk_factor": r"risk|predispos|more likely|common in",
+    "complication": r"complicat|lead to|progress|develop|sequel",
+    "symptom": r"symptom|sign|present|include|experience",
+    "contraindication": r"contraindicat|should not|must not|avoid",
+    "adverse_effect": r"effect|cause|reaction",
+}
+# Pages that are too general to be one end of a fact.
+VAGUE = set(listed(
+    "infection; disease; illness; disorder; syndrome; symptom; sign; medical sign; medication; medicine; "
+    "drug; treatment; "
+    "pharmaceutical drug; therapy; intravenous therapy; injection; oral administration; "
+    "route of administration; virus; "
+    "bacteria; bacterium; organ; pathogen; genetic disorder; medical test; diagnosis; medical diagnosis; hospital"
+))  # fmt: skip
+
+
+def rules_for(kind: str, path: tuple[str, ...]) -> list[list[Rule]]:
+    """The rules of a section, whose titles are given from the top one down to it: one list per subject of its heading.
+
+    The outermost heading with a rule wins, an inner one only narrows it down (`YIELDS`). [] where nothing is stated.
+    """
+    found: list[list[Rule]] = []
+    for title in path:
+        if is_silent(title):
+            return []
+        here = rules_of(kind, title)
+        outer = {rule.relation for rules in found for rule in rules}
+        if not found or here and yields(outer, here):
+            found = here
+        elif outer & USING and any(name in ASIDES for names in subjects(title) for name in names):
+            return []
+    return found
+
+
+def rules_of(kind: str, title: str) -> list[list[Rule]]:
+    """The rules of one heading: those of it as a whole, or else those of each subject that it joins."""
+    whole = RULES_AT.get((kind, normal_heading(title)))
+    if whole:
+        return [whole]
+    found = []
+    for names in subjects(title):
+        rules = next((RULES_AT[kind, name] for name in names if (kind, name) in RULES_AT), [])
+        if rules and rules not in found:
+            found.append(rules)
+    return found
+
+
+def yields(outer: set[str], inner: list[list[Rule]]) -> bool:
+    """Whether an inner heading's rules narrow down what the outer one is about."""
+    allowed = outer.union(*(YIELDS.get(relation, set()) for relation in outer))
+    return all(rule.relation in allowed for rules in inner for rule in rules[:1])
+
+
+def is_silent(title: str) -> bool:
+    """Whether a heading, or each of the subjects that it joins, promises no facts that hold today."""
+    whole, *parts = [any(name in SILENT for name in names) for names in subjects(title)]
+    return bool(SILENCING.search(normal_heading(title))) or (all(parts) if parts else whole)
+
+
+def applicable(rules: list[list[Rule]], sentence: str) -> list[Rule]:
+    """The rules that apply to a sentence: where subjects of a joint heading claim the same type of link, its cues
+    say."""
+    if len(rules) < 2:
+        return [rule for group in rules for rule in group]
+    claims: dict[str, set[str]] = {}
+    for rule in (rule for group in rules for rule in group):
+        for linked in listed(rule.linked):
+            claims.setdefault(linked, set()).add(rule.relation)
+    cued = {relation for relation, cue in CUES.items() if re.search(cue, sentence, re.IGNORECASE)}
+    chosen = []
+    for rule in dict.fromkeys(rule for group in rules for rule in group):
+        sure = [t for t in listed(rule.linked) if len(claims[t]) == 1 or claims[t] & cued == {rule.relation}]
+        if sure:
+            chosen.append(rule._replace(linked="; ".join(sure)))
+    return chosen
