@@ -144,8 +144,14 @@ def words_of(line):
 
 
 def commands(text):
-    """The commands in the code blocks of a page or in the indented lines of a docstring; a trailing \\ joins lines."""
-    for line in re.sub(r"\\\n\s*", "", text).splitlines():
+    """The commands in the code blocks of a page or in the indented lines of a docstring; a trailing \\ joins lines.
+
+    Variables that the text itself sets to several words have their values.
+    """
+    text = re.sub(r"\\\n\s*", "", text)
+    for name, value in re.findall(r'^(\w+)="([^"]* [^"]*)"', text, re.MULTILINE):
+        text = text.replace(f"${name}", value)
+    for line in text.splitlines():
         words = words_of(line)
         if words:
             yield line.strip(), words
