@@ -138,7 +138,11 @@ def words_of(line):
     """A shell line as words, without variables, comments and what follows a pipe; None: not a command of ours."""
     line = re.sub(r"\$\{?\w+\}?", "1", line.split(" | ")[0].split("; done")[0])
     line = re.sub(r"^(for .*; do )?((export )?\w+=\S+ )*", "", line.strip().removeprefix("$ "))
-    if not re.match(r"(bash|python|torchrun) ", line) or "..." in line or re.match(r"bash .*\b(STAGE|SCRIPT)\b", line):
+    if (
+        not re.match(r"(bash|python(?! -c)|torchrun) ", line)
+        or "..." in line
+        or re.match(r"bash .*\b(STAGE|SCRIPT)\b", line)
+    ):
         return None
     return shlex.split(line, comments=True)
 
