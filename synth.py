@@ -448,9 +448,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--run", "--run-dir", default="runs/main", help="run directory: reads kg.sqlite, writes synth.jsonl"
     )
-    parser.add_argument(
-        "--questions", type=at_least(1), default=100_000, help="how many; the paper's graph gives about this many"
-    )
+    parser.add_argument("--questions", type=at_least(1), default=100_000, help="how many; the paper does not say")
     parser.add_argument("--options", type=between(2, len(LETTERS)), default=4, help="per question; exams have four")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same questions")
     parser.add_argument(
