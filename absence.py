@@ -18,6 +18,7 @@ SAME_BEGINNING, SAME_END = 7, 5  # letters that two heads of names have in commo
 # Heads of names that say nothing about what a thing is: kinds of many.
 NO_HEADS = set("disease syndrome disorder infection deficiency poisoning cancer carcinoma lymphoma fever virus".split())
 LONGEST_NAME = 3  # words of a drug's name that is looked for on a page
+MOST_MEMBERS = 2  # of an entity that is no class
 MOST_KINDS = 40  # what is interchangeable with more than this ("infection") is too general to be denied
 
 
@@ -26,6 +27,13 @@ def is_common(graph: Graph, entity: int, step: str, few: int, share: float) -> b
     """Whether more entities lead to this one by a step than a few, and than a share: it points to none of them, as
     fever does."""
     return len(graph.could_mean(entity, inverse(step))) > max(few, share * len(graph.possible[step]))
+
+
+def is_class(graph: Graph, entity: int) -> bool:
+    """Whether an entity is a class of others, as its page or its members say, or its name: a genus, a family."""
+    title = bare(graph.title[entity])
+    taxon = graph.type[entity] == "pathogen" and title.isalpha() and not title.isupper() and "virus" not in title
+    return taxon or entity in graph.are_classes or len(graph.members[entity]) > MOST_MEMBERS
 
 
 def go_together(graph: Graph, step: str, entity: int, other: int) -> bool:
@@ -102,7 +110,7 @@ def mentions(graph: Graph, entity: int, other: int) -> bool:
 @lru_cache(maxsize=4096)
 def page_text(graph: Graph, entity: int) -> str:
     """The words of an entity's page, in the form of `Graph.names`, with a space on each side; "" if it has no text."""
-    words = graph.page_words(entity)
+    words = words_of(graph.page_prose(entity))
     return f" {' '.join(words)} " if len(words) >= 20 else ""
 
 

@@ -23,7 +23,7 @@ from xml.sax.saxutils import escape
 
 from tools.cli import UserError
 from tools.run import append_jsonl, publish
-from wiki.kinds import LONGEST_LEAD, names_of_classes, singular, words_of
+from wiki.kinds import LONGEST_LEAD, is_class, names_of_classes, singular, words_of
 from wiki.mediawiki import normalise_title
 
 SCHEMA = """
@@ -204,6 +204,7 @@ class Graph:
         named = {singular(name.split()): entities for name, entities in self.named.items()}
         titles = {singular(words_of(bare(title))) for title in self.title.values()}
         leads = self.leads()
+        self.are_classes = {entity for entity, lead in leads.items() if is_class(lead)}  # as their own page says
         for entity, title in self.title.items():
             for name in names_of_classes(bare(title), leads.get(entity, "")):
                 if len(name) == 1 and name not in titles:
@@ -226,14 +227,14 @@ class Graph:
             else {}
         )
 
-    def page_words(self, entity: int) -> list[str]:
-        """The words of an entity's page; none if the source has no text of it."""
+    def page_prose(self, entity: int) -> str:
+        """The plain prose of an entity's page; "" if the source has no text of it."""
         row = (
             self.prose.execute("SELECT text FROM prose WHERE entity = ?", [entity]).fetchone()
             if self.has_prose
             else None
         )
-        return words_of(zlib.decompress(row[0]).decode()) if row else []
+        return zlib.decompress(row[0]).decode() if row else ""
 
     @cached_property
     def prose(self) -> sqlite3.Connection:
@@ -248,30 +249,39 @@ class Graph:
         """Each entity's name as it is written within a sentence: "fever", "Lyme disease", and "syncope" for the title
         "Syncope (medicine)".
 
-        The sentences of its own facts vote. Where they are silent, names that begin with the same word decide (genera
-        of organisms, say); where those are too, an organism and a name of several words keep their capital, but a
-        drug's title is its generic name.
+        The sentences of its own facts vote, or else its own page. Where they are silent, its first word decides, as it
+        stands in other names and leads; where that is unknown too, an organism and a name of several words keep their
+        capital, but a drug's title is its generic name.
         """
         capitalised = {entity: bare(title) for entity, title in self.title.items()}
         lowered = {entity: name[0].lower() + name[1:] for entity, name in capitalised.items()}
-        votes: Counter[int] = Counter()
-        with closing(connect(self.path)) as database:
-            for subject, object_, sentence in database.execute("SELECT subject, object, sentence FROM relation"):
-                for entity in (
-                    subject,
-                    object_,
-                ):  # lower case counts double: authors often paste the capitalised title into a sentence
-                    votes[entity] += 2 * occurs_in(lowered[entity], sentence)
-                    votes[entity] -= occurs_in(capitalised[entity], sentence, after_word=True)
-        alike: Counter[str] = Counter()
+        votes = self.votes_for_lower_case(capitalised, lowered)
+        words: Counter[str] = Counter()  # a word's uses in lower case, less those with a capital
+        for lead in self.leads().values():
+            words.update(re.findall(r"(?<=[a-z,] )[a-z][\w'’-]+", lead))
+            words.subtract(word.lower() for word in re.findall(r"(?<=[a-z] )[A-Z][\w'’-]+", lead))
         for entity, vote in votes.items():
-            alike[capitalised[entity].split()[0]] += (vote > 0) - (vote < 0)
+            words[capitalised[entity].split()[0].lower()] += (vote > 0) - (vote < 0)
         for entity, name in capitalised.items():
             common = self.type[entity] in ("drug", "drug class") or name.isalpha() and self.type[entity] != "pathogen"
             guess = 1 if common and name[1:].islower() else -1
-            if (votes[entity] or alike[name.split()[0]] or guess) < 0:
+            if (votes[entity] or words[name.split()[0].lower()] or guess) < 0:
                 lowered[entity] = name
         return lowered
+
+    def votes_for_lower_case(self, capitalised: dict[int, str], lowered: dict[int, str]) -> Counter[int]:
+        """How much oftener each entity's name is written in lower case than with a capital, after another word."""
+        votes: Counter[int] = Counter()
+        with closing(connect(self.path)) as database:
+            for *entities, sentence in database.execute("SELECT subject, object, sentence FROM relation"):
+                for entity in entities:
+                    # lower case counts double: authors often paste the capitalised title into a sentence
+                    votes[entity] += 2 * occurs_in(lowered[entity], sentence)
+                    votes[entity] -= occurs_in(capitalised[entity], sentence, after_word=True)
+        for entity, name in capitalised.items():
+            if not votes[entity] and (text := self.page_prose(entity)):
+                votes[entity] = text.count(" " + lowered[entity]) - len(re.findall(rf"[a-z] {re.escape(name)}", text))
+        return votes
 
     @cached_property
     def rarest(self) -> set[int]:

@@ -41,7 +41,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 
-from absence import are_nested, go_together, is_common, is_denied, remedies_named
+from absence import are_nested, go_together, is_class, is_common, is_denied, remedies_named
 from graph import Graph, bare, inverse
 from metapath import FINDINGS, LONG_PATHS, META_PATHS, MetaPath, tell_features, wordings_of
 from question import LETTERS, TIERS, Question
@@ -57,10 +57,9 @@ MOST_OFTEN = 0.01  # at most this share of the questions starts from the same en
 MOST_OFTEN_RARE = 0.002  # the same for the answers among the rarest quarter
 FEW = 50  # single facts are asked for where a graph holds nothing else
 REFUSED = 0.05  # of such a draw is one that was asked about often enough: it may be welcome later
-MOST_ALIKE = 0.05  # other diseases that would have all that is observed by chance, where the disease is asked for
-MOST_ALIKE_ON = 0.01  # the same where the question leads on from the disease
+MOST_ALIKE = 0.03  # other diseases that would have all that is observed by chance, where the disease is asked for
+MOST_ALIKE_ON = 0.004  # the same where the question leads on from the disease
 LEAST_TELLING = 0.2  # of the diseases may have a finding that is no symptom: pages tell of few of them
-MOST_MEMBERS = 2  # of a disease that is presented: with more, it is a class of diseases
 MOST_MEANT = 2  # entities that a hop may pass through: with more, what is observed does not determine what comes next
 PATIENCE = 600  # draws in a row that give no question, after which a meta-path counts as exhausted
 SERVING = ("treated_by", "diagnosed_by")  # what serves one disease may well serve another like it
@@ -180,11 +179,11 @@ def is_determined(graph: Graph, meta: MetaPath, subgraph: Subgraph) -> bool:
     """Whether what is observed determines what the path passes through.
 
     At each distance from the start there are at most `MOST_MEANT` entities, no disease that more pathogens cause or
-    more drugs treat, and no drug or disease that leads on by what only other pages tell of its treatment. What is
-    presented is no class of diseases, and few diseases would have all observed features by chance.
+    more drugs treat, and no drug or disease that leads on by what only other pages tell of its treatment. The start
+    is no class of others, and few diseases would have all observed features by chance.
     """
     start = subgraph.path[0]
-    if meta.presentation and len(graph.members[start]) > MOST_MEMBERS:
+    if is_class(graph, start):
         return False
     if meta.presentation and others_alike(graph, subgraph.features) > (MOST_ALIKE_ON if meta.steps else MOST_ALIKE):
         return False
@@ -255,18 +254,18 @@ def is_ruled_out(graph: Graph, meta: MetaPath, subgraph: Subgraph, option: int) 
     through leads to it. What is common is found with nearly everything and never denied, and what serves a disease
     together with the answer may serve another so, too."""
     if not meta.steps:
+        if is_class(graph, option):
+            return False
         telling = [
             (step, entity) for step, entity in subgraph.features if not is_common(graph, entity, step, *COMMON_FINDING)
         ]
         return sum(is_denied(graph, entity, inverse(step), option) for step, entity in telling) >= LACKING
-    step = meta.steps[-1]
-    if (
-        is_common(graph, option, step, *COMMON_OPTION)
-        or step in SERVING
-        and go_together(graph, step, subgraph.answer, option)
-    ):
+    step, meant = meta.steps[-1], meant_along(graph, meta, subgraph)[-1]
+    if is_common(graph, option, step, *COMMON_OPTION):
         return False
-    return all(is_denied(graph, entity, step, option) for entity in meant_along(graph, meta, subgraph)[-1])
+    if step in SERVING and any(go_together(graph, step, right, option) for right in graph.reach(meant, (step,))):
+        return False
+    return all(is_denied(graph, entity, step, option) for entity in meant)
 
 
 def perturb(meta: MetaPath, subgraph: Subgraph, draw: Draw) -> set[int]:

@@ -14,6 +14,9 @@ CLASS_END = re.compile(
     r"[.,;:()]|\b(?:that|which|who|whose|where|when|caused|characteri[sz]ed|of|in|for|with|by|from|to|due|affecting"
     r"|occurring|used|found|and|or)\b"
 )
+CLASS = re.compile(
+    r"\b(?:groups?|class(?:es)?|famil(?:y|ies)|collections?|spectrum|range|umbrella|terms?) (?:of|for)\b"
+)
 LONGEST_LEAD = 600  # characters in which a page says what it is about
 LONGEST_CLASS = 6  # words
 
@@ -28,10 +31,19 @@ def singular(words: list[str]) -> tuple[str, ...]:
     return tuple(word[:-1] if len(word) > 3 and word.endswith("s") and word[-2] != "s" else word for word in words)
 
 
+def is_class(lead: str) -> bool:
+    """Whether a page's first sentence says that it is about a whole class: "... form a large class of diseases"."""
+    return bool(CLASS.search(first_sentence(lead)))
+
+
+def first_sentence(lead: str) -> str:
+    return re.split(r"[.!?]\s", lead[:LONGEST_LEAD], maxsplit=1)[0]
+
+
 def class_named(lead: str) -> str:
     """What a page's first sentence calls its subject: "lung disease" of "X is a type of lung disease that ..."; ""
     where it does not say."""
-    sentence = re.split(r"[.!?]\s", lead[:LONGEST_LEAD], maxsplit=1)[0]
+    sentence = first_sentence(lead)
     verb = IS_A.search(sentence)
     if not verb:
         return ""
