@@ -276,6 +276,9 @@ def remedy(model: PreTrainedModel, machine: Machine, work: Work) -> str:
         flags = nearest(outline(model.config, adapters), machine, replace(work, adapters=adapters))
         found.append(None if flags is None else f"--lora {RANK} {flags}".strip())
     fitting = [flags for flags in found if flags is not None]
+    weights = HALF * base_weights(model) / 1e9
+    if not fitting and weights > room(machine):
+        return f"no flags make it fit, its weights alone take {weights:.1f} GB: take a smaller --model or larger GPUs"
     if not fitting:
         return "no flags make it fit: take fewer --max-new-tokens, more --gpus or a smaller --model"
     return "it fits with " + ", or with ".join(fitting)

@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# The whole method, from an encyclopedia to the ablation table (Table 4):   bash run.sh [tiny | 7b | 32b]
+# The whole method, from an encyclopedia to the ablation table (Table 4):   bash run.sh [tiny | 1gpu | 7b | 32b]
 #   tiny   on a laptop's CPU, 15 to 35 minutes, no network after the installation (default)
+#   1gpu   on one card from 16 GB up, no key: adapters (LoRA) on a MODEL (Qwen/Qwen2.5-1.5B-Instruct), real exam questions
 #   7b     our recipe for the paper's 7B setting: Qwen2.5-7B-Instruct, live Wikipedia, a teacher, 8 GPUs
 #   32b    our recipe for the paper's 32B setting: Qwen3-32B, without a cold start
-# Run it again and it resumes where it stopped. RUN=folder SEED=0 GPUS=8 are read from the environment; by 7b and 32b also
-# CONTACT=address, TEACHER=openai:MODEL and VERIFIER=openai:MODEL (verifies labels; without it the teacher does).
+# Run it again and it resumes where it stopped. It reads RUN=folder SEED=0 GPUS=8 from the environment, for 1gpu also MODEL,
+# TEACHER and LOCAL=folder (docs/hardware.md), for 7b and 32b CONTACT=address TEACHER=openai:MODEL VERIFIER=openai:MODEL.
 # An ablation, forked from a finished run (BASELINE=runs/tiny):   bash run.sh tiny STAGE [flags for this stage ...]
 #   bash run.sh tiny rl1 --with-std    the stages before STAGE are shared; STAGE and those after it run again
-#   bash run.sh tiny rl1               the same without flags, after you have changed the code
 set -euo pipefail
 cd "$(dirname "$0")"
 fail() { echo "run.sh: error: $1" >&2 && exit 1; }
 words=("$0" "$@") recipe=${1:-tiny} ablated=${2:-} seed=${SEED:-0} contact=${CONTACT:-} teacher=${TEACHER:-}
 case $recipe in
-tiny | 7b | 32b) ;;
+tiny | 1gpu | 7b | 32b) ;;
 -h | --help) sed -n '2,/^set/{s/^# \{0,1\}//p;}' run.sh && exit ;;
-*) fail "unknown recipe '$recipe'; known: tiny, 7b, 32b (see bash run.sh --help)" ;;
+*) fail "unknown recipe '$recipe'; known: tiny, 1gpu, 7b, 32b (see bash run.sh --help)" ;;
 esac
-[ $recipe = tiny ] || [ "$contact" ] || fail "CONTACT is not set: Wikipedia wants an address (export CONTACT=you@example.org)"
-[ $recipe = tiny ] || [ "$teacher" ] || fail "TEACHER is not set: name a language model (export TEACHER=openai:openai/gpt-oss-120b)"
+[[ $recipe = tiny || $recipe = 1gpu || $contact ]] || fail "CONTACT is not set: Wikipedia wants an address (export CONTACT=you@example.org)"
+[[ $recipe = tiny || $recipe = 1gpu || $teacher ]] || fail "TEACHER is not set: name a language model (export TEACHER=openai:openai/gpt-oss-120b)"
 baseline=${BASELINE:-runs/$recipe}
 run=${RUN:-$baseline${ablated:+-$(sed 's/ --/--/g; s/[ /]/-/g' <<<"${*:2}")}} # e.g. runs/tiny-rl1--with-std
 train=(torchrun --nproc_per_node "${GPUS:-8}" --) # without the --, torchrun takes --run for an option of its own
@@ -36,10 +36,8 @@ stage() { # NAME COMMAND: announce and run it in the run directory, with the res
   [ $status -lt 128 ] || fail "stage $1 was stopped by signal $((status - 128)); the same command continues"
   return $status
 }
-
 source ./setup.sh
-[ -z "$ablated" ] || [ -d "$run" ] ||
-  python -m tools.fork "${ladder[@]/#/--model=}" "$baseline" "$run" "$ablated" "${words[@]:3}"
+[ -z "$ablated" ] || [ -d "$run" ] || python -m tools.fork "${ladder[@]/#/--model=}" "$baseline" "$run" "$ablated" "${words[@]:3}"
 # glibc gives every freed tensor back to the kernel and asks for it again; on a CPU that costs a fifth of the time.
 export MALLOC_MMAP_THRESHOLD_=10000000000 MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_TOP_PAD_=100000000
 case $recipe in
@@ -55,25 +53,38 @@ tiny)
   stage rl2 python grpo.py --stage 2 --steps 96 --round-steps 32 --mine-samples 2 --group-growth 2 "${rl[@]}"
   stage evaluate python evaluate.py --max-new-tokens 80 --cache-gb 0.5 --model "Base=data/base" "${ladder[@]:1}"
   ;;
-7b)
+1gpu)
+  model=${LOCAL:+$LOCAL/}${MODEL:-Qwen/Qwen2.5-1.5B-Instruct}
+  exams=("medqa${LOCAL:+=$LOCAL/medqa_train.jsonl}" "medmcqa${LOCAL:+=$LOCAL/medmcqa_train.json}")
+  tests=("medqa${LOCAL:+=$LOCAL/medqa_test.jsonl}" "medmcqa${LOCAL:+=$LOCAL/medmcqa_dev.json}")
+  lora=(--lora 16 --gradient-checkpointing --micro-tokens 4096 --save-dtype bfloat16 --seed "$seed") cache=(--cache-gb 5) # 16 GB
+  rl=(--questions 64 --group-size 8 --max-new-tokens 512 --lr 1e-5 "${lora[@]}" "${cache[@]}")
+  stage kg_build python kg_build.py --source data/encyclopedia.xml # a graph of your own: put kg.sqlite into RUN
+  stage synth python synth.py --questions 12000
+  stage curate python curate.py --public "${exams[@]}" --benchmark "${tests[@]}" --heldout 500
+  stage distill python distill.py --teacher "${teacher:-evidence}" --questions 2000 --tier-weights 1 1 1 --seed "$seed"
+  stage sft python sft.py --model "$model" --epochs 2 --batch-size 16 --lr 1e-4 "${lora[@]}"
+  stage rl1 python grpo.py --stage 1 --steps 100 "${rl[@]}"
+  stage rl2 python grpo.py --stage 2 --steps 100 --mine-budget 8000 "${rl[@]}"
+  stage evaluate python evaluate.py --benchmark "${tests[@]}" heldout --score loglikelihood --model "Base (likeliest letter)=$model"
+  stage evaluate python evaluate.py --benchmark "${tests[@]}" heldout --max-new-tokens 512 "${cache[@]}" --model "Base=$model" "${ladder[@]:1}"
+  ;;
+7b | 32b) # the same data
   stage kg_build python kg_build.py --source api --contact "$contact" --teacher "$teacher"
   stage synth python synth.py --teacher "$teacher"
   stage curate python curate.py --public medqa medmcqa cmexam pubmedqa --tiers "${nine[@]}" --teacher "$teacher" ${VERIFIER:+--verifier "$VERIFIER"}
-  stage distill python distill.py --teacher "$teacher" --tokenizer Qwen/Qwen2.5-7B-Instruct --seed "$seed"
-  stage sft "${train[@]}" sft.py --model Qwen/Qwen2.5-7B-Instruct --seed "$seed"
-  stage rl1 "${train[@]}" grpo.py --stage 1 --seed "$seed"
-  stage rl2 "${train[@]}" grpo.py --stage 2 --seed "$seed"
-  stage evaluate "${train[@]}" evaluate.py --benchmark "${nine[@]}" heldout heldout_public --model "Base=Qwen/Qwen2.5-7B-Instruct" "${ladder[@]:1}"
-  ;;
-32b)
-  fit=(--gradient-checkpointing --micro-tokens 8192 --cpu-offload --cache-gb 5) # see: python grpo.py --plan ...
-  stage kg_build python kg_build.py --source api --contact "$contact" --teacher "$teacher"
-  stage synth python synth.py --teacher "$teacher"
-  stage curate python curate.py --public medqa medmcqa cmexam pubmedqa --tiers "${nine[@]}" --teacher "$teacher" ${VERIFIER:+--verifier "$VERIFIER"}
-  stage rl1 "${train[@]}" grpo.py --stage 1 --model Qwen/Qwen3-32B --seed "$seed" "${fit[@]}"
-  stage rl2 "${train[@]}" grpo.py --stage 2 --seed "$seed" "${fit[@]}"
-  stage evaluate "${train[@]}" evaluate.py --cache-gb 5 --benchmark "${nine[@]}" heldout heldout_public --model "Base=Qwen/Qwen3-32B" "${ladder[@]:2}"
-  ;;
+  if [ $recipe = 7b ]; then
+    stage distill python distill.py --teacher "$teacher" --tokenizer Qwen/Qwen2.5-7B-Instruct --seed "$seed"
+    stage sft "${train[@]}" sft.py --model Qwen/Qwen2.5-7B-Instruct --seed "$seed"
+    stage rl1 "${train[@]}" grpo.py --stage 1 --seed "$seed"
+    stage rl2 "${train[@]}" grpo.py --stage 2 --seed "$seed"
+    stage evaluate "${train[@]}" evaluate.py --benchmark "${nine[@]}" heldout heldout_public --model "Base=Qwen/Qwen2.5-7B-Instruct" "${ladder[@]:1}"
+  else
+    fit=(--gradient-checkpointing --micro-tokens 8192 --cpu-offload --cache-gb 5) # see: python grpo.py --plan ...
+    stage rl1 "${train[@]}" grpo.py --stage 1 --model Qwen/Qwen3-32B --seed "$seed" "${fit[@]}"
+    stage rl2 "${train[@]}" grpo.py --stage 2 --seed "$seed" "${fit[@]}"
+    stage evaluate "${train[@]}" evaluate.py --cache-gb 5 --benchmark "${nine[@]}" heldout heldout_public --model "Base=Qwen/Qwen3-32B" "${ladder[@]:2}"
+  fi ;;
 esac
 stage report python report.py
 [ -z "$ablated" ] || python report.py --table "$baseline" "$run"

@@ -904,6 +904,8 @@ def test_what_adapters_take(plan_of, capsys):
 
 def test_a_card_that_no_flags_fit_is_one_line(plan_of, capsys):
     error = plan_of("32b", capsys, "--gpus", 1, "--gpu-gb", 24)[1]
+    assert error.endswith("its weights alone take 65.5 GB: take a smaller --model or larger GPUs")
+    error = plan_of("7b", capsys, "--gpus", 1, "--gpu-gb", 24, "--max-new-tokens", 200_000, "--lora", 16)[1]
     assert error.endswith("no flags make it fit: take fewer --max-new-tokens, more --gpus or a smaller --model")
 
 

