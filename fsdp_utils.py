@@ -70,7 +70,8 @@ TRAINED = StateDictOptions(flatten_optimizer_state_dict=True, ignore_frozen_para
 # or name a file or folder, whose content counts.
 FREE = {
     *"run model data output steps micro_tokens pack share_prompts shard_over cpu_offload".split(),
-    *"gradient_checkpointing cache_gb save_every save_dtype validate_every samples plan gpus gpu_gb".split(),
+    *"gradient_checkpointing cache_gb save_every save_dtype validate_every evaluate_every samples".split(),
+    *"plan gpus gpu_gb".split(),
 }
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}  # with offloaded weights there is something to reduce on CPUs
 

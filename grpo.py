@@ -70,6 +70,7 @@ from tools.cli import (
 )
 from tools.run import Journal, Metrics, RunDir, write_jsonl
 
+HELD_OUT = 128  # questions of --evaluate-every: an interval of +-9 points
 JOURNAL_PORTION = 2048  # questions between two entries in the mining's journal
 
 # ------------------------------------------------------------------------------------------------------------- Eqs. 1-3
@@ -145,10 +146,16 @@ class Setup:
     reference: Policy | None = None  # for --kl, without its adapters the policy before training
     opening: str = ""  # what the chat template itself writes of a response
     source: str | Path = ""  # the model that training begins with
+    heldout: list[Question] = field(default_factory=list)  # for --evaluate-every
 
 
 def rollout(
-    setup: Setup, questions: Sequence[Question], group_size: int, when: str, progress: tqdm | None = None
+    setup: Setup,
+    questions: Sequence[Question],
+    group_size: int,
+    when: str,
+    progress: tqdm | None = None,
+    greedy: bool = False,
 ) -> list[Group]:
     """Sample `group_size` responses to each of this rank's questions from the current policy, and reward them.
 
@@ -164,7 +171,7 @@ def rollout(
                 samples=group_size,
                 max_new_tokens=args.max_new_tokens,
                 stop_ids=setup.stops,
-                temperature=args.temperature,
+                temperature=0.0 if greedy else args.temperature,
                 seeds=seeds,
                 on_sample=(lambda *_: progress.update()) if progress else None,
             ) if questions else []  # fmt: skip
@@ -753,6 +760,9 @@ def train(setup: Setup, run: RunDir, questions: list[Question], job: fsdp_utils.
         with timed(seconds, "seconds_update"):
             for _ in range(args.updates):
                 update = update_policy(setup, groups, len(batch), optimizer, step)
+        if setup.heldout and (step + 1) % args.evaluate_every == 0:
+            with timed(seconds, "seconds_evaluate"):
+                measured |= evaluate(setup)
         if not stage.ended and step + 1 == args.steps:
             stage.ended = f"all {args.steps} steps are done"
         measured |= update | {"group_size": stage.group_size} | stage.notes | seconds
@@ -768,6 +778,13 @@ def train(setup: Setup, run: RunDir, questions: list[Question], job: fsdp_utils.
         tqdm.write(f"{args.output}: stage {args.stage} ends after step {loop.done}: {stage.ended}")
     stage.finish()
     loop.finish(setup.tokenizer)
+
+
+def evaluate(setup: Setup) -> dict[str, float]:
+    """What the policy's greedy answers to the held-out questions come to."""
+    groups = rollout(setup, my_share(setup.heldout), 1, "evaluation", greedy=True)
+    measured = rollout_statistics(setup, groups)
+    return {f"heldout_{name}": measured[name] for name in ("accuracy", "format")}
 
 
 @contextlib.contextmanager
@@ -799,6 +816,8 @@ def parse_args() -> argparse.Namespace:
     add_ablation_arguments(parser)
     machine = fsdp_utils.add_machine_arguments(parser, save_every=10).add_argument
     machine("--share-prompts", action="store_true", help="one row per group in training; for short responses")
+    held = f"steps between greedy answers to {HELD_OUT} questions of heldout.jsonl; 0: none"
+    machine("--evaluate-every", type=at_least(0), default=0, help=held)
     machine("--seed", type=int, default=0, help="of the data order and the sampling")
     add_plan_arguments(parser)
     args = parser.parse_args()
@@ -869,12 +888,16 @@ def main() -> None:
     untiered = [question.id for question in questions if question.tier is None]
     if untiered:
         raise UserError(f"{len(untiered)} questions of train.jsonl have no tier ({untiered[0]}); run curate.py again")
+    heldout = load_questions(run.input("heldout.jsonl"), run.made_by("heldout.jsonl")) if args.evaluate_every else []
+    heldout = random.Random(0).sample(heldout, min(HELD_OUT, len(heldout)))
     model_path = args.model or run.input("sft" if args.stage == 1 else "rl1")
     with fsdp_utils.job() as job:
         if not fsdp_utils.on_first_rank(lambda: run.begin(args.output)):
             return
         fsdp_utils.seed_everything(args.seed)
-        train(load_setup(args, model_path, questions, job.device), run, questions, job)
+        setup = load_setup(args, model_path, [*questions, *heldout], job.device)
+        setup.heldout = [question for question in heldout if question.id in setup.prompts]
+        train(setup, run, [question for question in questions if question.id in setup.prompts], job)
 
 
 def load_setup(
@@ -885,27 +908,33 @@ def load_setup(
     policy, tokenizer = fsdp_utils.load_sharded(model_path, *how)
     model = policy.model
     prompts = {question.id: prompt_tokens(tokenizer, prompt_messages(question)) for question in questions}
-    longest = max(questions, key=lambda question: len(prompts[question.id]))
-    context = model.config.max_position_embeddings
-    if len(prompts[longest.id]) + args.max_new_tokens > context:
-        raise UserError(
-            f"question {longest.id} has {len(prompts[longest.id])} prompt tokens; with "
-            f"--max-new-tokens {args.max_new_tokens} that exceeds the model's context of {context}"
-        )
+    prompts = leave_out_too_long(prompts, args.max_new_tokens, model.config.max_position_embeddings)
+    longest = max(prompts, key=lambda id: len(prompts[id]))
     try:
         sampler = Sampler(model, args.cache_gb * 1e9)
     except ValueError as error:  # an architecture that it does not know
         raise UserError(f"{model_path}: {error}") from error
     try:
         with fsdp_utils.gathered(policy):  # in the precision that is sampled in
-            sampler.capacity(len(prompts[longest.id]), args.max_new_tokens)
+            sampler.capacity(len(prompts[longest]), args.max_new_tokens)
     except ValueError as error:
-        raise UserError(f"question {longest.id}: {error} (--cache-gb {args.cache_gb})") from error
+        raise UserError(f"question {longest}: {error} (--cache-gb {args.cache_gb})") from error
     reference = None
     if args.kl:
         reference = policy if args.lora else fsdp_utils.load_sharded(model_path, *how)[0]
     stops, opening = stop_tokens(model, tokenizer), response_opening(tokenizer)
     return Setup(args, policy, tokenizer, sampler, stops, device, prompts, reference, opening, model_path)
+
+
+def leave_out_too_long(prompts: dict[str, list[int]], response: int, context: int) -> dict[str, list[int]]:
+    """The prompts, by question id, that leave room for a response in the model's context; the others are counted."""
+    fitting = {id: prompt for id, prompt in prompts.items() if len(prompt) + response <= context}
+    what = f"with --max-new-tokens {response} exceed the model's context of {context}"
+    if not fitting:
+        raise UserError(f"all {len(prompts)} prompts {what}")
+    if len(fitting) < len(prompts) and fsdp_utils.rank() == 0:
+        print(f"{len(prompts) - len(fitting)} of {len(prompts)} questions are left out: their prompts {what}")
+    return fitting
 
 
 if __name__ == "__main__":

@@ -153,6 +153,8 @@ def training_section(stages: Stages, finished: bool) -> str:
         lead += "Stage 2 trains on what the policy fails, so its questions are harder. "
     lead += plateau(stages["rl1"]) if finished else ""
     earned = {"reward": ("reward", "blue"), "accuracy": ("accuracy", "orange")}
+    if any("heldout_accuracy" in row for name in ("rl1", "rl2") for row in stages[name]):
+        earned["heldout_accuracy"] = ("on held-out questions, greedily", "good")
     sparse = {"zero_advantage": ("questions without advantage", "blue")}
     return section(
         title, lead, step_chart(stages, earned, finished, "mean"), step_chart(stages, sparse, finished, "share")

@@ -9,6 +9,7 @@ import shutil
 import signal
 from argparse import Namespace
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -750,12 +751,42 @@ def test_bad_input_is_one_line_and_status_1(tmp_path):
     )
 
 
+def test_prompts_that_are_too_long_are_left_out_with_a_count(run, questions, capsys):
+    rows = [question.to_json() for question in questions]
+    for row in rows[:4]:
+        row["question"] = "What is it? " * 300
+    write_jsonl(run / "train.jsonl", rows)
+    flags = ["--stage", 2, "--run", run, "--model", run / "sft", "--steps", 1, *SMALL]
+    call_main(grpo, *flags, "--evaluate-every", 0)
+    assert (
+        "4 of 21 questions are left out: their prompts with --max-new-tokens 24 exceed the" in capsys.readouterr().out
+    )
+    assert len(list(read_jsonl(run / "ledger.jsonl"))) == 17
+
+
+def test_held_out_questions_are_answered_on_the_way_and_change_nothing(run, questions):
+    """Greedily, each N-th step; every metric and every weight is what it is without them."""
+    write_jsonl(
+        run / "heldout.jsonl", [replace(question, id=f"held/{question.id}").to_json() for question in questions]
+    )
+    flags = ["--stage", 1, "--run", run, "--steps", 5, *SMALL]
+    call_main(grpo, *flags, "--output", "plain")
+    call_main(grpo, *flags, "--output", "watched", "--evaluate-every", 2)
+    plain, watched = metrics_of(run, "plain"), metrics_of(run, "watched")
+    answered = {row["step"]: row["heldout_accuracy"] for row in watched if "heldout_accuracy" in row}
+    assert list(answered) == [2, 4] and all(round(21 * value, 4) % 1 < 0.01 for value in answered.values())
+    for name in ("reward", "loss", "grad_norm", "logprob_gap"):
+        assert [row.get(name) for row in plain] == [row.get(name) for row in watched]
+    before, after = weights(run / "plain"), weights(run / "watched")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_bad_input_names_its_remedy(run, questions):
     with pytest.raises(UserError, match=r"--group-size 1: a group of one has no advantage \(Eq. 2\)"):
         call_main(grpo, "--stage", 1, "--run", run, "--group-size", 1)
     with pytest.raises(UserError, match="rl1 does not exist; make it with: python grpo.py --stage 1"):
         call_main(grpo, "--stage", 2, "--run", run)
-    with pytest.raises(UserError, match=r"has \d+ prompt tokens; .* exceeds the model's context of 512"):
+    with pytest.raises(UserError, match=r"all 21 prompts with --max-new-tokens 500 exceed the model's context of 512"):
         call_main(grpo, "--stage", 1, "--run", run, "--max-new-tokens", 500)
     rows = [question.to_json() for question in questions]
     rows[3].pop("tier")

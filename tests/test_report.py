@@ -315,3 +315,10 @@ def test_the_terminal_gets_what_the_main_table_leaves_out(run, capsys):
     assert text.count("<- right") == 2 and text.count("  +RL stage 2: <think>") == 2
     call_main(report, "--run", run, "--transcripts", "0")
     assert "<- right" not in capsys.readouterr().out
+
+
+def test_held_out_accuracy_is_drawn_where_it_was_measured(run):
+    stages = report.load_metrics(run)
+    assert "on held-out questions" not in report.training_section(stages, True)
+    stages["rl2"][1]["heldout_accuracy"] = 0.5
+    assert "on held-out questions" in report.training_section(stages, True)
