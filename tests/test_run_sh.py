@@ -64,7 +64,7 @@ def run_sh(tmp_path):
 # ------------------------------------------------------------------------------------------------------------- recipes
 
 
-@pytest.mark.parametrize("recipe, stages", [("tiny", 9), ("7b", 9), ("32b", 7)])
+@pytest.mark.parametrize("recipe, stages", [("tiny", 9), ("1gpu", 10), ("7b", 9), ("32b", 7)])
 def test_a_run_name_with_a_space_reaches_every_stage(run_sh, tmp_path, recipe, stages):
     run = str(tmp_path / "a b")
     done, calls = run_sh(recipe, RUN=run)
@@ -184,7 +184,7 @@ def test_one_of_two_forks_of_a_name_refuses(baseline, tmp_path):
         (["tiny", "synth", "--sed", "1"], None, "synth.py: error: unrecognized arguments: --sed 1"),
         (["tiny", "kg_build", "--target", "0"], None, "kg_build.py: error: argument --target: 0 must be at least 1"),
         (["tiny", "rl1"], "report.html", "{} is no finished run; finish it first, or name another: BASELINE=FOLDER"),
-        (["huge"], None, "unknown recipe 'huge'; known: tiny, 7b, 32b"),
+        (["huge"], None, "unknown recipe 'huge'; known: tiny, 1gpu, 7b, 32b"),
     ],
 )
 def test_an_ablation_that_cannot_be_is_one_line(baseline, run_sh, words, missing, message):
