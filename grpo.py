@@ -659,7 +659,7 @@ class Stage2:
             self.ended = "nothing is left to mine: every question is solved or set aside"
         if fsdp_utils.rank() == 0:
             summary = self.ledger.summary(self.mined, args.set_aside)
-            print_summary(summary, round_number, args.set_aside)
+            print_summary(summary, round_number, responses, args.set_aside)
             ended = {"ended": self.ended} if self.ended else {}
             self.metrics.log(step, round=round_number + 1, responses=responses, **summary, **ended)
             self.finish()
@@ -722,10 +722,12 @@ class Stage2:
             write_jsonl(self.run.output("ledger.jsonl"), self.ledger.rows())
 
 
-def print_summary(summary: dict[str, dict[str, float]], round_number: int, set_aside: int) -> None:
+def print_summary(summary: dict[str, dict[str, float]], round_number: int, responses: int, set_aside: int) -> None:
     """A round's mining, one line per tier; `summary` as `Ledger.summary` makes it."""
     mined = sum(row["mined"] for row in summary.values())
-    tqdm.write(f"mining, round {round_number + 1}: {mined} questions, drawn by tier and failure rate")
+    tqdm.write(
+        f"mining, round {round_number + 1}: {responses} responses; {mined} questions drawn by tier and failure rate"
+    )
     for tier, row in summary.items():
         tqdm.write(
             f"  {tier:9}  {row['questions']:6} questions, {row['passed']:6.1%} of the last attempts right, "
