@@ -42,7 +42,7 @@ import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +51,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 import fsdp_utils
+from fidelity import Fidelity
 from fsdp_utils import TrainingLoop, my_share, optimizer_step
+from graph import Graph
 from lora import Adapters, add_lora_arguments, without_adapters
 from plan import add_plan_arguments, print_plan
 from policy import Example, Policy, accumulate_gradient, score, stop_tokens
 from question import TIERS, Question, load_questions
-from reward import CUT, Reward, prompt_messages, prompt_tokens, response_opening, reward
+from reward import CUT, Reward, parse, prompt_messages, prompt_tokens, response_opening, reward
 from rollout import Sample, Sampler
 from tools.cli import (
     UserError,
@@ -147,6 +149,7 @@ class Setup:
     opening: str = ""  # what the chat template itself writes of a response
     source: str | Path = ""  # the model that training begins with
     heldout: list[Question] = field(default_factory=list)  # for --evaluate-every
+    fidelity: Fidelity | None = None  # what judges the reasoning, for --path-reward
 
 
 def rollout(
@@ -182,11 +185,20 @@ def rollout(
     for question, group in zip(questions, samples):
         texts = setup.tokenizer.batch_decode([response_tokens(sample) for sample in group])
         rewards = [
-            CUT if sample.stop_id is None else reward(setup.opening + text, question.answer)
+            CUT if sample.stop_id is None else rewarded(setup, question, setup.opening + text)
             for sample, text in zip(group, texts)
         ]
         groups.append(Group(question, setup.prompts[question.id], group, rewards))
     return groups
+
+
+def rewarded(setup: Setup, question: Question, response: str) -> Reward:
+    """A response's reward; with `--path-reward` a third criterion, how much of the question's path is told."""
+    earned = reward(response, question.answer)
+    if setup.fidelity is None or not earned.well_formed:
+        return earned
+    told = setup.fidelity.share_told(question, parse(response).thinking)
+    return replace(earned, total=earned.total + setup.args.path_reward * told)
 
 
 def response_tokens(sample: Sample) -> list[int]:
@@ -875,6 +887,8 @@ def add_ablation_arguments(parser: argparse.ArgumentParser) -> None:
     add("--clip", type=at_least(0.0), default=0.0, help="PPO's clipping of the ratio to 1 +- this; 0: none")
     add("--updates", type=at_least(1), default=1, help="updates on every batch of samples; more need --clip")
     add("--kl", type=at_least(0.0), default=0.0, help="weight of the divergence from the first policy")
+    path = "added to the reward of reasoning that tells the question's whole path (fidelity.py)"
+    add("--path-reward", type=fraction, default=0.0, help=path)
     add("--no-mining", action="store_true", help="stage 2: all questions in random order instead of mining")
 
 
@@ -898,8 +912,20 @@ def main() -> None:
             return
         fsdp_utils.seed_everything(args.seed)
         setup = load_setup(args, model_path, [*questions, *heldout], job.device)
+        setup.fidelity = path_judge(run, questions) if args.path_reward else None
         setup.heldout = [question for question in heldout if question.id in setup.prompts]
         train(setup, run, [question for question in questions if question.id in setup.prompts], job)
+
+
+def path_judge(run: RunDir, questions: list[Question]) -> Fidelity:
+    """What judges reasoning for `--path-reward`. Raises UserError if no training question has a path."""
+    fidelity = Fidelity(Graph(run.input("kg.sqlite")))
+    without = sum(fidelity.unjudgeable(question) is not None for question in questions)
+    if without == len(questions):
+        raise UserError("--path-reward: no question of train.jsonl has evidence with entities of kg.sqlite")
+    if without and fsdp_utils.rank() == 0:
+        print(f"--path-reward: {without:,} of {len(questions):,} questions have no path and earn nothing for it")
+    return fidelity
 
 
 def load_setup(

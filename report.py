@@ -40,6 +40,7 @@ import tables
 from clean.formats import BENCHMARKS
 from draw import charts
 from draw.page import page, section
+from fidelity import split_entities
 from question import TIERS, Question, load_questions
 from results import Results, read_answer
 from tools.cli import UserError, at_least, run_stage, stage_parser
@@ -272,17 +273,6 @@ def hardest_question(run: RunDir) -> Question | None:
         if drawn:
             return max(drawn, key=lambda question: (len(split_entities(question)[1]), len(question.evidence)))
     return None
-
-
-def split_entities(question: Question) -> tuple[list[str], list[str]]:
-    """The path's entities in order: those that the question names, and the masked ones.
-
-    A question writes a title as a sentence does: "Syncope (medicine)" is "syncope" there.
-    """
-    path = dict.fromkeys(name for subject, _, other, *_ in question.evidence for name in (subject, other))
-    text, written = question.question.casefold(), {name: name.casefold().partition(" (")[0] for name in path}
-    named = [name for name in path if re.search(rf"(?<!\w){re.escape(written[name])}(?!\w)", text)]
-    return named, [name for name in path if name not in named]
 
 
 def option_list(question: Question) -> str:

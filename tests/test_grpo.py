@@ -16,6 +16,7 @@ import torch
 from conftest import call_main, killed_after, metrics_of, python, weights
 from hypothesis import given
 from hypothesis import strategies as st
+from test_fidelity import MARFAN, REASONED, write_graph
 from test_rollout import make
 from test_sft import compare_runs
 from transformers import Qwen2Config, Qwen3Config
@@ -36,10 +37,10 @@ from grpo import (
 )
 from policy import Policy
 from question import LETTERS, TIERS, Question
-from reward import Reward
+from reward import Reward, format_response, reward
 from rollout import Sample, Sampler
 from tools.cli import UserError
-from tools.run import read_jsonl, write_jsonl
+from tools.run import RunDir, read_jsonl, write_jsonl
 
 CPU = torch.device("cpu")
 rewards = st.sampled_from([0.0, 0.1, 1.0, 1.1, 1 / 3])
@@ -944,3 +945,34 @@ def test_every_letter_can_be_an_answer():
     """Up to 26 options; the reward reads any of them."""
     for letter in LETTERS:
         assert grpo.reward(f"<think></think><answer>{letter}</answer>", letter).total == 1.1
+
+
+# ------------------------------------------------------------------------------------------------------ the path reward
+
+
+def test_the_path_reward_pays_for_the_path_if_the_form_holds(tmp_path):
+    write_graph(tmp_path / "kg.sqlite")
+    setup = Setup(Namespace(path_reward=0.5), None, None, None, [], CPU)
+    judge = grpo.path_judge(RunDir(tmp_path), [MARFAN])
+    half = "It is Marfan syndrome. Prednisone treats it."
+    for text, paid in ((REASONED, 0.5), (half, 0.25), ("Losartan is (D).", 0.0)):
+        for response in (format_response(text, "D"), format_response(text, "A")):
+            setup.fidelity = None
+            plain = grpo.rewarded(setup, MARFAN, response)
+            assert plain == reward(response, MARFAN.answer)
+            setup.fidelity = judge
+            assert grpo.rewarded(setup, MARFAN, response) == replace(plain, total=plain.total + paid)
+    formless = f"{REASONED} <answer>D</answer>"
+    assert grpo.rewarded(setup, MARFAN, formless) == reward(formless, "D")
+
+
+def test_a_path_reward_needs_paths_and_a_weight_from_0_to_1(tmp_path, capsys):
+    write_graph(tmp_path / "kg.sqlite")
+    run, public = RunDir(tmp_path), replace(MARFAN, id="public", evidence=[])
+    with pytest.raises(UserError, match="no question of train.jsonl has evidence"):
+        grpo.path_judge(run, [public])
+    grpo.path_judge(run, [MARFAN, public])
+    assert "1 of 2 questions have no path" in capsys.readouterr().out
+    for weight in ("-0.1", "1.5"):
+        with pytest.raises(UserError, match=f"{weight} must be from 0 to 1"):
+            call_main(grpo, "--stage", "1", "--path-reward", weight)

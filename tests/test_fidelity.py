@@ -1,0 +1,205 @@
+"""Path fidelity on hand-made reasoning of every kind, and what the path reward pays for it."""
+
+import gc
+import sqlite3
+import time
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fidelity import (
+    ANOTHER_WAY,
+    BY_PATH,
+    CHINESE,
+    DESPITE_PATH,
+    LOST,
+    NO_EVIDENCE,
+    WRONG,
+    Fidelity,
+    hops,
+    split_entities,
+)
+from graph import SCHEMA, Graph
+from question import Question
+
+ENTITIES = {
+    "Marfan syndrome": "disease", "Hepatitis C": "disease", "Homocystinuria": "disease",
+    "Acute lymphoblastic leukemia": "disease", "Losartan": "drug", "Prednisone": "drug", "Paracetamol": "drug",
+    "Magnesium sulfate": "drug", "Sofosbuvir": "drug", "Sartans": "drug class", "Heart murmur": "symptom",
+    "Syncope (medicine)": "symptom", "Hyperkalemia": "symptom", "Cough": "symptom", "Hepatitis C virus": "pathogen",
+}  # fmt: skip
+ALIASES = {"cozaar": "Losartan", "acetaminophen": "Paracetamol", "all": "Acute lymphoblastic leukemia"}
+FACTS = [
+    ("Marfan syndrome", "symptom", "Heart murmur"),
+    ("Marfan syndrome", "symptom", "Syncope (medicine)"),
+    ("Marfan syndrome", "treated_by", "Losartan"),
+    ("Losartan", "adverse_effect", "Hyperkalemia"),
+    ("Losartan", "belongs_to", "Sartans"),
+    ("Hepatitis C", "cause", "Hepatitis C virus"),
+    ("Hepatitis C", "treated_by", "Sofosbuvir"),
+]
+
+
+def write_graph(path):
+    ids = {title: number for number, title in enumerate(ENTITIES, 1)}
+    database = sqlite3.connect(path)
+    database.executescript(SCHEMA)
+    rows = [(ids[title], title, kind, ids[title], 1, 0, 1) for title, kind in ENTITIES.items()]
+    database.executemany("INSERT INTO entity VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+    database.executemany("INSERT INTO alias VALUES (?, ?)", [(name, ids[title]) for name, title in ALIASES.items()])
+    database.executemany(
+        "INSERT INTO relation(subject, relation, object, page, revision, section, sentence)"
+        " VALUES (?, ?, ?, 1, 1, '', 'So it is written.')",
+        [(ids[subject], relation, ids[other]) for subject, relation, other in FACTS],
+    )
+    database.commit()
+    return path
+
+
+@pytest.fixture(scope="module")
+def fidelity(tmp_path_factory):
+    return Fidelity(Graph(write_graph(tmp_path_factory.mktemp("graph") / "kg.sqlite")))
+
+
+def evidence(*numbers):
+    return [[*FACTS[number], 1, "So it is written."] for number in numbers]
+
+
+DRUGS = {"A": "Prednisone", "B": "Paracetamol", "C": "Magnesium sulfate", "D": "Losartan"}
+MARFAN = Question("q/marfan", "synth", "en", "A person has a heart murmur and syncope. What should be given?", DRUGS,
+                  "D", "difficult", evidence=evidence(0, 1, 2))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "answer", "outcome"),
+    [
+        # the right path
+        ("Heart murmur and syncope are symptoms of Marfan syndrome. Marfan syndrome is treated with Losartan. "
+         "Losartan is (D).", "D", BY_PATH),
+        ("These findings suggest Marfan syndrome. It is slowed by losartan, so D.", "D", BY_PATH),
+        ("Losartan slows it in Marfan syndrome, which fits the murmur.", "D", BY_PATH),  # a fact told from its end
+        ("Murmur, syncope → Marfan syndrome → Losartan", "D", BY_PATH),
+        # by other names
+        ("This looks like MARFAN SYNDROME. Cozaar is the treatment.", "D", BY_PATH),
+        ("All of it fits Marfan syndrome, for which sartans such as losartan are given.", "D", BY_PATH),
+        # dismissed options are not told as if they were on the path
+        ("It is not homocystinuria but Marfan syndrome. Losartan treats it, rather than prednisone.", "D", BY_PATH),
+        ("Marfan syndrome is likely. Prednisone is wrong. Acetaminophen does not help. Losartan does.", "D", BY_PATH),
+        ("Marfan syndrome, not homocystinuria, is likely. Losartan is used.", "D", BY_PATH),
+        # a shortcut, and no reasoning at all
+        ("The best drug for a murmur is Losartan. Losartan is (D).", "D", ANOTHER_WAY),
+        ("Losartan is (D).", "D", ANOTHER_WAY),
+        ("", "D", ANOTHER_WAY),
+        ("It is Marfan syndrome. Losartan is (D).", "D", ANOTHER_WAY),  # the last fact is missing
+        # another way
+        ("It is homocystinuria. Homocystinuria is treated with Losartan. Losartan is (D).", "D", ANOTHER_WAY),
+        ("It is Marfan syndrome or homocystinuria. Marfan syndrome is treated with Losartan.", "D", ANOTHER_WAY),
+        # reversed
+        ("Losartan is the best of these drugs. Losartan is (D). So it must be Marfan syndrome.", "D", ANOTHER_WAY),
+        # negated
+        ("It is not Marfan syndrome. Losartan is given anyway.", "D", ANOTHER_WAY),
+        ("Marfan syndrome is ruled out. Losartan is given anyway.", "D", ANOTHER_WAY),
+        ("It isn't Marfan syndrome. Losartan is given anyway.", "D", ANOTHER_WAY),
+        ("There is neither Marfan syndrome nor fever. Losartan is given.", "D", ANOTHER_WAY),
+        ("It is Marfan syndrome. It should never be treated with Losartan.", "D", ANOTHER_WAY),
+        # listed
+        ("Marfan syndrome, Losartan.", "D", ANOTHER_WAY),
+        ("Marfan syndrome, homocystinuria and hepatitis C come to mind; prednisone, paracetamol, magnesium sulfate "
+         "and losartan are drugs.", "D", ANOTHER_WAY),
+        # parts of other words
+        ("It is a Marfanoid syndrome. Losartanium helps.", "D", ANOTHER_WAY),
+        # it ends on another option than it answers
+        ("It is Marfan syndrome. Losartan treats it. Prednisone is (D).", "D", ANOTHER_WAY),
+        ("It is Marfan syndrome. Losartan treats it. Losartan is (B).", "B", DESPITE_PATH),
+        ("It is Marfan syndrome. Losartan treats it.", None, DESPITE_PATH),
+        # wrong
+        ("It is Marfan syndrome. Marfan syndrome is treated with Prednisone. Prednisone is (A).", "A", WRONG),
+        ("Losartan is (B).", "B", WRONG),
+        ("", None, WRONG),
+    ],
+)  # fmt: skip
+def test_every_kind_of_reasoning(fidelity, reasoning, answer, outcome):
+    assert fidelity.unjudgeable(MARFAN, reasoning) is None
+    assert fidelity.judge(MARFAN, reasoning, answer).outcome(answer == MARFAN.answer) == outcome
+
+
+def test_the_path_of_a_chain_begins_where_the_question_does(fidelity):
+    """A fact that is stored against the path's direction; a masked name within a given one."""
+    options = {"A": "Losartan", "B": "Sofosbuvir"}
+    chain = Question("q/c", "synth", "en", "Which drug treats a disease caused by Hepatitis C virus?", options, "B",
+                     evidence=evidence(5, 6))  # fmt: skip
+    assert split_entities(chain) == (["Hepatitis C virus"], ["Hepatitis C", "Sofosbuvir"]) and hops(chain) == 2
+    told = "Hepatitis C virus causes hepatitis C. Sofosbuvir treats it."
+    assert fidelity.judge(chain, told, "B").outcome(True) == BY_PATH
+    virus_alone = "Hepatitis C virus is killed by Sofosbuvir."
+    assert fidelity.judge(chain, virus_alone, "B").outcome(True) == ANOTHER_WAY
+    unmasked = replace(chain, question="What follows?", evidence=evidence(2, 3))
+    assert split_entities(unmasked)[1] == ["Marfan syndrome", "Losartan", "Hyperkalemia"]
+    back = replace(unmasked, evidence=[evidence(3)[0], evidence(2)[0]])
+    assert split_entities(back)[1] == ["Hyperkalemia", "Losartan", "Marfan syndrome"]
+
+
+def test_what_cannot_be_judged_says_why(fidelity):
+    lost = replace(MARFAN, evidence=[["Marfan syndrome", "treated_by", "Thalidomide", 1, "x"]])
+    public = replace(MARFAN, evidence=[])
+    assert fidelity.unjudgeable(public) == NO_EVIDENCE and hops(public) == 0
+    assert fidelity.unjudgeable(lost) == LOST
+    assert fidelity.unjudgeable(MARFAN, "心脏杂音和晕厥是马凡综合征的症状。") == CHINESE
+    assert fidelity.unjudgeable(replace(MARFAN, language="zh")) == CHINESE
+    assert (
+        fidelity.unjudgeable(MARFAN, "Marfan syndrome (马凡综合征) is treated with Losartan, which is the drug.")
+        is None
+    )
+    assert [fidelity.share_told(question, "Marfan syndrome is it.") for question in (public, lost)] == [0, 0]
+
+
+REASONED = "These are symptoms of Marfan syndrome. Marfan syndrome is treated with Losartan. Losartan is (D)."
+
+
+@pytest.mark.parametrize(
+    "hack",
+    [
+        ", ".join(ENTITIES),
+        "The entities are " + ", ".join(ENTITIES) + ".",
+        " ".join(f"It is {title}." for title in ENTITIES if title != "Marfan syndrome") + " It is Marfan syndrome.",
+        "The drug is Prednisone, Paracetamol, Magnesium sulfate or Losartan.",
+        " ".join(f"Maybe {option} is given." for option in DRUGS.values()),
+        "Marfan syndrome. " * 50 + "Losartan. " * 50,
+        "Losartan is given. " * 50,
+        "(A) Prednisone (B) Paracetamol (C) Magnesium sulfate (D) Losartan",
+    ],
+)  # fmt: skip
+def test_a_hack_earns_less_than_reasoning(fidelity, hack):
+    """Listing all entities, naming all options, repeating: none earns what reasoning does, in front of it or alone."""
+    whole = fidelity.share_told(MARFAN, REASONED)
+    assert whole == 1 and fidelity.share_told(MARFAN, hack) <= 1 / 2
+    assert fidelity.share_told(MARFAN, f"{hack}\n{REASONED}") <= whole
+    assert fidelity.share_told(MARFAN, REASONED + REASONED) == whole
+
+
+def test_half_of_the_path_earns_half(fidelity):
+    assert fidelity.share_told(MARFAN, "It is Marfan syndrome. Marfan syndrome is treated with Prednisone.") == 1 / 2
+    assert fidelity.share_told(MARFAN, "Homocystinuria comes first. It is Marfan syndrome, so Losartan helps.") == 0
+
+
+PIECES = [*"aA ,.;:!?(\n→", "not ", "Marfan syndrome", "losartan", "Cough", "no "]
+
+
+@given(st.lists(st.sampled_from(PIECES)).map("".join))
+def test_any_text_has_a_verdict(fidelity, text):
+    verdict = fidelity.judge(MARFAN, text, "D")
+    assert 0 <= verdict.told <= 1 and verdict.outcome(True) in (BY_PATH, ANOTHER_WAY)
+    assert fidelity.judge(MARFAN, text + "\n" + text, "D").told >= verdict.told
+
+
+@pytest.mark.parametrize("piece", ["Hepatitis ", "not ", "neither Cough, ", "(A", "a.", ",", "→", "Losartan is (D). "])
+def test_hostile_text_takes_linear_time(fidelity, piece):
+    def seconds(size):
+        gc.collect()
+        began = time.process_time()
+        fidelity.judge(MARFAN, piece * (size // len(piece)), "D")
+        return time.process_time() - began
+
+    assert seconds(64_000) < 32 * max(seconds(8_000), 0.005)  # quadratic would be 64 times
