@@ -53,7 +53,7 @@ from typing import Any
 import graph
 import reward
 from clean.calculations import calculations
-from question import LETTERS, TIERS, Question, load_questions
+from question import TIERS, Question, can_move, load_questions, reordered
 from teacher import Request, Teacher, add_teacher_arguments, evidence_sentences, teacher_of
 from tools.cli import UserError, at_least, between, fraction, progress_bar, run_stage, stage_parser
 from tools.run import Journal, Metrics, RunDir, origin_of, read_jsonl, write_jsonl
@@ -327,12 +327,11 @@ def relettered(question: Question, seed: int) -> Question:
 
     All options move by the same number of places; none does if one refers to others ("A and B", "all of the above").
     """
-    texts = list(question.options.values())
-    if any(re.search(r"\b[A-E]\b(?:,| and\b| or\b|和|与)|\babove\b|以上|上述", text) for text in texts):
+    if not can_move(question):
         return question
-    places = random.Random(f"{seed} {question.id}").randrange(1, len(texts))
-    options = dict(zip(LETTERS, texts[-places:] + texts[:-places]))
-    return replace(question, options=options, answer=LETTERS[(LETTERS.index(question.answer) + places) % len(texts)])
+    letters = list(question.options)
+    places = random.Random(f"{seed} {question.id}").randrange(1, len(letters))
+    return replace(reordered(question, letters[-places:] + letters[:-places]), id=question.id)
 
 
 # ---------------------------------------------------------------------------------------------- what needs a reader

@@ -9,6 +9,7 @@ an empty or a cut one, is wrong and stays in the denominator.
     python evaluate.py --benchmark medbullets=medbullets_op5.csv --model ours=rl2          # a local file, native format
     python evaluate.py --model "GPT-OSS=openai:openai/gpt-oss-120b" --prompt explicit      # a server: TEACHER_BASE_URL
     python evaluate.py --model ours=rl2 --samples 8 --temperature 0.6                      # pass@8 and majority vote
+    python evaluate.py --model moved=rl2 --shuffle-options 4                               # does a letter draw answers?
     torchrun --nproc_per_node 8 -- evaluate.py ...                                         # processes share the items
 
 Known benchmarks: `heldout` and `heldout_public` (the run's own synthetic and public questions; the gap between them is
@@ -38,14 +39,15 @@ from typing import Any
 
 import fsdp_utils
 from clean import formats
+from fidelity import PathJudge
 from fsdp_utils import gather_objects, my_share, rank, world_size
 from policy import Example, Policy, load_policy, score, stop_tokens
 from pretrained import model_hash
-from question import LETTERS, TIERS, Question, load_questions
+from question import LETTERS, TIERS, Question, can_move, load_questions, reordered
 from results import OWN, Results, Scores, provenance, result_row, score_file
 from reward import PROMPTS, prompt_messages, prompt_tokens, response_opening
 from rollout import Sampler
-from tables import ablation_table
+from tables import ORDERS, PATHS, ablation_table, orders_table, paths_table
 from teacher import Request, add_server_arguments, teacher_of
 from tools.cli import UserError, above, at_least, progress_bar, run_stage, stage_parser
 from tools.run import MADE_BY, Metrics, RunDir, append_jsonl, read_jsonl, write_text
@@ -106,6 +108,23 @@ def questions_of_file(path: Path) -> list[Question]:
         return load_questions(path)
     except UserError as error:
         raise UserError(f"{error}; benchmarks with a format of their own: {known}") from None
+
+
+def in_other_orders(questions: list[Question], number: int, seed: int) -> list[Question]:
+    """Each question in `number` different random orders of its options, all where there are no more; 0: as it is.
+
+    A question whose options refer to each other is asked once, as it is.
+    """
+    return [item for question in questions for item in (orders_of(question, number, seed) if number else [question])]
+
+
+def orders_of(question: Question, number: int, seed: int) -> list[Question]:
+    if not can_move(question):
+        return [question]
+    rng, orders = random.Random(f"{seed}/orders/{question.id}"), {}
+    while len(orders) < min(number, math.factorial(len(question.options))):
+        orders["".join(rng.sample(list(question.options), len(question.options)))] = None
+    return [reordered(question, order) for order in orders]
 
 
 # ------------------------------------------------------------------------------------------------------------- answers
@@ -282,6 +301,7 @@ def digest(value: Any) -> str:
 def settings_of(model: str | None, questions: list[Question], args: argparse.Namespace) -> dict[str, Any]:
     """All that decides which responses come out."""
     return {
+        **({"shuffle_options": args.shuffle_options} if args.shuffle_options else {}),
         "score": args.score,
         "prompt": args.prompt,
         "questions": len(questions),
@@ -326,17 +346,18 @@ def evaluate_model(
     model, results = None, {}
     for benchmark, questions in benchmarks.items():
         out = result_file(run, benchmark, label)
-        settings = settings_of(hashed, questions, args)
+        asked = in_other_orders(questions, args.shuffle_options, args.seed)
+        settings = settings_of(hashed, asked, args) | {"questions": len(questions)}
         require_same_settings(out, settings)
-        todo = unanswered(out, questions, args.samples)
+        todo = unanswered(out, asked, args.samples)
         if todo:
             if rank() == 0:
                 run.claim(str(out.relative_to(run.path)))
             model = model or load_model(source, run, args)
-            settings["rendered_hash"] = model.prepare(questions)  # by the chat template, which may write a date
+            settings["rendered_hash"] = model.prepare(asked)  # by the chat template, which may write a date
             require_same_settings(out, settings)
             answer_questions(model, todo, out, settings)
-        results[benchmark] = score_file(out)
+        results[benchmark] = score_file(out, PathJudge.of_run(run, questions))
         if rank() == 0:
             log_scores(out, results[benchmark], label, benchmark, run)
     return results
@@ -395,6 +416,10 @@ def parse_args() -> argparse.Namespace:
         "--prompt", choices=PROMPTS, help="contract: as trained (default); explicit, direct: for others;"
         " letter: the default of --score loglikelihood",
     )  # fmt: skip
+    how.add_argument(
+        "--shuffle-options", type=at_least(0), default=0, help="orders in which each question's options are shown;"
+        " tells whether answers stay the same and whether a letter is preferred",
+    )  # fmt: skip
     how.add_argument("--no-thinking", action="store_true", help="switch the thinking mode of Qwen3's template off")
     how.add_argument(
         "--score", choices=("answer", "loglikelihood"), default="answer", help="of the response, or of option letters"
@@ -449,9 +474,11 @@ def main() -> None:
         results[label] = evaluate_model(label, source, benchmarks, run, args)
     if rank() == 0:
         print(f"\nAccuracy in % with its 95% interval\n\n{ablation_table(results)}\n")
+        for title, table in {PATHS: paths_table(results, False), ORDERS: orders_table(results)}.items():
+            print(f"{title}\n\n{table}\n\n" if table else "", end="")
         for warning in warnings_of(results):
             print(f"Warning: {warning}")
-        print(f"By kind of question, differences, how it was measured: python report.py --run {run.path}")
+        print(f"By kind and length of question, differences, how it was measured: python report.py --run {run.path}")
     fsdp_utils.leave_processes()
 
 

@@ -25,7 +25,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from graph import Graph, bare, words_of
-from question import Question
+from question import Question, reordered
+from reward import parse
+from tools.run import RunDir
 
 BY_PATH, ANOTHER_WAY, DESPITE_PATH, WRONG = OUTCOMES = (
     "right by the path",
@@ -287,3 +289,28 @@ def longest_in_order(path: Sequence[int], mentions: Iterable[Mention]) -> int:
         for place in sorted(places[sentence]):
             longest[place] = max(longest[place], 1 + max(longest[:place], default=0))
     return max(longest, default=0)
+
+
+class PathJudge:
+    """The outcomes of responses to some questions, by their ids."""
+
+    def __init__(self, fidelity: Fidelity, questions: Iterable[Question]):
+        self.fidelity = fidelity
+        self.questions = {question.id: question for question in questions}
+        self.hops = {id: hops(question) for id, question in self.questions.items()}
+
+    @classmethod
+    def of_run(cls, run: RunDir, questions: Iterable[Question]) -> PathJudge | None:
+        """By the run's graph; None if it has none, or no question has a path."""
+        questions = [question for question in questions if question.evidence]
+        graph = run.output("kg.sqlite")
+        return cls(Fidelity(Graph(graph)), questions) if questions and graph.exists() else None
+
+    def outcome(self, id: str, order: str, response: str, answer: str | None, right: bool) -> str:
+        """One of `OUTCOMES` or of `REASONS`. `order` is that of the options, if it is not the question's own."""
+        question, reasoning = self.questions.get(id), parse(response).thinking
+        reason = self.fidelity.unjudgeable(question, reasoning) if question else NO_EVIDENCE
+        if reason:
+            return reason
+        question = reordered(question, order) if order else question
+        return self.fidelity.judge(question, reasoning, answer).outcome(right)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -93,3 +95,25 @@ def load_questions(path: Path, made_by: str | None = None) -> list[Question]:
     if not questions:
         raise UserError(f"{path} holds no valid question" + (f"; make it again with: {made_by}" if made_by else ""))
     return list(questions.values())
+
+
+# ---------------------------------------------------------------------------------------------------- options that move
+
+
+def can_move(question: Question) -> bool:
+    """Whether the options may change places: not if one refers to others ("A and B", "all of the above")."""
+    refers = r"\b[A-E]\b(?:,| and\b| or\b|和|与)|\babove\b|以上|上述"
+    return not any(re.search(refers, text) for text in question.options.values())
+
+
+def reordered(question: Question, order: Sequence[str]) -> Question:
+    """The question with its options in an order of their letters, and so lettered anew; its id says how."""
+    options = {letter: question.options[old] for letter, old in zip(LETTERS, order)}
+    answer = LETTERS[list(order).index(question.answer)]
+    return replace(question, id=f"{question.id} [{''.join(order)}]", options=options, answer=answer)
+
+
+def order_of(id: str) -> tuple[str, str]:
+    """The id and the order that `reordered` put together; the order is empty where there is none."""
+    found = re.fullmatch(r"(.*) \[([A-Z]{2,26})\]", id, re.DOTALL)
+    return (found[1], found[2]) if found else (id, "")

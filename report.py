@@ -413,6 +413,8 @@ def print_run(run: RunDir, transcripts: int) -> None:
     results = tables.load_results(run)
     by_title = {
         "By kind of question": tables.kinds_table(results),
+        tables.PATHS: tables.paths_table(results),
+        tables.ORDERS: tables.orders_table(results),
         FROM_ROW_TO_ROW: tables.differences_table(tables.ladder(results)),
         "How it was measured": tables.details_table(results),
     }

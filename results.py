@@ -11,16 +11,18 @@ its own, which no reward ever sees.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from question import Question
+from fidelity import OUTCOMES, REASONS, PathJudge
+from question import LETTERS, TIERS, Question, order_of
 from reward import parse
 from tools.cli import UserError
 from tools.run import read_json, read_jsonl
@@ -69,17 +71,41 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One question and the answers of its samples, None where a response gave none."""
+    """One question and the answers of its samples, None where a response gave none.
+
+    Where the options were shown in other orders, letters are those of the question's own order; `shown` are the ones
+    that were given, each after the number of options. `hops` tells how long the path is, `ways` are the samples'
+    `fidelity.OUTCOMES` or `REASONS`; empty if paths were not judged.
+    """
 
     truth: str
     tier: str | None
     kind: str | None
-    answers: list[str | None]
+    hops: int = 0
+    answers: list[str | None] = field(default_factory=list)
+    shown: list[tuple[int, str]] = field(default_factory=list)
+    ways: list[str] = field(default_factory=list)
+
+    def take(self, answer: str | None, order: str) -> None:
+        """Note a sample's answer; `order` is that of the options, if it is not the question's own."""
+        self.answers.append(own_letter(answer, order))
+        if order and answer and answer in LETTERS[: len(order)]:
+            self.shown.append((len(order), answer))
 
     @property
     def share(self) -> float:
         """The share of right samples."""
         return self.answers.count(self.truth) / len(self.answers)
+
+    @property
+    def same(self) -> float:
+        """The share of pairs of samples that give the same answer."""
+        pairs = math.comb(len(self.answers), 2)
+        return sum(math.comb(n, 2) for answer, n in Counter(self.answers).items() if answer) / max(1, pairs)
+
+    def judged(self) -> list[str]:
+        """The outcomes of those samples that have one."""
+        return [way for way in self.ways if way in OUTCOMES]
 
 
 @dataclass(frozen=True)
@@ -114,6 +140,26 @@ class Scores:
                 members[name].append(self.correct[id])
         return {name: Score.of(members[name]) for name in sorted(members)}
 
+    @cached_property
+    def fidelity(self) -> dict[str, dict[str, Score]]:
+        """Of all judged questions, of each tier and each number of hops: the share of each of `OUTCOMES`."""
+        groups: dict[str, list[list[str]]] = defaultdict(list)
+        for item in self.answered.values():
+            if judged := item.judged():
+                for name in ("all", item.tier, f"{item.hops} hop{'s' * (item.hops > 1)}"):
+                    groups[name].append(judged)
+        places = {name: place for place, name in enumerate(("all", *TIERS))}
+        return {
+            name: {way: Score.of(judged.count(way) / len(judged) for judged in groups[name]) for way in OUTCOMES}
+            for name in sorted(groups.keys() - {None}, key=lambda name: (places.get(name, len(places)), name))
+        }
+
+    @property
+    def left_out(self) -> Counter[str]:
+        """How many questions path fidelity leaves out for each of `REASONS`; none if paths were not judged."""
+        reasons = [item.ways[0] for item in self.answered.values() if item.ways and not item.judged()]
+        return Counter({reason: reasons.count(reason) for reason in REASONS if reason in reasons})
+
     @property
     def samples(self) -> int:
         """Responses per question: the k of pass@k."""
@@ -136,9 +182,17 @@ class Scores:
         return {
             "n": self.overall.n, "samples": self.samples, "accuracy": self.overall.accuracy, "low": low, "high": high,
             **several, "format": self.well_formed, "lenient": self.lenient, "truncated": self.truncated,
-            "length": self.length,
+            "length": self.length, **self.summary_of_paths(),
             "subsets": {name: [score.accuracy, score.n, *score.interval()] for name, score in self.subsets.items()},
         }  # fmt: skip
+
+    def summary_of_paths(self) -> dict[str, Any]:
+        """How the answers were reached, as plain data; nothing if paths were not judged."""
+        groups = {
+            group: {way: [score.accuracy, score.n, *score.interval()] for way, score in ways.items()}
+            for group, ways in self.fidelity.items()
+        }
+        return {"fidelity": groups, "fidelity_left_out": dict(self.left_out)} if groups else {}
 
 
 Results = dict[str, dict[str, Scores]]  # model -> benchmark -> scores
@@ -196,15 +250,23 @@ def majority_vote(answers: list[str | None]) -> str | None:
     return votes.most_common(1)[0][0] if votes else None
 
 
-def score_file(path: Path) -> Scores:
-    """Score saved responses: needs the file alone, no model. Raises UserError if it is empty or no results file."""
+def score_file(path: Path, paths: PathJudge | None = None) -> Scores:
+    """Score saved responses: needs the file alone, no model. Raises UserError if it is empty or no results file.
+
+    `paths` judges by which way each answer was reached.
+    """
     answered: dict[str, Answered] = {}
     formed, meant, cut, lengths = [], [], [], []
+    settings = provenance(path).get("settings", {})
     try:
         for row in read_jsonl(path, appended=True):
             answer, well_formed = read_answer(row)
-            item = answered.setdefault(row["id"], Answered(row["truth"], row["tier"], row["kind"], []))
-            item.answers.append(answer)
+            id, order = order_of(row["id"]) if settings.get("shuffle_options") else (row["id"], "")
+            hops = paths.hops.get(id, 0) if paths else 0
+            item = answered.setdefault(id, Answered(own_letter(row["truth"], order), row["tier"], row["kind"], hops))
+            item.take(answer, order)
+            if paths and "response" in row:
+                item.ways.append(paths.outcome(id, order, row["response"], answer, answer == row["truth"]))
             formed.append(well_formed)
             meant.append(is_meant(row))
             cut.append(row.get("truncated"))
@@ -213,8 +275,15 @@ def score_file(path: Path) -> Scores:
         raise UserError(f"{path} is no file of saved responses ({error!r}); delete it and evaluate again") from None
     if not answered:
         raise UserError(f"{path} holds no response; delete it and evaluate again")
-    settings = provenance(path).get("settings", {})
     return Scores(answered, *map(mean_or_none, (formed, meant, cut, lengths)), settings)
+
+
+def own_letter(letter: str | None, order: str) -> str | None:
+    """The letter that an option has in the question's own order; None if it is no option's."""
+    if not order or letter is None:
+        return letter
+    place = LETTERS.index(letter)
+    return order[place] if place < len(order) else None
 
 
 def mean_or_none(values: list[float | None]) -> float | None:

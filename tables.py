@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
 
 from clean.formats import BENCHMARKS, DATASETS
-from question import TIERS
-from results import OWN, Results, Scores, macro_average, mean_or_none, micro_average, score_file
+from fidelity import BY_PATH, OUTCOMES, PathJudge
+from question import TIERS, load_questions
+from results import OWN, Results, Score, Scores, macro_average, mean_or_none, micro_average, score_file
 from tools.cli import UserError
 from tools.run import RunDir
-from tools.statistics import paired_bootstrap
+from tools.statistics import paired_bootstrap, uneven
 
 PAPER = Path(__file__).parent / "data" / "paper_tables.csv"  # Tables 3 and 4, and what only section 4.4 has
 SETTINGS = PAPER.with_name("paper_tables_1_2.md")  # Tables 1 and 2
+PATHS = "By which way answers were reached, in % with 95% intervals"
+ORDERS = "With the options in other orders: accuracy and how often two orders get the same answer, in %"
 GAIN = "ΔAvg.: accuracy, averaged over the benchmarks, above the first row's (above its own Base in the paper)."
 
 Comparison = tuple[str, dict[str, Scores], dict[str, Scores]]  # a name, and two models' scores by benchmark
@@ -45,22 +49,25 @@ def ablation_table(results: Results) -> str:
     """Table 4: one row per model; accuracy in % with its 95% interval by benchmark (and tier), averages, and the gain
     over the first row. Of several benchmarks "Avg." counts each the same, as the paper does, "Micro" every question.
     "Gap" is the accuracy on the run's synthetic held-out questions above that on its public ones, by which a mixture is
-    tuned."""
+    tuned; "By the path" the share of all questions that is right and whose reasoning goes by the question's path."""
     first = next(iter(results.values()))
     columns = [
         (name, tier) for name in first for tier in (None, *TIERS) if tier is None or in_every_model(results, name, tier)
     ]
+    judged = [name for name in first if all(name in scores and scores[name].fidelity for scores in results.values())]
     averages = ["Avg.", "Micro"] if len(first) > 1 else []
     gaps = ["Gap"] if all(set(OWN) <= scores.keys() for scores in results.values()) else []
     rows = []
     for model, scores in results.items():
         cells = [str(scores[name].subsets[tier] if tier else scores[name].overall) for name, tier in columns]
+        cells += [str(scores[name].fidelity["all"][BY_PATH]) for name in judged]
         means = [percent(macro_average(scores)), percent(micro_average(scores))][: len(averages)]
         gain = f"{100 * (macro_average(scores) - macro_average(first)):+.1f}"
         kept = mean_or_none([item.well_formed for item in scores.values()])
         apart = [points(scores[OWN[0]], scores[OWN[1]]) for _ in gaps]
         rows.append([model, *cells, *means, *apart, gain, percent(kept)])
-    header = ["Variant", *(tier.capitalize() if tier else name for name, tier in columns), *averages, *gaps, "ΔAvg."]
+    titles = [*(tier.capitalize() if tier else name for name, tier in columns), *("By the path" for _ in judged)]
+    header = ["Variant", *titles, *averages, *gaps, "ΔAvg."]
     return markdown_table([*header, "Format"], rows) + f"\n\n{GAIN}"
 
 
@@ -84,6 +91,51 @@ def kinds_table(results: Results) -> str:
                 cells = [str(results[model][name].subsets[kind]) for model in models]
                 rows.append([f"{name}: {kind}" if len(results[models[0]]) > 1 else kind, str(first.n), *cells])
     return markdown_table(["Kind of question", "n", *models], rows) if rows else ""
+
+
+def paths_table(results: Results, all_groups: bool = True) -> str:
+    """By which way answers were reached (fidelity.py): shares in % with their 95% intervals, of all questions and, with
+    `all_groups`, of each tier and each number of hops. Then a line on what is left out."""
+    rows = [
+        [benchmark, model, group, str(ways[OUTCOMES[0]].n), *map(str, ways.values())]
+        for model, scores in results.items()
+        for benchmark, item in scores.items()
+        for group, ways in item.fidelity.items()
+        if all_groups or group == "all"
+    ]
+    header = ["Benchmark", "Variant", "Questions", "n", *map(str.capitalize, OUTCOMES)]
+    return markdown_table(header, rows) + "\n\n" + left_out_line(results) if rows else ""
+
+
+def left_out_line(results: Results) -> str:
+    """Of how many questions path fidelity says nothing, and why, by benchmark; of several models the most."""
+    lines = []
+    for benchmark in next(iter(results.values())):
+        items = [scores[benchmark] for scores in results.values() if benchmark in scores]
+        most = max(items, key=lambda item: item.left_out.total())
+        reasons = "".join(f", {count} {reason}" for reason, count in most.left_out.items())
+        lines.append(f"{benchmark}: {most.left_out.total()} of {len(most.answered)} questions left out{reasons}")
+    return "; ".join(lines) + "."
+
+
+def orders_table(results: Results) -> str:
+    """`--shuffle-options`: does an answer stay the same thing when its letter changes, and is a letter preferred?
+
+    A model that looks at what the options say gives every letter equally often, for their orders are random; `p` is how
+    likely letters as uneven as these are then.
+    """
+    rows = []
+    for model, scores in results.items():
+        for benchmark, item in scores.items():
+            shown = [pair for answered in item.answered.values() for pair in answered.shown]
+            if shown:
+                letters = Counter(letter for _, letter in shown)
+                shares = " ".join(f"{letter} {100 * letters[letter] / len(shown):.0f}" for letter in sorted(letters))
+                same = Score.of(answered.same for answered in item.answered.values() if len(answered.answers) > 1)
+                cells = [str(item.overall.n), str(item.samples), str(item.overall), str(same)]
+                rows.append([benchmark, model, *cells, shares, f"{uneven(shown):.4f}"])
+    header = ["Benchmark", "Variant", "n", "Orders", "Accuracy", "Same answer", "Letters", "p"]
+    return markdown_table(header, rows) if rows else ""
 
 
 def details_table(results: Results) -> str:
@@ -148,8 +200,11 @@ def load_runs(paths: list[Path]) -> dict[str, Results]:
 def load_results(run: RunDir) -> Results:
     """Every saved evaluation of a run. Raises UserError if there is none."""
     results: Results = {}
+    heldout = run.output("heldout.jsonl")
+    paths = PathJudge.of_run(run, load_questions(heldout)) if heldout.exists() else None
     for file in sorted(run.path.glob("eval/*/*.jsonl"), key=lambda file: ladder_place(file.stem)):
-        results.setdefault(file.stem, {})[file.parent.name] = score_file(file)
+        judge = paths if file.parent.name in OWN else None
+        results.setdefault(file.stem, {})[file.parent.name] = score_file(file, judge)
     if not results:
         raise UserError(f"{run.path} holds no evaluation; make one with: python evaluate.py --run {run.path}")
     return results

@@ -16,13 +16,13 @@ import pytest
 import stages
 import torch
 from conftest import call_main, metrics_of, python
-from test_tables import cells_of
+from test_results import cells_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import evaluate
 import report
 from clean.formats import BENCHMARKS
-from question import LETTERS, Question
+from question import LETTERS, Question, order_of
 from results import Score, result_row, score_file
 from reward import format_response, prompt_messages, prompt_tokens
 from tables import paper_rows
@@ -368,3 +368,26 @@ def test_sampled_questions_have_their_own_randomness(tmp_path, tiny, questions):
     call_main(evaluate, "--run", tmp_path, "--model", f"t={tiny}", *flags)
     first, second = (row["response"] for row in read_jsonl(tmp_path / "eval" / "heldout" / "t.jsonl"))
     assert first != second
+
+
+def test_options_in_other_orders(run, tiny, questions):
+    """Each question in different orders, its right option moved along; scored as one question; nothing mixes."""
+    stuck = replace(questions[0], id="stuck", options={**questions[0].options, "D": "none of the above"})
+    write_jsonl(run / "heldout.jsonl", [question.to_json() for question in [*questions, stuck]])
+    flags = ("--run", run, "--model", f"t={tiny}", *QUICK, "--shuffle-options")
+    call_main(evaluate, *flags, "3")
+    out = run / "eval" / "heldout" / "t.jsonl"
+    rows = list(read_jsonl(out))
+    assert len(rows) == 3 * len(questions) + 1 and len({row["id"] for row in rows}) == len(rows)
+    by_id = {question.id: question for question in questions}
+    for row in rows[:-1]:
+        id, order = order_of(row["id"])
+        assert order[LETTERS.index(row["truth"])] == by_id[id].answer
+    assert rows[-1]["id"] == "stuck"
+    assert score_file(out).overall.n == 22 and score_file(out).samples == 3
+    with pytest.raises(UserError, match="made with another shuffle_options"):
+        call_main(evaluate, *flags, "2")
+    with pytest.raises(UserError, match="made with another questions_hash"):
+        call_main(evaluate, *flags, "0")
+    assert len(evaluate.in_other_orders(questions, 100, 0)) == 24 * len(questions)
+    assert evaluate.in_other_orders(questions, 3, 0) != evaluate.in_other_orders(questions, 3, 1)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tables
 from fidelity import (
     ANOTHER_WAY,
     BY_PATH,
@@ -23,6 +24,9 @@ from fidelity import (
 )
 from graph import SCHEMA, Graph
 from question import Question
+from results import Score, result_row
+from reward import format_response
+from tools.run import RunDir, write_jsonl
 
 ENTITIES = {
     "Marfan syndrome": "disease", "Hepatitis C": "disease", "Homocystinuria": "disease",
@@ -203,3 +207,35 @@ def test_hostile_text_takes_linear_time(fidelity, piece):
         return time.process_time() - began
 
     assert seconds(64_000) < 32 * max(seconds(8_000), 0.005)  # quadratic would be 64 times
+
+
+def test_tables_tell_by_which_way_and_what_is_left_out(tmp_path):
+    """From the files of a run: by tier and by hops, shares of the samples that can be judged."""
+    write_graph(tmp_path / "kg.sqlite")
+    short = replace(MARFAN, id="q/short", question="A person has Marfan syndrome. What should be given?", tier="easy",
+                    evidence=evidence(2))  # fmt: skip
+    public = replace(MARFAN, id="q/public", evidence=[])
+    write_jsonl(tmp_path / "heldout.jsonl", [question.to_json() for question in (MARFAN, short, public)])
+    told = [
+        [(REASONED, "D"), ("Losartan is (D).", "D")],
+        [("Losartan is given.", "D"), ("马凡综合征", "D")],
+        [("", "D")],
+    ]
+    rows = [
+        result_row(question, n, response=format_response(text, "D"))
+        for number, question in enumerate((MARFAN, short, public))
+        for n, text in enumerate(told[number])
+    ]
+    (tmp_path / "eval" / "heldout").mkdir(parents=True)
+    write_jsonl(tmp_path / "eval" / "heldout" / "m.jsonl", rows)
+    results = tables.load_results(RunDir(tmp_path))
+    fidelity = results["m"]["heldout"].fidelity
+    assert list(fidelity) == ["all", "easy", "difficult", "1 hop", "2 hops"]
+    assert fidelity["all"][BY_PATH] == Score(0.75, 2) and fidelity["2 hops"][ANOTHER_WAY] == Score(0.5, 1)
+    assert fidelity["1 hop"][BY_PATH] == Score(1.0, 1)
+    text = tables.paths_table(results)
+    assert "heldout: 1 of 3 questions left out, 1 without evidence." in text and "| 2 hops " in text
+    assert "By the path" in tables.ablation_table(results) and results["m"]["heldout"].summary()["fidelity"]
+    (tmp_path / "kg.sqlite").unlink()
+    bare = tables.load_results(RunDir(tmp_path))
+    assert tables.paths_table(bare) == "" and "By the path" not in tables.ablation_table(bare)

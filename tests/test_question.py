@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from question import LETTERS, Question, load_questions
+from question import LETTERS, Question, can_move, load_questions, order_of, reordered
 from tools.cli import UserError
 from tools.run import write_jsonl
 
@@ -92,3 +92,22 @@ def test_an_id_that_is_no_text_or_occurs_twice_is_refused(tmp_path):
         write_jsonl(path, rows)
         with pytest.raises(UserError, match=f"train.jsonl, record {len(rows)}: .*{problem}"):
             load_questions(path)
+
+
+@given(st.permutations("ABCDE"), st.sampled_from("ABCDE"), st.text(min_size=1))
+def test_a_reordered_question_is_the_same_question(order, answer, name):
+    options = {letter: f"option {letter.lower()}" for letter in "ABCDE"}
+    question = Question(name, "s", "en", "Which?", options, answer)
+    moved = reordered(question, order)
+    assert moved.problem() is None and set(moved.options.values()) == set(options.values())
+    assert moved.options[moved.answer] == options[answer]
+    assert order_of(moved.id) == (name, "".join(order))
+    assert [question.options[letter] for letter in order] == list(moved.options.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "moves"),
+    [("A and B", False), ("all of the above", False), ("以上都是", False), ("A vitamin", True), ("Vitamin B", True)],
+)
+def test_options_that_refer_to_others_stay(text, moves):
+    assert can_move(Question("q", "s", "en", "Which?", {"A": "one", "B": text}, "B")) == moves

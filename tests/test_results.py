@@ -1,5 +1,6 @@
 """Scores: every item counts once, and they can be made again from the files alone."""
 
+import itertools
 import math
 import random
 import time
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from results import Score, lenient_answer, provenance, score_file
 from reward import format_response
+from tables import orders_table
 from tools.cli import UserError
 from tools.run import append_jsonl, write_jsonl
 
@@ -17,6 +19,12 @@ from tools.run import append_jsonl, write_jsonl
 def rows_of(responses, truth="A", **fields):
     base = {"tier": "easy", "kind": "one", "truth": truth, "tokens": 5, "truncated": False}
     return [{"id": str(n), **base, **fields, "response": text} for n, text in enumerate(responses)]
+
+
+def cells_of(text, *parts):
+    """The cells of the first table row that holds all parts."""
+    line = next(line for line in text.splitlines() if all(part in line for part in parts) and line.startswith("|"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def test_unparsed_empty_and_cut_responses_stay_in_the_denominator(tmp_path):
@@ -134,3 +142,32 @@ def test_a_million_responses_are_scored_in_a_minute(tmp_path):
     began = time.process_time()
     assert score_file(tmp_path / "m.jsonl").overall.n == 20_000
     assert time.process_time() - began < 60 * 20_000 / 1_000_000
+
+
+def test_letters_of_other_orders_are_the_questions_own(tmp_path):
+    """Who knows the thing gives it in every order; who prefers a letter is right by chance, and it shows."""
+    orders = ["".join(order) for order in itertools.permutations("ABCD")]
+    for name, letter_for in (("knows", lambda order: "ABCD"[order.index("C")]), ("prefers", lambda order: "B")):
+        path = tmp_path / f"{name}.jsonl"
+        rows = [
+            rows_of([format_response("so", letter_for(order))], "ABCD"[order.index("C")])[0] | {"id": f"{id} [{order}]"}
+            for id in ("one", "two")
+            for order in orders
+        ]
+        write_jsonl(path, rows)
+        path.with_suffix(".json").write_text('{"settings": {"shuffle_options": 24, "questions": 2}}')
+    knows, prefers = (score_file(tmp_path / f"{name}.jsonl") for name in ("knows", "prefers"))
+    assert (knows.overall, prefers.overall) == (Score(1.0, 2), Score(0.25, 2)) and knows.samples == 24
+    assert {item.same for item in knows.answered.values()} == {1.0}
+    assert {item.same for item in prefers.answered.values()} == {4 * 15 / 276}  # pairs of 6 among those of 24
+    table = orders_table({"knows": {"b": knows}, "prefers": {"b": prefers}})
+    assert cells_of(table, "knows")[-2:] == ["A 25 B 25 C 25 D 25", "1.0000"]
+    assert cells_of(table, "prefers")[-2:] == ["B 100", "0.0001"]
+
+
+def test_a_response_without_an_answer_prefers_no_letter(tmp_path):
+    path = tmp_path / "m.jsonl"
+    write_jsonl(path, [row | {"id": "q [BA]"} for row in rows_of(["", format_response("so", "Z")])])
+    path.with_suffix(".json").write_text('{"settings": {"shuffle_options": 2, "questions": 1}}')
+    scores = score_file(path)
+    assert scores.overall == Score(0.0, 1) and scores.answered["q"].same == 0 and not scores.answered["q"].shown

@@ -7,7 +7,7 @@ import pytest
 from conftest import SHARED, call_main
 from hypothesis import given
 from hypothesis import strategies as st
-from test_results import rows_of
+from test_results import cells_of, rows_of
 
 import report
 import tables
@@ -26,12 +26,6 @@ def write_results(run, **hits):
         rows = rows_of([format_response("x", "A" if n < right else "B") for n in range(10)])
         tiers = ("difficult", "easy")
         write_jsonl(folder / f"{label}.jsonl", [row | {"tier": tiers[n % 2]} for n, row in enumerate(rows)])
-
-
-def cells_of(text, *parts):
-    """The cells of the first table row that holds all parts."""
-    line = next(line for line in text.splitlines() if all(part in line for part in parts) and line.startswith("|"))
-    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def table_after(text, title):
