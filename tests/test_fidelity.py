@@ -216,11 +216,7 @@ def test_tables_tell_by_which_way_and_what_is_left_out(tmp_path):
                     evidence=evidence(2))  # fmt: skip
     public = replace(MARFAN, id="q/public", evidence=[])
     write_jsonl(tmp_path / "heldout.jsonl", [question.to_json() for question in (MARFAN, short, public)])
-    told = [
-        [(REASONED, "D"), ("Losartan is (D).", "D")],
-        [("Losartan is given.", "D"), ("马凡综合征", "D")],
-        [("", "D")],
-    ]
+    told = [(REASONED, "Losartan is (D)."), ("Losartan is given.", "马凡综合征"), ("",)]
     rows = [
         result_row(question, n, response=format_response(text, "D"))
         for number, question in enumerate((MARFAN, short, public))
