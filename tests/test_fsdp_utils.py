@@ -48,7 +48,7 @@ def two(tmp_path_factory, models, cold_started, questions, chats):
     stages = [
         ("sft", ["--run", run, "--model", models["tied"], "--output", "sft2", *SFT]),
         ("grpo", ["--run", run, "--stage", 1, *GRPO]),
-        ("grpo", ["--run", run, "--stage", 2, "--round-steps", 1, *GRPO]),
+        ("grpo", ["--run", run, "--stage", 2, "--round-steps", 1, "--mine-budget", 9, *GRPO]),
     ]
     stopped = ["--run", run, "--model", models["tied"], "--output", "sft3", *SFT, "--pack"]
     lost = ["--run", run, "--stage", 1, "--output", "lost", *GRPO]
@@ -152,7 +152,7 @@ def test_stages_of_two_processes_equal_those_of_one(two, models, tmp_path, cold_
     run = prepare(tmp_path / "run", cold_started, questions, chats)
     call_main(sft, "--run", run, "--model", models["tied"], "--output", "sft2", *SFT)
     call_main(grpo, "--run", run, "--stage", 1, *GRPO)
-    call_main(grpo, "--run", run, "--stage", 2, "--round-steps", 1, *GRPO)
+    call_main(grpo, "--run", run, "--stage", 2, "--round-steps", 1, "--mine-budget", 9, *GRPO)
     for stage, before in (("sft2", models["tied"]), ("rl1", run / "sft"), ("rl2", run / "rl1")):
         found, expected = weights(two / "run" / stage), weights(run / stage)
         assert distance(found, expected) < 1e-5 < distance(expected, weights(before))
