@@ -454,7 +454,7 @@ def parse_args() -> argparse.Namespace:
         "--long-paths",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="also ask along the meta-paths of three and four hops (LONG_PATHS)",
+        help="also ask along LONG_PATHS: three and four hops, or a presentation with a test and a mechanism",
     )
     parser.add_argument(
         "--plain-wordings",
