@@ -54,6 +54,7 @@ from clean.anonymise import anonymise
 from clean.domains import domains_of
 from clean.duplicates import Benchmarks, near_duplicates, normalised, normalised_option
 from clean.formats import BENCHMARKS, read_hub, read_native
+from fidelity import hops
 from question import TIERS, Question
 from teacher import Request, Teacher, add_teacher_arguments, teacher_of
 from tools.cli import UserError, at_least, fraction, progress_bar, run_stage, stage_parser
@@ -502,6 +503,19 @@ def hold_out_public(
     return kept, heldout, [question for question in public if question.id in over]
 
 
+def within_hops(questions: Sequence[Question], most: int | None) -> tuple[list[Question], list[Question]]:
+    """Questions with paths of at most `most` hops, or with none, and the longer ones. Raises UserError if none is left.
+
+    The held-out questions keep all lengths: so it shows whether a policy reasons further than it was taught.
+    """
+    longer = [question for question in questions if most is not None and hops(question) > most]
+    far = {question.id for question in longer}
+    if questions and len(longer) == len(questions):
+        raise UserError(f"--train-hops {most}: every training question has a longer path; the shortest has "
+                        f"{min(map(hops, questions))} hops")  # fmt: skip
+    return [question for question in questions if question.id not in far], longer
+
+
 def evenly_drawn(questions: Sequence[Question], number: int, seed: int) -> list[Question]:
     """Up to `number` questions, from each source in turn and at most every `MOST_HELD`-th of it."""
     sources: dict[str, list[Question]] = defaultdict(list)
@@ -723,6 +737,9 @@ def parse_args() -> argparse.Namespace:
     shares.add_argument(
         "--regrade", action="store_true", help="replace the tiers of meta-paths by the rule's (hops and rarity)"
     )
+    shares.add_argument(
+        "--train-hops", type=at_least(1), help="longest path of a training question, in entities to find; none: any"
+    )
     shares.add_argument("--seed", type=int, default=0, help="of the held-out and mixed questions and the trials")
     judging = parser.add_argument_group("verifying and grading")
     judging.add_argument("--verifier", metavar="NAME", help="verifies labels, apart from the teacher; the teacher")
@@ -793,8 +810,9 @@ def main() -> None:
         questions = grade(questions, teacher, args, outcome)
     questions, heldout, overlapping = hold_out(questions, args.heldout, args.seed)
     questions, heldout_public, overlapping_public = hold_out_public(questions, args.heldout_public, args.seed)
+    questions, longer = within_hops(questions, args.train_hops)
     train, surplus = mix(questions, wanted_shares(args, questions), args.seed)
-    outcome.left_out = overlapping + overlapping_public + surplus
+    outcome.left_out = overlapping + overlapping_public + longer + surplus
 
     train, accepted = confirmed(train, decisions, verifier, args, outcome)
     heldout, late = confirmed(heldout, decisions, verifier, args, outcome)

@@ -53,6 +53,7 @@ from typing import Any
 import graph
 import reward
 from clean.calculations import calculations
+from fidelity import BY_PATH, OUTCOMES, PathJudge
 from question import TIERS, Question, can_move, load_questions, reordered
 from teacher import Request, Teacher, add_teacher_arguments, evidence_sentences, teacher_of
 from tools.cli import UserError, at_least, between, fraction, progress_bar, run_stage, stage_parser
@@ -539,6 +540,19 @@ def row_of(attempt: Attempt, count_tokens: Callable[[str], int], args: argparse.
     }
 
 
+def note_paths(rows: Sequence[dict[str, Any]], questions: Sequence[Question], run: RunDir) -> None:
+    """A verdict beside the others, which rejects nothing: does a chain go by its question's path (fidelity.py)?
+
+    None where that cannot be judged, as without a graph, or where a correction is kept: its draft may go astray.
+    """
+    judge = PathJudge.of_run(run, questions)
+    for question, row in zip(questions, rows):
+        if "messages" in row:
+            response, answer = row["messages"][-1]["content"], question.answer
+            way = judge.outcome(question.id, "", response, answer, True) if judge and not row["corrected"] else None
+            row["verdicts"]["path"] = way == BY_PATH if way in OUTCOMES else None
+
+
 def distill(
     questions: Sequence[Question],
     teacher: Teacher,
@@ -627,6 +641,9 @@ def print_outcome(rows: Sequence[dict[str, Any]], teacher: Teacher) -> None:
     flaws = [row["history"][-1]["flaw"] for row in rows if "history" in row]
     for flaw, number in Counter(re.split(" \\(|: ", flaw)[0] for flaw in flaws).most_common():
         print(f"  {number:>8,}  failed: {flaw}")
+    paths = [row["verdicts"]["path"] for row in rows if "messages" in row]
+    if any(path is not None for path in paths):
+        print(f"{paths.count(True):,} of {len(paths) - paths.count(None):,} chains go by their question's path")
     kept = "{corrected:,} refined chains keep their correction, {with_statements:,} chains had statements looked up"
     print(f"{kept.format_map(numbers['all'])}; the teacher took {teacher.cost()}")
 
@@ -721,6 +738,7 @@ def main() -> None:
     passages = look_up(questions, run.output("kg.sqlite"), args.guidelines) if teacher.is_language_model else None
     journal = Journal(run.output("cot.partial.jsonl"), origin_of(args, FREE, **inputs))
     rows = distill(questions, teacher, args, journal, passages)
+    note_paths(rows, questions, run)
     print_outcome(rows, teacher)
     passed = [row for row in rows if "messages" in row]
     if not passed:

@@ -37,12 +37,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import tables
+from beliefs import never_to_always, wrong_facts
 from clean.formats import BENCHMARKS
 from draw import charts
 from draw.page import page, section
-from fidelity import split_entities
+from fidelity import BY_PATH, OUTCOMES, PathJudge, split_entities
 from question import TIERS, Question, load_questions
-from results import Results, read_answer
+from results import Results, provenance, read_answer
 from tools.cli import UserError, at_least, run_stage, stage_parser
 from tools.run import METRIC, RunDir, read_jsonl, write_jsonl, write_text
 
@@ -50,9 +51,11 @@ Row = dict[str, Any]  # of metrics.jsonl or of saved responses
 Stages = dict[str, list[Row]]  # stage -> its metrics
 Answers = dict[str, dict[str, Row]]  # model -> question id -> its saved response
 
+TOP = 10  # facts and questions that a list of them shows
 ANSWER = {"id": str, "truth": str}  # the shape of a saved response, as far as it is looked at here
 PLATEAU_WINDOW = 40  # steps that grpo.py judges the end of stage 1 by, unless it is told another number
 FROM_ROW_TO_ROW = "From row to row, on the same questions (paired bootstrap, 95%)"
+OVER_SEEDS = "Over seeds and questions (hierarchical bootstrap, 95%)"
 RUN_COLORS = ("blue", "orange", "good")  # of the lines of several runs
 
 # ---------------------------------------------------------------------------------------------------- what a run leaves
@@ -84,6 +87,7 @@ def load_answers(run: RunDir) -> tuple[str, Answers]:
                 if "response" in row and not row.get("sample")
             }
             for file in sorted(folder.glob("*.jsonl"), key=lambda file: tables.ladder_place(file.stem))
+            if not provenance(file).get("settings", {}).get("shuffle_options")  # the same questions, but other options
         }
         if any(answers.values()):
             return folder.name, {label: rows for label, rows in answers.items() if rows}
@@ -323,6 +327,64 @@ def transcript(id: str, answers: Answers, question: Question | None) -> str:
     return f"{asked}<div class=answers>{columns}</div>"
 
 
+def knowledge_sections(run: RunDir, benchmark: str, answers: Answers) -> list[str]:
+    """By which way the answers were reached, what each RL stage's failed reasoning tells wrongly, and what the last
+    stage made certain; nothing without paths."""
+    questions = heldout_questions(run)
+    judge = PathJudge.of_run(run, questions.values())
+    if not judge or benchmark != "heldout":
+        return []
+    results = {model: scores for model, scores in tables.load_results(run).items() if model in answers}
+    stages = [model for model in answers if "RL stage" in model]
+    sections = [ways_section(results)]
+    sections += [wrong_facts_section(stage, judge, answers[stage], questions) for stage in stages]
+    if len(stages) > 1:
+        last_two = {stage: answers[stage] for stage in stages[-2:]}
+        sections.append(certainty_section(results, last_two, questions))
+    return sections
+
+
+def certainty_section(results: Results, answers: Answers, questions: dict[str, Question]) -> str:
+    """Questions that one stage brought from never to always, with the transcripts of both; `answers` of the two."""
+    first, last = (results[stage]["heldout"].correct for stage in answers)
+    before, after = answers
+    chosen = never_to_always(first, last)
+    text = "".join(f"<h3>{escape(id)}</h3>{transcript(id, answers, questions.get(id))}" for id in chosen[:TOP])
+    lead = f"{len(chosen)} questions that no sample of {before} got right and every sample of {after}; the first {TOP}."
+    return section("From never to always", lead, f"<div class=wide>{text}</div>")
+
+
+def ways_section(results: Results) -> str:
+    """Right by the path, right by another way, wrong despite the path, wrong: by tier and number of hops."""
+    rows = [["Variant", "Questions", "n", *map(str.capitalize, OUTCOMES)]]
+    for model, scores in results.items():
+        for group, ways in scores["heldout"].fidelity.items():
+            rows.append([model, group, str(ways[BY_PATH].n), *map(str, ways.values())])
+    lead = (
+        "In % with 95% intervals. Reasoning goes by the path if it tells every masked entity in the path's order and "
+        "no other of its type, and ends at the answered option (fidelity.py). "
+    )
+    return section("By which way", lead + tables.left_out_line(results), html_table(rows))
+
+
+def wrong_facts_section(stage: str, judge: PathJudge, rows: dict[str, Row], questions: dict[str, Question]) -> str:
+    """The facts that a stage's failed responses tell wrongly most often."""
+    failed = [(questions[id], row["response"]) for id, row in rows.items() if id in questions and not is_right(row)]
+    cells = [["Responses", "Subject or finding", "Relation", "Told", "True", "Sentence"]]
+    for fact, count in wrong_facts(judge.fidelity, failed)[:TOP]:
+        cells.append([str(count), fact.subject, fact.relation.replace("_", " "), fact.told, fact.true, fact.sentence])
+    lead = f"The {TOP} facts told wrongly most often in {len(failed)} failed responses of {stage}."
+    return section(f"What {stage} does not know", lead, html_table(cells))
+
+
+def html_table(rows: list[list[str]]) -> str:
+    """A table whose first row is its head."""
+    head, *body = rows
+    lines = [("th", head), *(("td", row) for row in body)]
+    text = "".join("<tr>" + "".join(f"<{tag}>{escape(cell)}" for cell in row) for tag, row in lines)
+    return f"<div><table>{text}</table></div>"
+
+
 def heldout_questions(run: RunDir) -> dict[str, Question]:
     path = run.output("heldout.jsonl")
     return {question.id: question for question in load_questions(path)} if path.exists() else {}
@@ -341,6 +403,7 @@ def build_page(run: RunDir) -> str:
             graph_section(run),
             lengths_section(stages, benchmark, answers, finished),
             transcripts_section(benchmark, answers, heldout_questions(run)),
+            *knowledge_sections(run, benchmark, answers),
         ]
     lead = "Medical reasoning trained with verifiable rewards. Research only, no medical advice."
     return page(run.path.resolve().name, lead, sections)
@@ -460,6 +523,9 @@ def print_runs(paths: list[Path]) -> None:
     if {*tables.benchmarks_of(runs)} & {*BENCHMARKS}:
         print("Measured here and quoted from the paper; Avg. is over a row's own benchmarks, the paper's over its nine")
         print(f"\n{tables.paper_table(runs)}\n\n{tables.GAIN}\n")
+    methods = tables.methods_of(paths)
+    if methods:
+        print(f"{OVER_SEEDS}\n\n{tables.seeds_table(runs, methods)}\n")
     print(f"Accuracy in %\n\n{tables.runs_table(runs)}")  # last: what a terminal shows
     if tables.are_seeds(runs):
         print("\nStep: the gain over the row above, of the mean. Spread: the largest minus the smallest.")
@@ -479,6 +545,7 @@ def print_against_first(runs: dict[str, Results]) -> None:
     table = tables.differences_table(same, TIERS if len(others) == 1 else ()) or "No model differs."
     print(f"\nAgainst {first}, on the same questions (paired bootstrap, 95%)\n\n{table}")
     print("\nThe interval is that of the questions; how far two seeds of one method differ comes on top of it.")
+    print("With several seeds of each method (NAME-0, NAME-1, NAME-0-CHANGE, ...), a table over both is printed above.")
 
 
 # -------------------------------------------------------------------------------------------------------- command line

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from fidelity import OUTCOMES, REASONS, PathJudge
+from fidelity import BY_PATH, OUTCOMES, REASONS, PathJudge
 from question import LETTERS, TIERS, Question, order_of
 from reward import parse
 from tools.cli import UserError
@@ -153,6 +153,12 @@ class Scores:
             name: {way: Score.of(judged.count(way) / len(judged) for judged in groups[name]) for way in OUTCOMES}
             for name in sorted(groups.keys() - {None}, key=lambda name: (places.get(name, len(places)), name))
         }
+
+    @cached_property
+    def by_path(self) -> dict[str, float]:
+        """Of each judged question the share of samples that are right by the path."""
+        judged = {id: item.judged() for id, item in self.answered.items()}
+        return {id: ways.count(BY_PATH) / len(ways) for id, ways in judged.items() if ways}
 
     @property
     def left_out(self) -> Counter[str]:

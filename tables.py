@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import fmean
 
@@ -19,13 +20,18 @@ from question import TIERS, load_questions
 from results import OWN, Results, Score, Scores, macro_average, mean_or_none, micro_average, score_file
 from tools.cli import UserError
 from tools.run import RunDir
-from tools.statistics import paired_bootstrap, uneven
+from tools.statistics import hierarchical_bootstrap, paired_bootstrap, uneven
 
 PAPER = Path(__file__).parent / "data" / "paper_tables.csv"  # Tables 3 and 4, and what only section 4.4 has
 SETTINGS = PAPER.with_name("paper_tables_1_2.md")  # Tables 1 and 2
 PATHS = "By which way answers were reached, in % with 95% intervals"
 ORDERS = "With the options in other orders: accuracy and how often two orders get the same answer, in %"
 GAIN = "ΔAvg.: accuracy, averaged over the benchmarks, above the first row's (above its own Base in the paper)."
+
+MEASURES: dict[str, Callable[[Scores], dict[str, float]]] = {  # suffix of a benchmark's name -> shares by question
+    "": lambda scores: scores.correct,
+    ", by the path": lambda scores: scores.by_path,
+}
 
 Comparison = tuple[str, dict[str, Scores], dict[str, Scores]]  # a name, and two models' scores by benchmark
 
@@ -241,25 +247,78 @@ def benchmarks_of(runs: dict[str, Results]) -> list[str]:
 
 
 def runs_table(runs: dict[str, Results]) -> str:
-    """The accuracy of every variant in each run. Of seeds of one method also mean, spread and step, for the variants
-    that all have; of one run the step."""
+    """The accuracy of every variant in each run, and the share that is right by the path. Of seeds of one method also
+    mean, spread and step, for the variants that all have; of one run the step."""
     labels = sorted({label for results in runs.values() for label in results}, key=ladder_place)
     titles = ["Mean", "Spread", "Step"][0 if len(runs) > 1 else 2 :] if are_seeds(runs) else []
     rows = []
-    for benchmark in benchmarks_of(runs):
+    for benchmark, (measure, value_of) in product(benchmarks_of(runs), MEASURES.items()):
         before = None
         for label in labels:
             scores = [results.get(label, {}).get(benchmark) for results in runs.values()]
-            if not any(scores):
+            shares = [value_of(item) if item else {} for item in scores]
+            if not any(shares):
                 continue
-            cells, summary = [percent(item and item.overall.accuracy) for item in scores], ["", "", ""]
-            if all(scores):
-                values = [100 * item.overall.accuracy for item in scores]
+            cells, summary = [percent(fmean(share.values()) if share else None) for share in shares], ["", "", ""]
+            if all(shares):
+                values = [100 * fmean(share.values()) for share in shares]
                 mean, spread = fmean(values), max(values) - min(values)
                 step = "" if before is None else f"{mean - before:+.1f}"
                 before, summary = mean, [f"{mean:.1f}", f"{spread:.1f}", step]
-            rows.append([benchmark, label, *cells, *summary[3 - len(titles) :]])
+            rows.append([benchmark + measure, label, *cells, *summary[3 - len(titles) :]])
     return markdown_table(["Benchmark", "Variant", *runs, *titles], rows)
+
+
+def methods_of(paths: list[Path]) -> dict[str, dict[str, str]]:
+    """Method -> seed -> run name, of those with several seeds. A run directory is called NAME-SEED or, as a fork of
+    such a one, NAME-SEED-CHANGE."""
+    methods: dict[str, dict[str, str]] = defaultdict(dict)
+    for path, run in zip(paths, run_names(paths)):
+        if found := re.fullmatch(r"(.+?)-(\d+)(?:-(\D.*))?", path.resolve().name):
+            methods[re.sub("-?--", " --", found[3]) if found[3] else found[1]][found[2]] = run
+    return {method: seeds for method, seeds in methods.items() if len(seeds) > 1}
+
+
+def seeds_table(runs: dict[str, Results], methods: dict[str, dict[str, str]]) -> str:
+    """Means and differences over seeds and questions, in points, with the interval of `hierarchical_bootstrap`: of each
+    method's variants, from each variant to the next, and of each method against the first on the seeds of both."""
+    rows = []
+    for benchmark, (measure, value_of) in product(benchmarks_of(runs), MEASURES.items()):
+        shares = {
+            (method, label): {seed: value_of(runs[run][label][benchmark]) for seed, run in seeds.items()}
+            for method, seeds in methods.items()
+            for label in sorted(runs[next(iter(seeds.values()))], key=ladder_place)
+            if all(benchmark in runs[run].get(label, {}) for run in seeds.values())
+        }
+        for name, values in over_seeds(shares).items():
+            over = hierarchical_bootstrap(values)
+            if over.n:
+                sure = "yes" if over.excludes_zero else "no"
+                rows.append([benchmark + measure, name, str(len(values)), str(over.n), str(over), sure])
+    header = ["Benchmark", "Mean or difference", "Seeds", "n", "Points", "Interval without 0"]
+    return markdown_table(header, rows) if rows else ""
+
+
+BySeed = dict[str, dict[str, float]]  # seed -> question id -> share
+
+
+def over_seeds(shares: dict[tuple[str, str], BySeed]) -> dict[str, list[dict[str, float]]]:
+    """What is compared over seeds, by its name; `shares` are of (method, variant)."""
+    named = {f"{method}: {label}": list(seeds.values()) for (method, label), seeds in shares.items()}
+    for (method, label), (following, after) in pairwise(shares):
+        if method == following:
+            named[f"{method}: {label} -> {after}"] = minus(shares[method, after], shares[method, label])
+    first = next(iter(shares), ("", ""))[0]
+    for method, label in shares:
+        if method != first and (first, label) in shares:
+            named[f"{label}: {first} -> {method}"] = minus(shares[method, label], shares[first, label])
+    return named
+
+
+def minus(after: BySeed, before: BySeed) -> list[dict[str, float]]:
+    """Seed by seed, how much higher `after` is on the seeds and questions that both have."""
+    both = [(after[seed], before[seed]) for seed in after if seed in before]
+    return [{id: new[id] - old[id] for id in new if id in old} for new, old in both]
 
 
 def paper_rows() -> list[dict[str, str]]:

@@ -13,6 +13,7 @@ import pytest
 from conftest import call_main
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_fidelity import MARFAN
 
 import curate
 from clean import anonymise, calculations, domains, duplicates
@@ -627,3 +628,14 @@ def test_a_huge_question_is_rejected_without_a_hang(tmp_path):
     out = run_curate(tmp_path / "run", [question()], "--heldout", "0", public_rows=rows)
     assert [row["reason"] for row in out["rejected"]] == ["longer than 20,000 characters"]
     assert time.process_time() - start < 10
+
+
+def test_train_hops_limits_training_alone():
+    """Longer paths are left out of training and stay among the held-out questions; what has no path is kept."""
+    chain, plain = replace(MARFAN, id="chain"), replace(MARFAN, id="plain", evidence=[])
+    short = replace(MARFAN, id="short", question="What is given in Marfan syndrome?", evidence=MARFAN.evidence[2:])
+    assert curate.within_hops([chain, short, plain], 1) == ([short, plain], [chain])
+    for most in (None, 2):
+        assert curate.within_hops([chain, short, plain], most) == ([chain, short, plain], [])
+    with pytest.raises(UserError, match="--train-hops 1: every training question has a longer path; .* 2 hops"):
+        curate.within_hops([chain], 1)

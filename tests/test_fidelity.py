@@ -6,10 +6,12 @@ import time
 from dataclasses import replace
 
 import pytest
+from conftest import PROJECT
 from hypothesis import given
 from hypothesis import strategies as st
 
 import tables
+from beliefs import WrongFact, never_to_always, wrong_facts
 from fidelity import (
     ANOTHER_WAY,
     BY_PATH,
@@ -17,6 +19,7 @@ from fidelity import (
     DESPITE_PATH,
     LOST,
     NO_EVIDENCE,
+    OUTCOMES,
     WRONG,
     Fidelity,
     hops,
@@ -235,3 +238,28 @@ def test_tables_tell_by_which_way_and_what_is_left_out(tmp_path):
     (tmp_path / "kg.sqlite").unlink()
     bare = tables.load_results(RunDir(tmp_path))
     assert tables.paths_table(bare) == "" and "By the path" not in tables.ablation_table(bare)
+
+
+def test_the_facts_that_failed_reasoning_tells_wrongly(fidelity):
+    """The end that is known and a stranger in the other's place; not what is true, negated or a shortcut."""
+    wrong = "These are symptoms of Marfan syndrome. Marfan syndrome is treated with Prednisone. Prednisone is (A)."
+    other = "Heart murmur is a symptom of homocystinuria. Homocystinuria is treated with prednisone."
+    denied = "It is Marfan syndrome. Marfan syndrome is not treated with Prednisone. Paracetamol is (B)."
+    told = wrong_facts(fidelity, [(MARFAN, format_response(text, "A")) for text in (wrong, wrong, other, denied, "")])
+    assert told == [
+        (WrongFact("Marfan syndrome", "treated_by", "Prednisone", "Losartan", "So it is written."), 2),
+        (WrongFact("Heart murmur", "symptom", "Homocystinuria", "Marfan syndrome", "So it is written."), 1),
+    ]
+    assert never_to_always({"a": 0, "b": 0.5, "c": 0, "d": 1}, {"a": 1, "b": 1, "c": 0.5, "d": 1, "e": 1}) == ["a"]
+
+
+def test_the_documented_precision_is_that_of_the_judged_table():
+    rows = [line.split("\t") for line in (PROJECT / "bench/judged/fidelity.tsv").read_text().splitlines()[1:]]
+    verdicts = [(verdict, read) for *_, verdict, read, _ in rows]
+    assert len(rows) == 100 and {way for pair in verdicts for way in pair} <= set(OUTCOMES)
+    agreed = sum(verdict == read for verdict, read in verdicts)
+    found, meant = ([pair[place] for pair in verdicts].count(BY_PATH) for place in (0, 1))
+    both = verdicts.count((BY_PATH, BY_PATH))
+    page = " ".join((PROJECT / "docs/path_reward.md").read_text().split())
+    assert f"They agree on {agreed}. Of {found} responses" in page and f'by the path", {both} are on reading' in page
+    assert f"of {meant} that are on reading, {both} were found" in page

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -11,11 +12,13 @@ from conftest import call_main, python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import rc_context
+from test_fidelity import MARFAN, REASONED, write_graph
 
 import report
 from clean.formats import BENCHMARKS
 from draw import charts
 from question import Question
+from results import result_row
 from reward import format_response
 from tools.cli import UserError
 from tools.run import RunDir, append_jsonl, read_jsonl, write_jsonl
@@ -322,3 +325,23 @@ def test_held_out_accuracy_is_drawn_where_it_was_measured(run):
     assert "on held-out questions" not in report.training_section(stages, True)
     stages["rl2"][1]["heldout_accuracy"] = 0.5
     assert "on held-out questions" in report.training_section(stages, True)
+
+
+def test_what_the_policy_knows(run):
+    """With the run's graph: by which way, facts told wrongly by each RL stage, questions from never to always."""
+    write_graph(run / "kg.sqlite")
+    questions = [replace(MARFAN, id=f"q{n}") for n in range(3)]
+    write_jsonl(run / "heldout.jsonl", [question.to_json() for question in questions])
+    wrong = "It is Marfan syndrome. Marfan syndrome is treated with Prednisone."
+    for model, letters in {"+RL stage 1": "ADA", "+RL stage 2": "DDA"}.items():
+        rows = [
+            result_row(question, response=format_response(REASONED if letter == "D" else wrong, letter), tokens=3)
+            for question, letter in zip(questions, letters)
+        ]
+        write_jsonl(run / "eval" / "heldout" / f"{model}.jsonl", rows)
+    sections = build(run).sections
+    assert "66.7" in sections["By which way"] and "0 of 3 questions left out" in sections["By which way"]
+    facts = sections["What +RL stage 2 does not know"]
+    assert all(part in facts for part in ("treated by", "Prednisone", "Losartan", "So it is written."))
+    certain = sections["From never to always"]
+    assert "q0" in certain and "1 questions" in certain and certain.count("</think>") == 2

@@ -196,3 +196,23 @@ def test_nothing_to_tabulate_is_an_error(tmp_path):
     write_jsonl(tmp_path / "eval" / "heldout" / "x.jsonl", [{"id": "1"}])
     with pytest.raises(UserError, match="no file of saved responses"):
         call_main(report, "--table", tmp_path)
+
+
+def test_seeds_of_two_methods_are_compared_over_both(tmp_path, capsys):
+    """Forks are paired with the seed they were forked from; a difference within the spread is told as such."""
+    for seed, (plain, forked) in enumerate([(4, 9), (5, 9), (6, 10)]):
+        write_results(tmp_path / f"tiny-{seed}", Base=0, RL=plain)
+        write_results(tmp_path / f"tiny-{seed}-rl1--with-std", Base=0, RL=forked)
+    paths = [tmp_path / f"tiny-{seed}{change}" for change in ("", "-rl1--with-std") for seed in range(3)]
+    assert {method: len(seeds) for method, seeds in tables.methods_of(paths).items()} == {
+        "tiny": 3,
+        "rl1 --with-std": 3,
+    }
+    call_main(report, "--table", *paths)
+    text = capsys.readouterr().out.partition("Over seeds and questions")[2]
+    name = "RL: tiny -> rl1 --with-std"
+    cells = cells_of(text, name)
+    assert cells[2:4] == ["3", "10"] and cells[4].startswith("+43.3 (") and cells[5] == "yes"
+    assert cells_of(text, "Base: tiny -> rl1 --with-std")[4:] == ["+0.0 (+0.0 to +0.0)", "no"]
+    assert cells_of(text, "tiny: Base -> RL")[4].startswith("+50.0 (")
+    assert tables.methods_of([Path("tiny"), Path("tiny-0"), Path("tiny-rl1--clip-0.2")]) == {}

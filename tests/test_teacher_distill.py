@@ -22,6 +22,7 @@ import requests
 from conftest import call_main
 from hypothesis import given
 from hypothesis import strategies as st
+from test_fidelity import MARFAN, REASONED, write_graph
 
 import distill
 import graph
@@ -1004,3 +1005,20 @@ def test_a_partial_file_of_other_questions_or_flags_is_not_resumed(tmp_path, mon
         call_main(distill, *arguments)
     (tmp_path / "cot.partial.jsonl").unlink()
     call_main(distill, *arguments[:6])
+
+
+def test_whether_a_chain_goes_by_the_path_is_a_verdict_of_its_own(tmp_path):
+    """It rejects nothing; a chain that keeps its correction, and a question without a path, have none."""
+    write_graph(tmp_path / "kg.sqlite")
+    public, lines = replace(MARFAN, id="public", evidence=[]), [REASONED, "Losartan is (D).", REASONED, REASONED]
+    rows = [
+        {"verdicts": {"form": True}, "corrected": number == 2,
+         "messages": [{"role": "assistant", "content": reward.format_response(line, "D")}]}
+        for number, line in enumerate(lines)
+    ]  # fmt: skip
+    rows.append({"history": []})
+    distill.note_paths(
+        rows, [MARFAN, replace(MARFAN, id="2"), replace(MARFAN, id="3"), public, MARFAN], RunDir(tmp_path)
+    )
+    assert [row["verdicts"]["path"] for row in rows[:-1]] == [True, False, None, None]
+    assert "verdicts" not in rows[-1]
