@@ -1,7 +1,7 @@
 """What a policy knows and does not: the facts that its reasoning tells wrongly, and what a stage of training changed.
 
 A fact of a question's path is told wrongly where a sentence names the end that leads to it and, instead of the end that
-was to be found, another entity of its type of which the graph does not say so.
+was to be found, another entity of its type, one that the graph does not connect with the first by any relation.
 """
 
 from __future__ import annotations
@@ -15,28 +15,29 @@ from question import Question
 from reward import parse
 
 
-class WrongFact(NamedTuple):
-    """A fact as it was told and as the graph has it, with the sentence that the graph has it from."""
+class Fact(NamedTuple):
+    """A fact of a path from the end that leads to the other, and the sentence that the graph has it from."""
 
-    subject: str
+    known: str
     relation: str
-    told: str
     true: str
     sentence: str
 
 
-def wrong_facts(fidelity: Fidelity, failed: Iterable[tuple[Question, str]]) -> list[tuple[WrongFact, int]]:
-    """The facts that failed responses tell wrongly, with the number of responses, most frequent first."""
-    counts: Counter[WrongFact] = Counter()
+def wrong_facts(fidelity: Fidelity, failed: Iterable[tuple[Question, str]]) -> list[tuple[Fact, Counter[str]]]:
+    """The facts that failed responses tell wrongly: what they tell instead, each with the number of responses; the fact
+    that most responses tell wrongly comes first."""
+    told: dict[Fact, Counter[str]] = defaultdict(Counter)
     for question, response in failed:
         reasoning = parse(response).thinking
         if not fidelity.unjudgeable(question, reasoning):
-            counts.update(set(told_wrongly(fidelity, question, reasoning)))
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+            for fact, instead in set(told_wrongly(fidelity, question, reasoning)):
+                told[fact][instead] += 1
+    return sorted(told.items(), key=lambda item: (-item[1].total(), item[0]))
 
 
-def told_wrongly(fidelity: Fidelity, question: Question, reasoning: str) -> Iterable[WrongFact]:
-    """The facts of the question's path that its reasoning tells wrongly."""
+def told_wrongly(fidelity: Fidelity, question: Question, reasoning: str) -> Iterable[tuple[Fact, str]]:
+    """The facts of the question's path that its reasoning tells wrongly, and what it tells instead."""
     graph, place = fidelity.graph, {title: number for number, title in enumerate(path_entities(question))}
     sentences: dict[int, set[int]] = defaultdict(set)
     for mention in fidelity.names.mentions(reasoning):
@@ -44,14 +45,14 @@ def told_wrongly(fidelity: Fidelity, question: Question, reasoning: str) -> Iter
             sentences[mention.sentence] |= mention.entities
     for subject, relation, other, *source in question.evidence:
         known, sought = (graph.entity[title] for title in sorted((subject, other), key=place.get))
+        fact = Fact(graph.title[known], relation, graph.title[sought], str(source[1]) if len(source) > 1 else "")
         for named in sentences.values():
             if known not in named or not named.isdisjoint(graph.interchangeable(sought)):
                 continue
             for entity in named - {known}:
-                fact = (known, relation, entity) if graph.title[known] == subject else (entity, relation, known)
-                if graph.type[entity] == graph.type[sought] and fact not in graph.facts:
-                    sentence = str(source[1]) if len(source) > 1 else ""
-                    yield WrongFact(graph.title[known], relation, graph.title[entity], graph.title[sought], sentence)
+                related = any(entity in graph.neighbours(known, step) for step in list(graph.links))
+                if graph.type[entity] == graph.type[sought] and not related:
+                    yield fact, graph.title[entity]
 
 
 def never_to_always(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:

@@ -371,8 +371,10 @@ def wrong_facts_section(stage: str, judge: PathJudge, rows: dict[str, Row], ques
     """The facts that a stage's failed responses tell wrongly most often."""
     failed = [(questions[id], row["response"]) for id, row in rows.items() if id in questions and not is_right(row)]
     cells = [["Responses", "Subject or finding", "Relation", "Told", "True", "Sentence"]]
-    for fact, count in wrong_facts(judge.fidelity, failed)[:TOP]:
-        cells.append([str(count), fact.subject, fact.relation.replace("_", " "), fact.told, fact.true, fact.sentence])
+    for fact, told in wrong_facts(judge.fidelity, failed)[:TOP]:
+        instead = ", ".join(f"{title} ({count})" if count > 1 else title for title, count in told.most_common())
+        row = [str(told.total()), fact.known, fact.relation.replace("_", " "), instead, fact.true, fact.sentence]
+        cells.append(row)
     lead = f"The {TOP} facts told wrongly most often in {len(failed)} failed responses of {stage}."
     return section(f"What {stage} does not know", lead, html_table(cells))
 

@@ -271,10 +271,11 @@ def runs_table(runs: dict[str, Results]) -> str:
 
 def methods_of(paths: list[Path]) -> dict[str, dict[str, str]]:
     """Method -> seed -> run name, of those with several seeds. A run directory is called NAME-SEED or, as a fork of
-    such a one, NAME-SEED-CHANGE."""
+    such a one, NAME-SEED-CHANGE; a number after a flag is no seed."""
     methods: dict[str, dict[str, str]] = defaultdict(dict)
     for path, run in zip(paths, run_names(paths)):
-        if found := re.fullmatch(r"(.+?)-(\d+)(?:-(\D.*))?", path.resolve().name):
+        found = re.fullmatch(r"(.+?)-(\d+)(?:-(\D.*))?", path.resolve().name)
+        if found and "--" not in found[1]:
             methods[re.sub("-?--", " --", found[3]) if found[3] else found[1]][found[2]] = run
     return {method: seeds for method, seeds in methods.items() if len(seeds) > 1}
 

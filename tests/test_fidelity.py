@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tables
-from beliefs import WrongFact, never_to_always, wrong_facts
+from beliefs import Fact, never_to_always, wrong_facts
 from fidelity import (
     ANOTHER_WAY,
     BY_PATH,
@@ -247,8 +247,8 @@ def test_the_facts_that_failed_reasoning_tells_wrongly(fidelity):
     denied = "It is Marfan syndrome. Marfan syndrome is not treated with Prednisone. Paracetamol is (B)."
     told = wrong_facts(fidelity, [(MARFAN, format_response(text, "A")) for text in (wrong, wrong, other, denied, "")])
     assert told == [
-        (WrongFact("Marfan syndrome", "treated_by", "Prednisone", "Losartan", "So it is written."), 2),
-        (WrongFact("Heart murmur", "symptom", "Homocystinuria", "Marfan syndrome", "So it is written."), 1),
+        (Fact("Marfan syndrome", "treated_by", "Losartan", "So it is written."), {"Prednisone": 2}),
+        (Fact("Heart murmur", "symptom", "Marfan syndrome", "So it is written."), {"Homocystinuria": 1}),
     ]
     assert never_to_always({"a": 0, "b": 0.5, "c": 0, "d": 1}, {"a": 1, "b": 1, "c": 0.5, "d": 1, "e": 1}) == ["a"]
 

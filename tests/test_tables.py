@@ -216,3 +216,4 @@ def test_seeds_of_two_methods_are_compared_over_both(tmp_path, capsys):
     assert cells_of(text, "Base: tiny -> rl1 --with-std")[4:] == ["+0.0 (+0.0 to +0.0)", "no"]
     assert cells_of(text, "tiny: Base -> RL")[4].startswith("+50.0 (")
     assert tables.methods_of([Path("tiny"), Path("tiny-0"), Path("tiny-rl1--clip-0.2")]) == {}
+    assert tables.methods_of([Path("tiny-rl1---steps-5"), Path("tiny-rl1---steps-6")]) == {}
