@@ -551,6 +551,9 @@ def note_paths(rows: Sequence[dict[str, Any]], questions: Sequence[Question], ru
             response, answer = row["messages"][-1]["content"], question.answer
             way = judge.outcome(question.id, "", response, answer, True) if judge and not row["corrected"] else None
             row["verdicts"]["path"] = way == BY_PATH if way in OUTCOMES else None
+    verdicts = [row["verdicts"]["path"] for row in rows if "messages" in row]
+    if judged := len(verdicts) - verdicts.count(None):
+        print(f"{verdicts.count(True):,} of {judged:,} chains go by their question's path")
 
 
 def distill(
@@ -641,9 +644,6 @@ def print_outcome(rows: Sequence[dict[str, Any]], teacher: Teacher) -> None:
     flaws = [row["history"][-1]["flaw"] for row in rows if "history" in row]
     for flaw, number in Counter(re.split(" \\(|: ", flaw)[0] for flaw in flaws).most_common():
         print(f"  {number:>8,}  failed: {flaw}")
-    paths = [row["verdicts"]["path"] for row in rows if "messages" in row]
-    if any(path is not None for path in paths):
-        print(f"{paths.count(True):,} of {len(paths) - paths.count(None):,} chains go by their question's path")
     kept = "{corrected:,} refined chains keep their correction, {with_statements:,} chains had statements looked up"
     print(f"{kept.format_map(numbers['all'])}; the teacher took {teacher.cost()}")
 
