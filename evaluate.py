@@ -8,6 +8,7 @@ an empty or a cut one, is wrong and stays in the denominator.
     python evaluate.py --benchmark medqa pubmedqa --model "Fleming-R1-7B=runs/main/rl2"    # from the hub
     python evaluate.py --benchmark medbullets=medbullets_op5.csv --model ours=rl2          # a local file, native format
     python evaluate.py --model "GPT-OSS=openai:openai/gpt-oss-120b" --prompt explicit      # a server: TEACHER_BASE_URL
+    python evaluate.py --model "so far=rl2.state"                                          # a training under way
     python evaluate.py --model ours=rl2 --samples 8 --temperature 0.6                      # pass@8 and majority vote
     python evaluate.py --model moved=rl2 --shuffle-options 4                               # does a letter draw answers?
     torchrun --nproc_per_node 8 -- evaluate.py ...                                         # processes share the items
@@ -141,7 +142,8 @@ class LocalModel:
     def __init__(self, path: str | Path, args: argparse.Namespace):
         """Raises UserError if the model cannot be loaded or sampled from."""
         self.path, self.args, self.device = path, args, fsdp_utils.join_processes()
-        model, self.tokenizer = load_policy(path, fsdp_utils.inference_dtype(self.device))
+        load = fsdp_utils.load_checkpoint if (Path(path) / "extra.json").exists() else load_policy
+        model, self.tokenizer = load(path, fsdp_utils.inference_dtype(self.device))
         self.model, self.stops = model.to(self.device), stop_tokens(model, self.tokenizer)
         self.switches = {"enable_thinking": False} if args.no_thinking else {}
         self.letters = args.score == "loglikelihood"
@@ -460,7 +462,18 @@ def named_models(items: list[str], run: RunDir) -> dict[str, Path | str]:
             raise UserError(f"--model: the label {label!r} occurs twice; every model needs its own")
         inside = run.path / path
         models[label] = inside if inside.is_dir() else path
+        if path.endswith(".state"):
+            models[label] = newest_checkpoint(inside)
     return models
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """Of a training under way. Raises UserError if there is none."""
+    checkpoints = fsdp_utils.whole_checkpoints(folder)
+    if not checkpoints:
+        raise UserError(f"{folder} holds no checkpoint: the training has not saved one yet, or is finished")
+    print(f"{folder}: step {int(checkpoints[-1].name.removeprefix('step-'))}")
+    return checkpoints[-1]
 
 
 def main() -> None:

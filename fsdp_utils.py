@@ -45,7 +45,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora import Adapters, add_adapters, is_adapter, merged, reset_adapters, save_adapter
 from policy import Policy, empty_model, load_policy, local_folder
@@ -431,7 +431,7 @@ class TrainingState:
             (partial / "extra.json").write_text(json.dumps({"step": step, "origin": self.origin, **extra}))
             shares.append(hashes([partial / "extra.json"]))
             seal(partial, {name: value for share in shares for name, value in share.items()})
-            older = self._steps()
+            older = whole_checkpoints(self.folder)
             shutil.rmtree(final, ignore_errors=True)
             publish(partial, final)
             for path in older:
@@ -444,7 +444,7 @@ class TrainingState:
 
         Raises UserError if it is damaged, or if a flag or an input that decides what is learned was another one then.
         """
-        steps = self._steps()
+        steps = whole_checkpoints(self.folder)
         if not steps:
             return None
         folder, remedy = steps[-1], f"delete {self.folder} to start over"
@@ -483,9 +483,31 @@ class TrainingState:
             state.pop("weights.model.lm_head.weight", None)  # frozen ones are not there
         return state | {f"optimizer.{name}": value for name, value in optimizer.items() if isinstance(value, Tensor)}
 
-    def _steps(self) -> list[Path]:
-        """The whole checkpoints, in order; whatever else lies there is not looked at."""
-        return sorted(path.parent for path in self.folder.glob(f"step-{'[0-9]' * 6}/{CHECKSUMS}"))
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints of a `TrainingState`, in order; whatever else lies there is not looked at."""
+    return sorted(path.parent for path in folder.glob(f"step-{'[0-9]' * 6}/{CHECKSUMS}"))
+
+
+def load_checkpoint(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model of one checkpoint of a `TrainingLoop`, to be sampled from, and its tokenizer.
+
+    Raises UserError if it is damaged, or if the model that the training began with is not what it was.
+    """
+    remedy = f"delete {folder.parent} to start over"
+    check_seal(folder, remedy)
+    extra = read_json(folder / "extra.json", {"base": str, "origin": {}}, remedy)
+    require_same_origin(folder.parent, extra["origin"], {"model": model_hash(extra["base"])})
+    flags = {name: extra["origin"].get(name) for name in ("--lora", "--lora-alpha", "--seed")}
+    adapters = Adapters.of(argparse.Namespace(**{name[2:].replace("-", "_"): value for name, value in flags.items()}))
+    model, tokenizer = load_policy(extra["base"], dtype)
+    if adapters:
+        add_adapters(model, adapters.rank, adapters.alpha)
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    with _one_process_is_enough():
+        reader = HuggingFaceStorageReader(str(folder))
+        dcp.load({f"weights.model.{name}": value.data for name, value in trained.items()}, storage_reader=reader)
+    return model, tokenizer
 
 
 @contextlib.contextmanager
@@ -578,7 +600,7 @@ class TrainingLoop:
     def save(self, state: Callable[[], dict[str, Any]]) -> None:
         """A checkpoint of the steps done, unless there is one."""
         if self.saved != self.done:
-            self.checkpoints.save(self.done, state())
+            self.checkpoints.save(self.done, state() | {"base": str(self.model)})
             self.saved = self.done
 
     def leave_if_asked(self, state: Callable[[], dict[str, Any]]) -> None:

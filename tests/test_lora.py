@@ -11,11 +11,13 @@ from test_grpo import SMALL, make_run
 from test_sft import compare_runs
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
+import evaluate
 import fsdp_utils
 import grpo
 import lora
 import sft
 from tools.cli import UserError
+from tools.run import read_jsonl, write_jsonl
 
 TOKENS = torch.arange(12).view(2, 6)
 SIZES = {
@@ -209,3 +211,29 @@ def test_adapters_are_no_model_to_start_from(run, tiny):
         UserError, match="adapter holds adapters alone; give the merged model, which is the folder around"
     ):
         call_main(sft, "--run", run, "--model", lora_folder, "--output", "out")
+
+
+@pytest.mark.parametrize("how", [[], ["--lora", 2]])
+def test_a_training_under_way_can_be_evaluated(run, questions, monkeypatch, how):
+    """Its newest checkpoint after one step answers as the result of a training of one step does."""
+    write_jsonl(run / "heldout.jsonl", [question.to_json() for question in questions])
+    flags = ["--stage", 1, "--run", run, *SMALL, *how, "--lr", 1e-2]
+    asked = ["--run", run, "--score", "loglikelihood", "--model"]
+    call_main(grpo, *flags, "--steps", 1, "--output", "one")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(fsdp_utils.Job, "stopping", lambda _: True)
+        call_main(grpo, *flags, "--steps", 3)
+    call_main(evaluate, *asked, "so far=rl1.state", "one=one", "before=sft")
+    so_far, one, before = (
+        torch.tensor(
+            [list(row["logprobs"].values()) for row in read_jsonl(run / "eval" / "heldout" / f"{label}.jsonl")]
+        )
+        for label in ("so far", "one", "before")
+    )
+    torch.testing.assert_close(so_far, one, atol=1e-4, rtol=0)
+    assert (so_far - before).abs().max() > 1e-2
+    with pytest.raises(UserError, match="rl2.state holds no checkpoint: the training has not saved one yet, or is fin"):
+        call_main(evaluate, *asked, "x=rl2.state")
+    (run / "sft" / "config.json").write_text((run / "sft" / "config.json").read_text() + " ")
+    with pytest.raises(UserError, match="rl1.state was made from another model; put that back"):
+        call_main(evaluate, *asked, "other=rl1.state")
