@@ -46,6 +46,7 @@ from teacher import Request, Teacher, add_teacher_arguments, teacher_of
 from tools.cli import UserError, at_least, progress_bar, run_stage, stage_parser
 from tools.run import Metrics, RunDir, publish
 from wiki.consult import Consultant
+from wiki.kinds import ruled_out
 from wiki.mediawiki import ApiSource, DumpSource, Page, Source, normalise_title
 from wiki.pages import read_page
 from wiki.reading import STATES_FACT, Readers, Reading
@@ -255,6 +256,11 @@ def link(db: sqlite3.Connection, source: Source) -> None:
             "  AND (instr(m.linked, '; ' || other.type || ';') > 0 OR f.entity AND instr(m.linked, '; finding;') > 0) "
             "ORDER BY m.rowid",
             [json.dumps(sorted(VAGUE))],
+        )
+        db.create_function("ruled_out", 4, ruled_out, deterministic=True)
+        db.execute(
+            "DELETE FROM stated WHERE rowid IN (SELECT r.rowid FROM stated r JOIN entity s ON s.id = r.subject "
+            "JOIN entity o ON o.id = r.object WHERE ruled_out(r.relation, s.title, o.title, s.type = o.type))"
         )
         add_relations(db)
         db.execute(

@@ -97,10 +97,15 @@ KINDS = [
         "unlikely or disputed",
         STATED,
         r"unlikely|improbable|disprove|unprove|once thought|wrong|controvers|discredit|unrelated|unclear"
-        r"|spurious|refut|disput",
+        r"|spurious|refut|disput|substantiated|uncertain|unknown|debated|var(?:y|ies|ied)\b|differ|conflict|mixed|little",
         clause=r"\b(?:unlikely|improbable|(?:dis|un)prove[nd]?|once thought|wrongly|controvers\w+|discredited"
-        r"|unrelated to|spurious\w*|refuted|disputed)\b"
-        r"|\bunclear (?:if|whether)\b",
+        r"|unrelated to|spurious\w*|refuted|disputed|unsubstantiated|not substantiated)\b"
+        r"|\bunclear (?:if|whether)\b"
+        r"|\b(?:role|efficacy|effectiveness|benefits?|relationship|association)\b[^;,]{0,80}\b(?:is|are|remains?)"
+        r" (?:\w+ )?(?:unclear|uncertain|unknown|disputed|debated)\b"
+        r"|\b(?:recommendations?|opinions?|evidence|results)\b[^;,]{0,60}\b(?:var(?:y|ies|ied)|differs?|conflicts?"
+        r"|(?:is|are) mixed)\b"
+        r"|\blittle (?:interaction|association|relationship|correlation|connection|link)\b",
     ),
     Kind(
         "no benefit",
@@ -156,7 +161,7 @@ KINDS = [
         rf"|the need for)\b{MEANS}"
         r"|\b(?:avoided|stopped|discontinued|withheld|contra-?indicated|harmful|unsafe"
         r"|dangerous)\b.{0,300}\b(?:includ\w+|such as|e\.g|namely|among them|examples?)\b[^;.]{0,200}",
-        after=r"[^;.]{0,80}?\b(?:(?:is|are|be|been|being|was|were) (?:\w+ ){0,2}(?:avoided|stopped|discontinued"
+        after=r"[^;.]{0,200}?\b(?:(?:is|are|be|been|being|was|were) (?:\w+ ){0,2}(?:avoided|stopped|discontinued"
         r"|withheld|withdrawn|contra-?indicated|harmful|ceased|restricted|eliminated"
         r"|omitted|unsafe|dangerous|toxic|abandoned)|cannot)\b|[\s-]{0,9}(?:cessation|withdrawal|avoidance"
         r"|abstinence|discontinuation|restriction|elimination|abuse|overuse|misuse|overdose)\b",
@@ -194,7 +199,7 @@ KINDS = [
         before=r"\b(?:at (?:\w+ )?risk|high-risk|risk groups?|risk factors?|exposed to|exposure to|contact with"
         r"|triggers?|triggered|triggering|precipitat\w+|provok\w+|culprits?"
         rf"|offending|transmitted|transmission|spread|acquired)\b{REACH}|\b{PEOPLE} (?:[\w-]+ ){{0,3}}(?:on"
-        r"|taking|receiving|undergoing|who (?:take|took|have (?:had|received)|receive))\b[^;,]{0,80}",
+        r"|taking|using|receiving|undergoing|who (?:take|took|use|used|have (?:had|received)|receive))\b[^;,]{0,80}",
         after=r"[^;]{0,60}?\b(?:mode|route|source|means) of (?:transmission|infection)\b",
     ),
     Kind(
@@ -225,17 +230,26 @@ KINDS = [
     Kind(
         "lack of it",
         STATED,
-        r"deficien|lack|absen|insufficien|shortage|low|reduc|decreas|inadequa|deplet|withdraw|loss|depriv"
+        r"deficien|lack|absen|minimal|insufficien|shortage|low|reduc|decreas|inadequa|deplet|withdraw|loss|depriv"
         r"|poor|deficit|defect|starvation|cessation|metabolism",
         before=r"\b(?:(?:deficien\w+|insufficien\w+|shortage|absence|depletion|deficits?|deprivation|withdrawal"
         r"|cessation|lack|(?:low|reduced|decreased|inadequate|poor|insufficient|lower)"
         r" (?:\w+ )?(?:levels?|intake|amounts?|concentrations?|supply|production|activity|absorption"
         r"|responsiveness)) (?:of|in|to|from) (?:(?!\b(?:is|are|caus\w*|lead\w*|result\w*)\b)[^;.:]){0,60}"
         r"|(?:loss of|lacks|lacking|decreas\w+ in|low|reduced|decreased|inadequate|insufficient|deficient"
-        r"|defective|deficient in|low in) (?:[\w-]+ ){0,2})",
+        r"|defective|deficient in|low in|minimal) (?:[\w-]+ ){0,2})",
         after=r"(?:,? (?:and|or) (?:[\w-]+ ){0,2}[\w-]+|, [\w -]{1,30}){0,3}[\s-]{0,9}(?:levels? )?(?:deficien\w+"
         r"|insufficien\w+|deplet\w+|shortage|starvation|deprivation|deficits?|withdrawal"
         r"|metaboli\w+ defects?|metabolism)\b",
+    ),
+    Kind(
+        "what the remedy acts on",
+        REMEDY,
+        r"release|secretion|production|synthesis|uptake|breakdown|action|activity|formation|absorption|levels?",
+        before=r"\b(?:decreas|reduc|inhibit|block|suppress|lower|increas|stimulat|rais|prevent)\w* (?:the )?(?:\w+ )?"
+        r"(?:release|secretion|production|synthesis|(?:re-?)?uptake|breakdown|action|activity|formation|absorption"
+        rf"|levels?) of\b{MEANS}",
+        after=r" (?:production|synthesis|secretion|release)\b",
     ),
     Kind(
         "treated, not caused",
@@ -246,8 +260,10 @@ KINDS = [
         r"|protects? against|prevents?|prevention of|alleviat\w+|indicated (?:for|in)|prescribed (?:for|to)"
         r"|used (?:for|to treat|in|as)"
         r"|(?:reduc\w+|lower\w*|decreas\w+|less|fewer) (?:the )?(?:\w+ )?(?:risk|rate|incidence|chance"
-        r"|severity|frequency)s? of|therapy (?:of|for)|reserved for)\b"
-        r"(?:(?!\b(?:may|can|might|caus\w*|lead\w*|result\w*|includ\w*|is|are)\b)[^;:]){0,120}",
+        r"|severity|frequency)s? of|therapy (?:of|for)|reserved for"
+        r")\b"
+        r"(?:(?!\b(?:may|can|might|caus\w*|lead\w*|result\w*|includ\w*|is|are)\b)[^;:]){0,120}"
+        r"|\bprotective (?:effects?|factors?)\b[^;]{0,120}",
         after=r"[^;]{0,40}?\b(?:is|are) used (?:to|for|in) (?:treat|control|the treatment|reliev)",
     ),
     Kind(
@@ -290,13 +306,37 @@ KINDS = [
         r"|associated findings"
         r"|signs? of|symptoms? (?:of|such as|like)|manifest\w* (?:as|by|with)|concurrent"
         rf"|implies){EFFECT_REACH}",
+        after=r"[^;]{0,40}?\b(?:is|are) (?:\w+ ){0,2}complications? of\b",
+    ),
+    Kind(
+        "effect of a gene",
+        {"origin"},
+        r"mutation|gene|deletion|allele|polymorphism|locus|loci",
+        before=r"\b(?:mutations?|genes?|deletions?|alleles?|polymorphisms?|locus|loci)\b[^;.]{0,120}\b(?:caus(?:e|es|ing)"
+        r"(?! of| by)|(?:associated|linked) (?:with|to)|leads? to|results? in|responsible for|implicated in|phenotypes?"
+        r"|encod\w+)\b(?:(?!\b(?:due|caused) )[^;]){0,200}",
+    ),
+    Kind(
+        "found in its patients",
+        {"origin"},
+        PEOPLE,
+        after=r"[^;.]{0,60}?\b(?:occurs?|seen|found|present|observed|develops?) (?:\w+ ){0,2}(?:in|among) (?:\w+ ){0,2}"
+        rf"{PEOPLE} (?:with|who have)\b",
+    ),
+    Kind(
+        "another disease of the same cause",
+        {"origin"},
+        r"other",
+        before=r"\bother (?:[\w-]+ ){0,3}(?:diseases?|disorders?|conditions?|illness\w*|infections?)"
+        r" (?:that )?(?:is |are )?(?:\w+ )?caused by\b[^;]{0,200}",
     ),
     Kind(
         "another form of it",
         {"origin"},
         r"form|type|variant|subtype|kind|categor|class|group|is (?:an?|one|the)|are (?:an?|one|the)|known as"
-        r"|called|genus|member|famil|relat",
-        clause=r"\b(?:there are|divided into|classified|exists? in|comes? in|has|have) (?:[\w-]+ ){0,3}(?:forms"
+        r"|called|genus|member|famil|relat|they |it ",
+        clause=r"\b(?:they|it) (?:form|make up|belongs?)\b"
+        r"|\b(?:there are|divided into|classified|exists? in|comes? in|has|have) (?:[\w-]+ ){0,3}(?:forms"
         r"|types|variants|subtypes|kinds|categories)\b",
         before=r"\b(?:is|are) (?:an?|one|the) (?:[\w-]+ ){0,4}|\b(?:forms?|types?|variants?|subtypes?|kinds?) (?:of"
         r"|is|are|include|called|known as|:)(?! (?:bacteri|virus|fung|parasit|infection|drug|medic|organism"
@@ -309,10 +349,12 @@ KINDS = [
         "comparison",
         STATED - {"differential"},
         r"unlike|rather|instead|contrast|mistaken|confus|\bthan\b|compar|similar to|resembl|mimic|akin"
-        r"|distinguish|differentiat|distinct|different from|versus|\bvs\b|opposed|equivalent|\bas \w+ as"
+        r"|as with|differential|distinguish|differentiat|distinct|different from|versus|\bvs\b|opposed"
+        r"|equivalent|\bas \w+ as"
         r"|indistinguish|superior|inferior",
         clause=r"\b(?:mistaken|confused with)\b",
-        before=r"\b(?:unlike|rather than|instead of|(?:in )?contrast\w* (?:to|with|feature from)|than"
+        before=r"\b(?:unlike|as with|differential diagnos\w+|rather than|instead of|(?:in )?contrast\w* (?:to"
+        r"|with|feature from)|than"
         r"|compar\w+ (?:to|with)|similar to|resembl\w*|mimic\w*|akin to|(?:in)?distinguish\w*"
         r"|indistinguishable from|differentiat\w*"
         r"|distinct from|different from|versus|vs\.?|as opposed to|equivalent to|superior to|inferior to"
@@ -338,13 +380,34 @@ KINDS = [
         before=r"\b(?:inhibit\w*|prevent\w*|block\w*|suppress\w*|oppos\w*) (?:[\w-]+ ){0,2}",
     ),
     Kind(
+        "ordinary function",
+        {"organ", "process"},
+        r"control|regulat|prevalent|express|synthesi|secret|excret|sequest|releas|also |project|connect|deriv"
+        r"|sits|situated|component|made up|bounded|cushion|located|vital|critical|crucial",
+        clause=r"\b(?:controls|controlled by|under the control of|regulat(?:es?|ed)|(?:prevalent|expressed) (?:in|on)"
+        r"|synthesi[sz]e[sd]?|secretes?|excreted|sequestered|released into|also (?:makes?|produces?)|projects? to"
+        r"|connections to|deriv(?:ed|ing) from|sits|situated|component of|made up of|bounded|cushions?"
+        r"|usually located|(?:vital|critical|crucial) (?:role )?in)\b",
+        unless=r"\b(?:damag\w*|abnormal\w*|lesions?|impair\w*|inflam\w*|atroph\w*|degenerat\w*|dysfunction\w*"
+        r"|loss|destr\w+|affect\w*|involv\w*|tumou?rs?|cancers?|infect\w*|defect\w*|swell\w*|enlarg\w*"
+        r"|obstruct\w*)\b",
+    ),
+    Kind(
+        "told as history",
+        STATED - {"differential"},
+        r"named|called|described|coined|reported|discovered|published|announced",
+        clause=r"\b(?:he|she) (?:named|called|described|coined)\b"
+        r"|\b(?:reported|described|named|discovered|published|announced) (?:\w+ ){0,3}in (?:1[5-9]\d\d|20[0-2]\d)\b"
+        r"|\bin (?:1[5-9]\d\d|20[0-2]\d)\b[^;]{0,80}\b(?:reported|described|named|discovered|published|announced)\b",
+    ),
+    Kind(
         "hedge",
         {"remedy", "indication"},
         r"may|might|could|propos|suggest|postulat|hypothe|speculat|theor|investigat|experiment|prelimin"
         r"|promising|tentativ|anecdot|candidate|pilot|trial|stud|research|explor|evaluat"
         r"|develop|test|tried|hope|potential|possib|perhaps|probabl|presum|apparent|allege|reported|purport"
         r"|claim|believed|thought|limited|some|case|uncertain|unknown|attempt|future|phase|obscure|yet"
-        r"|consider|little",
+        r"|consider|little|examined",
         clause=r"\b(?:might|could)\b|\bmay (?:\w+ ){0,2}(?:help|benefit|improve|reduce"
         r"|be (?:an? )?(?:\w+ )?(?:help\w*|benefi\w*|effective|useful|promising|of|able|tried|considered"
         r"|options?|alternative|possible|worth\w*)|prevent|protect"
@@ -357,7 +420,8 @@ KINDS = [
         r"|tried|researched|examined)|under (?:study|investigation|development|research|evaluation)"
         r"|in development|being developed"
         r"|(?:clinical|controlled|ongoing|open|uncontrolled) trials?|(?:stud(?:y|ies)|trials?) (?:of|on|into"
-        r"|using|are|is|has been|have been)|research (?:into|on|is)|hopes?|hoped|potential(?:ly)?|perhaps"
+        r"|using|are|is|has been|have been)|research (?:into|on|is)|area of research|hopes?|hoped"
+        r"|potential(?:ly)?|perhaps"
         r"|probabl[ey]|presumably|apparently|allegedly|reportedly|purported|claim\w*"
         r"|believed|thought|(?:limited|some|little|low[- ]quality|tentative) (?:\w+ )?(?:evidence|data)"
         r"|case (?:reports?|series)|uncertain|unknown|obscure|attempt(?:s|ed)?|phase [i123]\w*|somewhat"

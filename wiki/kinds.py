@@ -63,3 +63,28 @@ def names_of_classes(title: str, lead: str) -> Iterator[tuple[str, ...]]:
     for end in range(1, len(told) + 1):
         for start in range(max(0, end - LONGEST_CLASS), end):
             yield told[start:end]
+
+
+# What heals is no examination, and the harm that a substance does is not undone by more of it.
+HEALS = re.compile(
+    r"(?:therapy|dialysis|transplant(?:ation)?|surgery|ectomy|plasty|ventilation|resuscitation|rehabilitation)$", re.I
+)
+HARM_OF = re.compile(
+    r"(?: use)? (?:dependence|addiction|abuse|misuse|overdose|poisoning|intoxication|toxicity|allergy)$", re.I
+)
+
+
+def nested(title: str, other: str) -> bool:
+    """Whether one of two names is a kind of the other by its last words: ideomotor apraxia is an apraxia."""
+    short, long = sorted((singular(words_of(title)), singular(words_of(other))), key=len)
+    return long[-len(short) :] == short
+
+
+def ruled_out(relation: str, subject: str, object_: str, same_type: bool) -> bool:
+    """Whether the names of its ends alone say that a relation was misread: a disease is not caused by its own class."""
+    if relation in {"cause", "risk_factor", "complication"}:
+        return same_type and nested(subject, object_)
+    if relation == "diagnosed_by":
+        return bool(HEALS.search(object_))
+    substance = HARM_OF.sub("", subject)
+    return relation in {"treated_by", "prevented_by"} and substance != subject and nested(substance, object_)

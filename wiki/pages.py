@@ -36,7 +36,7 @@ from wiki.wikitext import (
 
 NOT_PROSE = set(listed("references; notes; external links; further reading; see also; bibliography; sources"))
 MEANING = re.compile(r"^\*[^\[\n]{0,80}\[\[([^\[\]|\n]{1,255})", re.MULTILINE)  # an item of a disambiguation page
-# How many of the relations from a place were right, judged by reading (docs/graph.md).
+# How far a place is trusted. Set by hand in the order that reading found (bench/README.md), not fitted to it.
 TRUST = {
     "symptom": {"infobox": 0.95, "section": 0.95}, "cause": {"infobox": 0.9, "section": 0.85},
     "risk_factor": {"section": 0.85}, "complication": {"section": 0.9}, "differential": {"section": 0.95},

@@ -116,13 +116,13 @@ SILENT = set(map(normal_heading, listed(
     "controversy; controversies; criticism; legal issues; law; evolution; evolutionary considerations; media; fiction; "
     "directions; trials; case studies; alternative medicine; other animals; animals; veterinary medicine; dogs; cats; "
     "horses; livestock; recreational use; non-medical use; misuse; overuse; abuse; popular culture; "
-    "theories; hypotheses"
+    "theories; hypotheses; types; subtypes; variants"
 )))  # fmt: skip
 SILENCING = re.compile(
     r"\b(?:research|experimental|investigational|future|emerging|novel|alternative|complementary|folk"
     r"|traditional|historical"
     r"|homeopath\w*|herbal|veterinary|animal|recreational|obsolete|former|discontinued|ineffective|unproven|disproven"
-    r"|proposed|hypothetical|speculative|potential|legal|non medical)\b"
+    r"|proposed|hypothetical|speculative|protective|potential|legal|non medical)\b"
 )
 # Under treatment and uses, what these headings say is no treatment.
 ASIDES = set(map(normal_heading, listed(

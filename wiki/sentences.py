@@ -14,9 +14,14 @@ from typing import NamedTuple
 ABBREVIATIONS = {"e.g", "i.e", "vs", "cf", "dr", "st", "approx", "ca", "spp", "sp", "al", "fig", "incl", "esp", "viz"}
 MAX_SENTENCE_CHARS = 2_000  # what is longer is no sentence; without a limit, hostile text takes quadratic time
 SENTENCE_END = re.compile(r"\n[ \t]*\n|[.!?][\"'”’)\]]{0,2}\s+")
+TAKEN_BACK = (  # "have been used, but with limited efficacy": no new clause, for it speaks of the same thing
+    r" (?:(?:these|this|they|it) )?(?:is|are|was|were|has|have|had|with)\b[^,;]{0,40}\b(?:limited|little|no|poor"
+    r"|lack\w*|un(?:substantiated|proven|successful)|disappoint\w*|ineffective|fail\w*"
+    r"|not (?:been )?(?:\w+ )?(?:substantiated|proven|shown|confirmed|supported|effective|successful))\b"
+)
 CLAUSE_END = re.compile(
     r";|, (?=(?:and|so) (?:it|they|this|these|those)\b)"
-    r"|\b(?:but(?! (?:not|also))|although|though|whereas|while|however)\b",
+    rf"|\b(?:but(?! (?:not|also)|{TAKEN_BACK})|although|though|whereas|while|however)\b",
     re.IGNORECASE,
 )
 OWN_VERB = re.compile(
@@ -39,7 +44,8 @@ CONDITION_BEFORE = re.compile(
 )
 CONDITION_AFTER = re.compile(
     r"\b(?:if|when|where|unless|until|who|in whom|for whom)\b[^,;]{0,200}"
-    r"|\bin (?:\w+ ){0,2}(?:those|patients|people|cases|women|men|children) (?:that|not|with(?:out)?)\b[^,;]{0,200}",
+    r"|(?<!occur )(?<!found )(?<!seen )(?<!observed )"
+    r"\bin (?:\w+ ){0,2}(?:those|patients|people|cases|women|men|children) (?:that|not|with(?:out)?)\b[^,;]{0,200}",
     re.I,
 )
 

@@ -1,0 +1,48 @@
+"""How right the graph's relations are, by reading: the verdicts of judged/relations.tsv as a table.
+
+    python -m bench.judged_relations
+
+Each row is one relation, drawn with a stated seed (so many of each kind), and judged from its sentence alone: correct,
+wrong or debatable. `edges` is how many relations of its kind the graph had: the last line weighs the kinds by it.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from tools.statistics import wilson_interval
+
+VERDICTS = Path(__file__).parent / "judged" / "relations.tsv"
+
+
+def print_table(seed: str, rows: list[dict[str, str]]) -> None:
+    """Print one sample's verdicts by relation, with 95% Wilson intervals of the share that is correct."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    edges = {row["relation"]: int(row["edges"]) for row in rows}
+    for row in rows:
+        counts[row["relation"]][row["verdict"]] += 1
+    print(f"\nseed {seed}, {len(rows)} relations of {sum(edges.values()):,}\n")
+    print("| relation | edges | judged | correct | wrong | debatable | correct, 95% |\n|---|---|---|---|---|---|---|")
+    for relation in sorted(edges, key=edges.__getitem__, reverse=True):
+        found, n = counts[relation], counts[relation].total()
+        low, high = wilson_interval(found["correct"] / n, n)
+        cells = [relation, edges[relation], n, found["correct"], found["wrong"], found["debatable"]]
+        print("| " + " | ".join(map(str, cells)) + f" | {100 * low:.0f} to {100 * high:.0f}% |")
+    shares = {
+        verdict: sum(edges[name] * counts[name][verdict] / counts[name].total() for name in edges) / sum(edges.values())
+        for verdict in ("correct", "wrong", "debatable")
+    }
+    print("\nweighted by edges: " + ", ".join(f"{100 * share:.1f}% {verdict}" for verdict, share in shares.items()))
+
+
+def main() -> None:
+    with open(VERDICTS, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    for seed in sorted({row["seed"] for row in rows}):
+        print_table(seed, [row for row in rows if row["seed"] == seed])
+
+
+if __name__ == "__main__":
+    main()
