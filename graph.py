@@ -79,7 +79,7 @@ def add_relations(db: sqlite3.Connection) -> None:
 
 # ------------------------------------------------------------------------------------------------------------ in memory
 
-MOST = 200  # competitors looked at for one feature
+MOST = 140  # competitors looked at for one feature
 
 
 def inverse(step: str) -> str:
@@ -127,17 +127,22 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def read_tables(path: Path) -> tuple[list[tuple], list[tuple], list[tuple]]:
-    """The rows of entity, relation and alias. A relation's page or confidence is None if the graph has no such column.
+    """The rows of entity, relation (one for each page that states it) and alias. A relation's page or confidence is
+    None if the graph has no such column.
 
     Raises UserError if the file is no knowledge graph.
     """
     try:
         with closing(connect(path)) as database:
             columns = {column for _, column, *_ in database.execute("PRAGMA table_info(relation)")}
-            page, confidence = (name if name in columns else "NULL" for name in ("page", "confidence"))
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+            page = "e.page" if "evidence" in tables else "r.page" if "page" in columns else "NULL"
+            confidence = "r.confidence" if "confidence" in columns else "NULL"
+            joined = "LEFT JOIN evidence e ON e.relation = r.id" if "evidence" in tables else ""
             entities = database.execute("SELECT id, title, type, page, incoming FROM entity ORDER BY id").fetchall()
             relations = database.execute(
-                f"SELECT subject, relation, object, {page}, revision, sentence, {confidence} FROM relation ORDER BY id"
+                f"SELECT r.subject, r.relation, r.object, {page}, r.revision, r.sentence, {confidence} "
+                f"FROM relation r {joined} ORDER BY r.id"
             ).fetchall()
             aliases = database.execute("SELECT name, entity FROM alias ORDER BY name").fetchall()
     except sqlite3.Error as error:
@@ -175,6 +180,7 @@ class Graph:
             for name in names:
                 self.named[name].add(entity)
         self.alike: dict[int, frozenset[int]] = {}
+        self.broad: dict[tuple[int, str], set[int]] = {}  # what could_mean finds, where that is much
         self.in_order: dict[tuple[int, str], list[int]] = {}
         self.index(relations, {page: entity for entity, _, _, page, _ in entities}, min_confidence)
         self.classify()
@@ -299,14 +305,14 @@ class Graph:
         """What one step (a relation, or `~relation`) leads to from an entity, for sure."""
         return self.links[step].get(entity, set())
 
-    def sample_neighbours(self, entity: int, step: str, rng: random.Random) -> Iterable[int]:
+    def sample_neighbours(self, entity: int, step: str, rng: random.Random) -> set[int]:
         """The same; a random part of it where that is more than `MOST`, as from fever to its diseases."""
         found = self.neighbours(entity, step)
         if len(found) <= MOST:
             return found
         if (entity, step) not in self.in_order:
             self.in_order[entity, step] = sorted(found)
-        return rng.sample(self.in_order[entity, step], MOST)
+        return set(rng.sample(self.in_order[entity, step], MOST))
 
     def reach(self, entities: Iterable[int], steps: tuple[str, ...]) -> set[int]:
         """Everything that a chain of steps leads to from any of the entities."""
@@ -336,7 +342,12 @@ class Graph:
 
     def could_mean(self, entity: int, step: str) -> set[int]:
         """What one step may lead to, taken for itself or for one that a reader may not tell from it."""
-        return set().union(*(self.possible[other].get(entity, ()) for other in (step, *ALIKE.get(step, ()))))
+        if (entity, step) in self.broad:
+            return self.broad[entity, step]
+        found = set().union(*(self.possible[other].get(entity, ()) for other in (step, *ALIKE.get(step, ()))))
+        if len(found) > MOST:
+            self.broad[entity, step] = found
+        return found
 
     def could_lead_to(self, entity: int, steps: tuple[str, ...]) -> set[int]:
         """Everything that a chain of steps could be understood to lead to, with what is interchangeable with it."""

@@ -66,6 +66,7 @@ SERVING = ("treated_by", "diagnosed_by")  # what serves one disease may well ser
 LACKING = 2  # observed features that a wrong diagnosis lacks for sure
 COMMON_FINDING = (10, 0.05)  # what more diseases (than so many, and than this share) have is no proof against another
 COMMON_OPTION = (6, 0.03)  # what belongs to more is no wrong option: it may belong to any
+MOST_RIVALS = 150  # competitors, and what they lead to, that are looked at
 MOST_TRIED = 60  # candidates for wrong options that are looked at
 
 # -------------------------------------------------------------------------------------------------- sampling a subgraph
@@ -120,6 +121,11 @@ class Draw:
         choices = sorted(entities)
         return self.rng.choices(choices, [self.weight[entity] for entity in choices])[0]
 
+    def some(self, entities: set[int]) -> list[int]:
+        """A random part of the entities where they are more than `MOST_RIVALS`."""
+        choices = sorted(entities)
+        return self.rng.sample(choices, MOST_RIVALS) if len(choices) > MOST_RIVALS else choices
+
 
 def rarity(incoming: int) -> float:
     """The weight of an entity in every draw: an entity is rare if few pages link to it."""
@@ -168,7 +174,7 @@ def walk(start: int, steps: Sequence[str], draw: Draw) -> list[int]:
     """The entities of a random walk from `start` on; shorter than `steps` asks for where it finds no way on."""
     path = [start]
     for step in steps:
-        onward = draw.graph.neighbours(path[-1], step) - set(path)
+        onward = draw.graph.sample_neighbours(path[-1], step, draw.rng) - set(path)
         if not onward:
             break
         path.append(draw.among(onward))
@@ -278,10 +284,13 @@ def perturb(meta: MetaPath, subgraph: Subgraph, draw: Draw) -> set[int]:
     if meta.presentation:
         symptoms = [entity for step, entity in subgraph.features if step == "symptom"]
         rivals = set().union(*(graph.sample_neighbours(entity, "~symptom", draw.rng) for entity in symptoms))
-        found = graph.reach(rivals - {subgraph.path[0]}, meta.steps)
+        steps = meta.steps
     else:
-        found = graph.reach(competitors(graph, subgraph.path[-2], draw.rng), meta.steps[-1:])
-    return {entity for entity in found if graph.type[entity] == graph.type[subgraph.answer]}
+        rivals, steps = competitors(graph, subgraph.path[-2], draw.rng), meta.steps[-1:]
+    found = rivals - {subgraph.path[0]} if meta.presentation else rivals
+    for step in steps:
+        found = graph.reach(draw.some(found), (step,))
+    return {entity for entity in draw.some(found) if graph.type[entity] == graph.type[subgraph.answer]}
 
 
 def competitors(graph: Graph, entity: int, rng: random.Random) -> set[int]:
