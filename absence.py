@@ -17,7 +17,7 @@ WELL_KNOWN = {"drug": 3}  # pages that stand for an entity's own where the sourc
 SAME_BEGINNING, SAME_END = 7, 5  # letters that two heads of names have in common
 # Heads of names that say nothing about what a thing is: kinds of many.
 NO_HEADS = set("disease syndrome disorder infection deficiency poisoning cancer carcinoma lymphoma fever virus".split())
-LONGEST_NAME = 3  # words of a drug's name that is looked for on a page
+LONGEST_NAME = 3  # words of a name that is looked for on a page
 MOST_MEMBERS = 2  # of an entity that is no class
 MOST_KINDS = 40  # what is interchangeable with more than this ("infection") is too general to be denied
 
@@ -115,9 +115,9 @@ def page_text(graph: Graph, entity: int) -> str:
 
 
 @lru_cache(maxsize=200_000)
-def remedies_named(graph: Graph, entity: int) -> frozenset[int]:
-    """The drugs and their classes that an entity's page names anywhere in its text."""
+def named_on_page(graph: Graph, entity: int, family: str) -> frozenset[int]:
+    """The entities of a family (see `Graph.family`) that an entity's page names anywhere in its text."""
     words = page_text(graph, entity).split()
     names = (" ".join(words[at : at + length]) for at in range(len(words)) for length in range(1, LONGEST_NAME + 1))
     found = (other for name in set(names) for other in graph.named.get(name, ()))
-    return frozenset(other for other in found if graph.family(other) == "remedy")
+    return frozenset(other for other in found if graph.family(other) == family)

@@ -41,7 +41,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 
-from absence import are_nested, go_together, is_class, is_common, is_denied, remedies_named
+from absence import are_nested, go_together, is_class, is_common, is_denied, named_on_page
 from graph import Graph, bare, inverse
 from metapath import FINDINGS, LONG_PATHS, META_PATHS, MetaPath, tell_features, wordings_of
 from question import LETTERS, TIERS, Question
@@ -57,12 +57,12 @@ MOST_OFTEN = 0.01  # at most this share of the questions starts from the same en
 MOST_OFTEN_RARE = 0.002  # the same for the answers among the rarest quarter
 FEW = 50  # single facts are asked for where a graph holds nothing else
 REFUSED = 0.05  # of such a draw is one that was asked about often enough: it may be welcome later
-MOST_ALIKE = 0.03  # other diseases that would have all that is observed by chance, where the disease is asked for
-MOST_ALIKE_ON = 0.004  # the same where the question leads on from the disease
+MOST_ALIKE = 2.5  # pairs of diseases that would have all that is observed by chance, where the disease is asked for
+MOST_ALIKE_ON = 0.3  # the same where the question leads on from the disease
 LEAST_TELLING = 0.2  # of the diseases may have a finding that is no symptom: pages tell of few of them
 MOST_MEANT = 2  # entities that a hop may pass through: with more, what is observed does not determine what comes next
 PATIENCE = 600  # draws in a row that give no question, after which a meta-path counts as exhausted
-SERVING = ("treated_by", "diagnosed_by")  # what serves one disease may well serve another like it
+KIN = ("treated_by", "~treated_by", "diagnosed_by", "complication")  # two things that go together here may do so again
 LACKING = 2  # observed features that a wrong diagnosis lacks for sure
 COMMON_FINDING = (10, 0.05)  # what more diseases (than so many, and than this share) have is no proof against another
 COMMON_OPTION = (6, 0.03)  # what belongs to more is no wrong option: it may belong to any
@@ -185,31 +185,34 @@ def is_determined(graph: Graph, meta: MetaPath, subgraph: Subgraph) -> bool:
     """Whether what is observed determines what the path passes through.
 
     At each distance from the start there are at most `MOST_MEANT` entities, no disease that more pathogens cause or
-    more drugs treat, and no drug or disease that leads on by what only other pages tell of its treatment. The start
-    is no class of others, and few diseases would have all observed features by chance.
+    more drugs treat, and no drug or disease that leads on by what only other pages tell of its treatment. Start and
+    answer are no classes of diseases or organisms, and few diseases would have all observed features by chance.
     """
     start = subgraph.path[0]
-    if is_class(graph, start):
+    if any(
+        is_class(graph, entity) for entity in (start, subgraph.answer) if graph.type[entity] in ("disease", "pathogen")
+    ):
         return False
-    if meta.presentation and others_alike(graph, subgraph.features) > (MOST_ALIKE_ON if meta.steps else MOST_ALIKE):
+    if meta.presentation and pairs_alike(graph, subgraph.features) > (MOST_ALIKE_ON if meta.steps else MOST_ALIKE):
         return False
     if any(len(meant) > MOST_MEANT for meant in meant_along(graph, meta, subgraph)):
         return False
     for step, entity in zip(meta.steps[:-1], subgraph.path):
         if step in ("treated_by", "~treated_by") and entity not in graph.told[step]:
             return False
-        if step == "treated_by" and len(remedies_named(graph, entity)) > MOST_MEANT:
+        if step == "treated_by" and len(named_on_page(graph, entity, "remedy")) > MOST_MEANT:
             return False
     caused = [subject for subject, relation, _ in subgraph.facts[len(subgraph.features) :] if relation == "cause"]
-    return all(
-        sum(graph.type[other] == "pathogen" for other in graph.could_mean(disease, "cause")) <= MOST_MEANT
+    return not any(
+        len(named_on_page(graph, disease, "pathogen")) > MOST_MEANT
+        or sum(graph.type[other] == "pathogen" for other in graph.could_mean(disease, "cause")) > MOST_MEANT
         for disease in caused
     )
 
 
-def others_alike(graph: Graph, features: list[tuple[str, int]]) -> float:
-    """How many diseases besides the presented one would have all of the features, if these were independent."""
-    number = float(len(graph.told["symptom"]))
+def pairs_alike(graph: Graph, features: list[tuple[str, int]]) -> float:
+    """How many pairs of diseases of the graph would have all of the features, if these were independent."""
+    number = float(len(graph.told["symptom"]) ** 2)
     for step, entity in features:
         share = len(graph.could_mean(entity, inverse(step))) / len(graph.possible[step])
         number *= min(1.0, max(share, 0.0 if step == "symptom" else LEAST_TELLING))
@@ -257,8 +260,8 @@ def choose_wrong(meta: MetaPath, subgraph: Subgraph, draw: Draw, count: int) -> 
 
 def is_ruled_out(graph: Graph, meta: MetaPath, subgraph: Subgraph, option: int) -> bool:
     """Whether pages that speak deny an option: a disease lacks observed features, or nothing that the path may pass
-    through leads to it. What is common is found with nearly everything and never denied, and what serves a disease
-    together with the answer may serve another so, too."""
+    through leads to it. What is common is found with nearly everything and never denied, and what goes together with
+    a right answer elsewhere may do so here."""
     if not meta.steps:
         if is_class(graph, option):
             return False
@@ -269,7 +272,7 @@ def is_ruled_out(graph: Graph, meta: MetaPath, subgraph: Subgraph, option: int) 
     step, meant = meta.steps[-1], meant_along(graph, meta, subgraph)[-1]
     if is_common(graph, option, step, *COMMON_OPTION):
         return False
-    if step in SERVING and any(go_together(graph, step, right, option) for right in graph.reach(meant, (step,))):
+    if step in KIN and any(go_together(graph, step, right, option) for right in graph.reach(meant, (step,))):
         return False
     return all(is_denied(graph, entity, step, option) for entity in meant)
 
