@@ -45,6 +45,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
+from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora import Adapters, add_adapters, is_adapter, merged, reset_adapters, save_adapter
@@ -63,6 +64,7 @@ from tools.run import (
     require_same_origin,
     seal,
 )
+from tools.watch import Watcher
 
 # What is trained, without what is frozen; a name for each of the optimiser's tensors.
 TRAINED = StateDictOptions(flatten_optimizer_state_dict=True, ignore_frozen_params=True, strict=False)
@@ -342,12 +344,16 @@ def optimizer_step(
     return norm
 
 
-def peak_memory(device: torch.device) -> float:
-    """Peak memory in GB: of the GPU where there is one, else of the process."""
+def memory_use(device: torch.device) -> dict[str, float]:
+    """Peak memory in GB: of the GPU, and which share of it that is, where there is one, else of the process."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e9
+        peak = torch.cuda.max_memory_allocated()
+        return {
+            "peak_memory_gb": peak / 1e9,
+            "memory_share": peak / torch.cuda.get_device_properties(device).total_memory,
+        }
     unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, else KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return {"peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser, save_every: int) -> argparse._ArgumentGroup:
@@ -567,7 +573,7 @@ class TrainingLoop:
         self.run, self.args, self.policy, self.job, self.model = run, args, policy, job, model
         self.origin = on_first_rank(lambda: origin_of(args, FREE, model=model_hash(model), **{data.name: data}))
         self.checkpoints = TrainingState(run.output(args.output + ".state"), policy, optimizer, self.origin)
-        self.metrics = Metrics(run, args.output)
+        self.metrics, self.watcher = Metrics(run, args.output), Watcher()
         self.restored = self.checkpoints.load()
         self.done = self.saved = self.restored["step"] if self.restored else 0  # steps
 
@@ -575,6 +581,7 @@ class TrainingLoop:
         """The numbers of the steps that are left, from 0 to `total` - 1, with a progress bar on rank 0."""
         if rank() == 0:
             self.metrics.resume(self.done)
+            self.watcher.restore(self.metrics.rows())
         left = range(self.done, total)
         about = {"initial": self.done, "total": total, "desc": self.args.output, "unit": "step"}
         self.bar = progress_bar(left, disable=rank() > 0, **about)
@@ -589,7 +596,11 @@ class TrainingLoop:
         """
         self.done += 1
         if rank() == 0:
-            self.metrics.log(self.done, **measured)
+            measured |= memory_use(self.job.device)
+            told = self.watcher.watch(measured)
+            self.metrics.log(self.done, **measured, **({"warnings": told} if told else {}))
+            for line in told:
+                tqdm.write(f"{self.args.output}, step {self.done}: {line}")
             self.bar.set_postfix(shown, refresh=False)
         if last:
             return

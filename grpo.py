@@ -57,7 +57,7 @@ from graph import Graph
 from lora import Adapters, add_lora_arguments, without_adapters
 from plan import add_plan_arguments, print_plan
 from policy import Example, Policy, accumulate_gradient, score, stop_tokens
-from question import TIERS, Question, load_questions
+from question import LETTERS, TIERS, Question, load_questions
 from reward import CUT, Reward, parse, prompt_messages, prompt_tokens, response_opening, reward
 from rollout import Sample, Sampler
 from tools.cli import (
@@ -343,7 +343,8 @@ def p95(values: Tensor) -> float:
 
 
 def rollout_statistics(setup: Setup, groups: list[Group]) -> dict[str, float]:
-    """Means over the responses of all ranks, and the share of groups with zero advantage."""
+    """Means over the responses of all ranks, the share of groups with zero advantage, and of the answers that are the
+    most frequent letter."""
     rewards = [item for group in groups for item in group.rewards]
     samples = [sample for group in groups for sample in group.samples]
     sums = [
@@ -355,8 +356,9 @@ def rollout_statistics(setup: Setup, groups: list[Group]) -> dict[str, float]:
         sum(len(sample.tokens) for sample in samples),
         len(groups),
         sum(len({item.total for item in group.rewards}) == 1 for group in groups),
+        *(sum(item.answer == letter for item in rewards) for letter in LETTERS),
     ]
-    n, total, correct, formed, cut, tokens, all_groups, zero = fsdp_utils.reduce_over_ranks(
+    n, total, correct, formed, cut, tokens, all_groups, zero, *letters = fsdp_utils.reduce_over_ranks(
         [float(value) for value in sums], "sum", setup.device
     )
     return {
@@ -366,6 +368,7 @@ def rollout_statistics(setup: Setup, groups: list[Group]) -> dict[str, float]:
         "truncated": cut / n,
         "length": tokens / n,
         "zero_advantage": zero / all_groups,
+        "top_letter": max(letters) / max(1, sum(letters)),
         "sampled_tokens": tokens,
     }
 
@@ -781,7 +784,6 @@ def train(setup: Setup, run: RunDir, questions: list[Question], job: fsdp_utils.
             stage.ended = f"all {args.steps} steps are done"
         measured |= update | {"group_size": stage.group_size} | stage.notes | seconds
         measured["tokens_per_s"] = measured["sampled_tokens"] / seconds["seconds_rollout"]
-        measured["peak_memory_gb"] = fsdp_utils.peak_memory(setup.device)
         measured |= {"ended": stage.ended} if stage.ended else {}
         shown = {"acc": "accuracy", "fmt": "format", "zero": "zero_advantage", "len": "length"}
         shown = {name: f"{measured[key]:.2f}" for name, key in shown.items()}

@@ -166,6 +166,18 @@ def training_section(stages: Stages, finished: bool) -> str:
     )
 
 
+def warnings_section(stages: Stages) -> str:
+    """What the training stages found to be wrong with themselves, step by step (tools/watch.py)."""
+    told = [
+        (stage, row["step"], line) for stage, rows in stages.items() for row in rows for line in row.get("warnings", ())
+    ]
+    lines = "".join(f"<li>{escape(f'{stage}, step {step}: {line}')}" for stage, step, line in told)
+    lead = (
+        "What the training stages found to be wrong with themselves." if told else "None: training found nothing wrong."
+    )
+    return section("Warnings", lead, *([f"<ul class=wide>{lines}</ul>"] if told else []))
+
+
 def plateau(rows: list[Row]) -> str:
     """Why stage 1 ended, and what that was judged by, over its last steps (grpo.Plateau)."""
     last = [row for row in rows if "zero_advantage" in row][-PLATEAU_WINDOW:]
@@ -401,6 +413,7 @@ def build_page(run: RunDir) -> str:
         sections = [
             ladder_section(stages["evaluate"]),
             training_section(stages, finished),
+            warnings_section(stages),
             mining_section(stages["mining"]),
             graph_section(run),
             lengths_section(stages, benchmark, answers, finished),

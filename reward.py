@@ -55,11 +55,12 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """The reward of one response and its two criteria."""
+    """The reward of one response, its two criteria, and the letter it was earned with (None without one)."""
 
     total: float
     correct: bool
     well_formed: bool
+    answer: str | None = None
 
 
 CUT = Reward(0.0, False, False)  # of a response that ran into the length limit, whatever it says
@@ -187,7 +188,7 @@ def reward(text: str, answer: str) -> Reward:
     response = parse(text)
     correct = response.answer == answer
     total = CORRECT_WEIGHT * correct + FORMAT_WEIGHT * response.well_formed
-    return Reward(total, correct, response.well_formed)
+    return Reward(total, correct, response.well_formed, response.answer)
 
 
 def format_response(thinking: str, answer: str) -> str:

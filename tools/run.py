@@ -331,6 +331,11 @@ class Metrics:
         rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in values.items()}
         append_jsonl(self.path, [{"stage": self.stage, "step": step, "time": round(time.time(), 1), **rounded}])
 
+    def rows(self) -> list[dict[str, Any]]:
+        """This stage's lines so far."""
+        lines = read_jsonl(self.path, appended=True, shape=METRIC) if self.path.exists() else ()
+        return [row for row in lines if row["stage"] == self.stage]
+
     def rewind(self, step: int) -> int:
         """Drop this stage's lines beyond `step`: the stage goes on from a checkpoint there. Returns their last step."""
         if not self.path.exists():
