@@ -28,6 +28,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -36,7 +37,6 @@ from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 
@@ -44,9 +44,10 @@ import reward
 from question import Question
 from tools.cli import UserError, above, at_least, progress_bar
 from tools.run import RunDir, append_jsonl, read_jsonl
-from tools.web import PASSING, json_of, pause_after, post, retry_after
+from tools.web import PASSING, Client, is_address, json_of, pause_after, post, retry_after
 
 MOST_BYTES = 4 << 20  # of a reply: a million tokens
+SECRET = 8  # letters of a key; a shorter one ("EMPTY") is a word that answers may hold
 LOCAL_BATCH = 128  # answers that a local model writes at a time, between two looks at the caps
 
 
@@ -345,7 +346,7 @@ class OpenAITeacher(CachedTeacher):
     ):
         """`timeout` and `backoff` (the first pause) are in seconds. Raises UserError if TEACHER_BASE_URL is no URL."""
         url = os.environ.get("TEACHER_BASE_URL", "")
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        if not is_address(url):
             raise UserError("set TEACHER_BASE_URL to the endpoint of the teacher, such as http://localhost:8000/v1")
         if not model:
             raise UserError("--teacher openai:MODEL needs the name of a model")
@@ -391,7 +392,8 @@ class OpenAITeacher(CachedTeacher):
                 problem = type(error).__name__
                 continue
             answer = read_completion(body, request)
-            answer = replace(answer, text=self._masked(answer.text))
+            if len(self.key) >= SECRET:
+                answer = replace(answer, text=self._masked(answer.text))
             spent += answer.tokens
             with self.lock:
                 self.tokens += answer.tokens
@@ -411,17 +413,19 @@ class OpenAITeacher(CachedTeacher):
             return prepared
 
         body = self._body(request)
-        return post(requests.post, self.url, self.timeout, MOST_BYTES, self.stopping, json=body, auth=authorize)
+        try:
+            with Client() as client:
+                return post(client.post, self.url, self.timeout, MOST_BYTES, self.stopping, json=body, auth=authorize)
+        except UserError as error:
+            raise UserError(self._masked(str(error))) from None
 
     def _excerpt(self, response: requests.Response) -> str:
-        try:
-            text = json.dumps(json_of(response), ensure_ascii=False)  # the key may be written in escapes
-        except requests.RequestException:
-            text = response.content[:100_000].decode(errors="replace")
+        text = response.content.decode(errors="replace")
+        text = re.sub(r"\\(?:u00([0-7][0-9a-fA-F])|([\"\\/]))", lambda found: found[2] or chr(int(found[1], 16)), text)
         return " ".join(self._masked(text).split())[:200]  # masked before the cut, which may split the key
 
     def _masked(self, text: str) -> str:
-        return text.replace(self.key, "***") if self.key else text
+        return re.sub(re.escape(self.key), "***", text, flags=re.IGNORECASE) if self.key else text
 
 
 def inside(body: Any, *path: str | int) -> Any:
@@ -439,14 +443,15 @@ def read_completion(body: Any, request: Request) -> Answer:
     text = completion_text(inside(body, "choices", 0, "message"), request.contract)
     total, written = (inside(body, "usage", name) for name in ("total_tokens", "completion_tokens"))
     reason = inside(body, "choices", 0, "finish_reason")
-    if not isinstance(total, int) or total <= 0:  # not reported: one token per four characters
+    if not is_count(total):  # not reported: one token per four characters
         total = (sum(len(message["content"]) for message in request.messages) + len(text)) // 4
-    return Answer(
-        text,
-        total,
-        written if isinstance(written, int) and written > 0 else None,
-        reason == "length" if isinstance(reason, str) else None,
-    )
+    truncated = reason == "length" if isinstance(reason, str) else None
+    return Answer(text, total, written if is_count(written) else None, truncated)
+
+
+def is_count(tokens: Any) -> bool:
+    """Whether a server's number of tokens can be believed."""
+    return type(tokens) is int and 0 < tokens <= MOST_BYTES
 
 
 def completion_text(message: Any, contract: bool) -> str:
@@ -572,7 +577,7 @@ def add_server_arguments(group: argparse._ArgumentGroup) -> None:
     """How a model behind a server is asked, and what it may cost."""
     for name, kind, default, metavar, why in (
         ("concurrency", at_least(1), 16, "N", "requests at a time; up to the server's limit"),
-        ("timeout", above(0.0), 300.0, "SECONDS", "of silence until it is asked again"),
+        ("timeout", above(0.0), 300.0, "SECONDS", "for a whole answer until it is asked for again"),
         ("tries", at_least(1), 6, "N", "calls per request before it is given up"),
         ("max-calls", at_least(1), None, "N", "most calls that this run may cost, all its commands together; no cap"),
         ("max-tokens", at_least(1), None, "N", "most tokens, of prompts and answers, in the same way; no cap"),

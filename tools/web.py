@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import queue
 import random
 import threading
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 from urllib.parse import urljoin, urlsplit
 
 import requests
+import urllib3
 
 from tools.cli import UserError
 from tools.shape import LARGEST
@@ -40,6 +42,13 @@ def retry_after(reply: requests.Response) -> float:
     return min(max(seconds, 0.0), MAX_RETRY_AFTER)
 
 
+class Client(requests.Session):
+    """A session that leaves redirects to `post`: by itself, requests reads the whole body of each to look ahead."""
+
+    def get_redirect_target(self, _: requests.Response) -> None:
+        return None
+
+
 class ReplyTooLarge(requests.RequestException):
     """More bytes than any real reply has, after decompression."""
 
@@ -49,7 +58,7 @@ class ReplyTooSlow(requests.RequestException):
 
 
 class UnreadableReply(requests.RequestException):
-    """No JSON, or JSON that nests or counts without limits."""
+    """No HTTP, no JSON, or JSON that nests or counts without limits."""
 
 
 def post(
@@ -60,7 +69,7 @@ def post(
     stopping: threading.Event | None = None,
     **how: Any,
 ) -> requests.Response:
-    """A reply of at most `most` bytes, read whole within `seconds`; `send` is `requests.post` or a session's.
+    """A reply of at most `most` bytes, read whole within `seconds`; `send` is a `Client`'s `post`.
 
     The exchange runs in a thread that nobody waits for longer: Ctrl-C, or `stopping`, ends the call at once. Raises
     requests.RequestException for trouble that may pass, UserError for a redirect to another server.
@@ -70,6 +79,10 @@ def post(
     def exchange() -> None:
         try:
             outcome.put(_read(send, url, seconds, most, how))
+        except requests.RequestException as error:
+            outcome.put(error)
+        except (OSError, ValueError, urllib3.exceptions.HTTPError):  # what requests lets through, of a bad header
+            outcome.put(UnreadableReply())
         except Exception as error:
             outcome.put(error)
 
@@ -89,11 +102,13 @@ def post(
 
 
 def _read(send: Callable[..., requests.Response], url: str, seconds: float, most: int, how: Any) -> requests.Response:
+    end = time.monotonic() + seconds
     for _ in range(5):  # redirects
         reply = send(url, stream=True, allow_redirects=False, timeout=(10.0, seconds), **how)
         if not reply.is_redirect:
             break
         target = urljoin(url, reply.headers["Location"])
+        reply.close()
         if _server(target) != _server(url):  # neither the key nor the questions go there
             raise UserError(f"{_server(url)} redirects to another server, {_server(target)}; name it if it is meant")
         url = target
@@ -105,8 +120,19 @@ def _read(send: Callable[..., requests.Response], url: str, seconds: float, most
         if len(content) > most:
             reply.close()
             raise ReplyTooLarge
+        if time.monotonic() > end:
+            reply.close()
+            raise ReplyTooSlow
     reply._content = bytes(content)
     return reply
+
+
+def is_address(url: str) -> bool:
+    """Whether it is an http or https address."""
+    try:
+        return urlsplit(url).scheme in ("http", "https") and bool(urlsplit(url).hostname) and bool(_server(url))
+    except ValueError:
+        return False
 
 
 def _server(url: str) -> str:
@@ -126,7 +152,10 @@ def json_of(reply: requests.Response) -> Any:
             raise ValueError("a number of more than 63 bits")
         return int(digits)
 
+    def finite(digits: str) -> float:
+        return float(digits) if math.isfinite(float(digits)) else refuse(digits)
+
     try:
-        return json.loads(reply.content, parse_int=integer, parse_constant=refuse)
+        return json.loads(reply.content, parse_int=integer, parse_float=finite, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         raise UnreadableReply from error

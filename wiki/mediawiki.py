@@ -39,7 +39,7 @@ import requests
 
 from tools.cli import UserError, progress_bar
 from tools.shape import misfit
-from tools.web import PASSING, json_of, pause_after, post, retry_after
+from tools.web import PASSING, Client, is_address, json_of, pause_after, post, retry_after
 
 MAX_PAGE_CHARS = 500_000  # the longest medical articles have about 300,000
 MAX_STREAM_BYTES = 64 << 20  # a file of larger streams is no Wikipedia dump: it is read by one process
@@ -339,13 +339,12 @@ class ApiSource:
 
     def __init__(self, url: str, contact: str | None):
         """Raises UserError for a bad URL, and if Wikimedia's servers are asked without the contact that they demand."""
-        address = urlsplit(url)
-        if address.scheme not in {"http", "https"} or not address.hostname:
+        if not is_address(url):
             raise UserError(f"--api-url {url} is no http(s) address of an api.php")
-        if not contact and re.search(r"(^|\.)wik(ipedia|imedia|tionary|idata)\.org$", address.hostname):
+        if not contact and re.search(r"(^|\.)wik(ipedia|imedia|tionary|idata)\.org$", str(urlsplit(url).hostname)):
             raise UserError("Wikipedia asks every robot for a contact address: give yours with --contact MAIL")
         self.url = self.identity = url
-        self.session = requests.Session()
+        self.session = Client()
         self.session.headers["User-Agent"] = f"fleming-r1-kg-build/1.0 ({contact or 'no contact given'})"
 
     def request(self, parameters: dict[str, str]) -> dict[str, Any]:
@@ -367,7 +366,7 @@ class ApiSource:
                     error = body.get("error")
                     if not error:
                         return body
-                    problem = f"{error.get('code')}: {error.get('info')}"
+                    problem = f"{error.get('code')}: {error.get('info')}"[:200]
                     if error.get("code") not in {"maxlag", "ratelimited", "readonly"}:
                         raise UserError(f"{self.url} refused the request ({problem})")
                 elif reply.status_code not in PASSING:
@@ -402,12 +401,12 @@ class ApiSource:
         redirects: set[str] = set()  # told once, while the pages' text may come with a continuation
         for reply in self.query(titles, prop="info|revisions", rvprop="ids|content", rvslots="main"):
             for change in reply.get("normalized", []):
-                pages[change["from"]] = Page(change["from"], 0, 0, "", redirect=change["to"])
+                pages[change["from"]] = Page(change["from"], 0, 0, "", redirect=encodable(change["to"]))
             redirects |= {found["title"] for found in reply.get("pages", []) if found.get("redirect")}
             for found in reply.get("pages", []):
                 for revision in found.get("revisions", []):
                     title, wikitext = found["title"], revision.get("slots", {}).get("main", {}).get("content", "")
-                    wikitext = wikitext.encode("utf-8", "replace").decode()
+                    wikitext = encodable(wikitext)
                     redirect = redirect_target(wikitext) if title in redirects else None
                     pages[title] = Page(title, found.get("pageid", 0), revision["revid"], wikitext, redirect)
         return pages
@@ -415,7 +414,8 @@ class ApiSource:
     def redirects_to(self, titles: list[str]) -> list[tuple[str, str]]:
         replies = self.query(titles, prop="redirects", rdnamespace="0", rdlimit="max")
         found = [page for reply in replies for page in reply.get("pages", [])]
-        return [(redirect["title"], page["title"]) for page in found for redirect in page.get("redirects", [])]
+        pairs = [(redirect["title"], page["title"]) for page in found for redirect in page.get("redirects", [])]
+        return [(encodable(title), encodable(target)) for title, target in pairs]
 
     def name(self) -> str:
         return str(urlsplit(self.url).hostname)
@@ -440,13 +440,18 @@ REPLY = {  # the shape of what we read of a reply of api.php (format version 2, 
         "normalized?": [{"from": str, "to": str}],
     },
     "continue?": {str: (str, int)},
-    "error?": {},
+    "error?": {"code?": str, "info?": str},
 }
 
 
 def is_reply(body: Any) -> bool:
     """Whether a reply has the form of an api.php, as far as we read it."""
     return misfit(body, REPLY) is None
+
+
+def encodable(text: str) -> str:
+    """The text without lone surrogates, which JSON can write and SQLite cannot hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def redirect_target(wikitext: str) -> str | None:
