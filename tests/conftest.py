@@ -114,8 +114,8 @@ def call_main(module, *flags):
 
 def python(*arguments, timeout=300, **environment):
     """A Python process in the project's folder; its output as text. Stages are forked, if nothing speaks against it."""
-    if str(arguments[0]).removesuffix(".py") in stages.STAGES and not environment:
-        return stages.run(arguments, timeout)
+    if str(arguments[0]).removesuffix(".py") in stages.STAGES:
+        return stages.run(arguments, timeout, environment=environment)
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=PROJECT,

@@ -3,8 +3,6 @@ every life is a fork of it, so that twenty of them cost seconds.
 
 A life ends by an interval timer of its CPU time, whose signal ends a process on the spot, as `kill -9` does: Python
 hears nothing of it. So the moments are the same on a busy machine and an idle one.
-
-    python tests/killed_at_random.py CASE.json
 """
 
 import json
@@ -61,7 +59,3 @@ def main():
                 kills += 1
             normal.setdefault(stage, used)
         number += 1
-
-
-if __name__ == "__main__":
-    main()

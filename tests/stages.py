@@ -37,15 +37,15 @@ def forking():
 def start(words, folder, dies_at=None, environment=()):
     """Start a stage's command line, such as ["sft.py", "--run", run]; it writes `stdout` and `stderr` into a folder.
 
-    `dies_at`: it is killed (as by `kill -9`) as soon as it has logged this step.
+    `dies_at`: it is killed (as by `kill -9`) as soon as it has logged this step. Its environment is this process's.
     """
-    arguments = ([str(word) for word in words], str(folder), dies_at, dict(environment))
+    arguments = ([str(word) for word in words], str(folder), dies_at, {**os.environ, **dict(environment)})
     process = forking().Process(target=_stage, args=arguments)
     process.start()
     return process
 
 
-def run_on_two(words, folder):
+def run_on_two(words, folder, timeout=100):
     """Run a stage's command line in two processes with what torchrun tells them; their exit statuses."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -55,15 +55,15 @@ def run_on_two(words, folder):
         (Path(folder) / rank).mkdir()
         both.append(start(words, Path(folder) / rank, environment={"RANK": rank, "LOCAL_RANK": rank, **place}))
     for process in both:
-        process.join(100)
+        process.join(timeout)
         process.kill()
     return [process.exitcode for process in both]
 
 
-def run(words, timeout=300, dies_at=None):
+def run(words, timeout=300, dies_at=None, environment=()):
     """Run a stage's command line to its end, like `subprocess.run` with its output as text."""
     with tempfile.TemporaryDirectory() as folder:
-        process = start(words, folder, dies_at)
+        process = start(words, folder, dies_at, environment)
         process.join(timeout)
         if process.exitcode is None:
             process.kill()

@@ -1,14 +1,13 @@
 """Two processes train what one process trains; checkpoints and saved models are whole, whoever reads them."""
 
 import json
-import os
-import subprocess
-import sys
+import signal
 import warnings
 
 import pytest
+import stages
 import torch
-from conftest import PROJECT, call_main, metrics_of, python, weights
+from conftest import call_main, metrics_of, weights
 from test_grpo import SMALL, make_run
 from test_policy import EXAMPLES
 from test_rollout import make
@@ -42,33 +41,21 @@ def models(tmp_path_factory, tiny):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory, models, cold_started, questions, chats):
-    """The folder that one launch of two processes leaves."""
+    """The folder that the two processes of a job leave."""
     folder = tmp_path_factory.mktemp("two")
     run = prepare(folder / "run", cold_started, questions, chats)
-    stages = [
+    launched = [
         ("sft", ["--run", run, "--model", models["tied"], "--output", "sft2", *SFT]),
         ("grpo", ["--run", run, "--stage", 1, *GRPO]),
         ("grpo", ["--run", run, "--stage", 2, "--round-steps", 1, "--mine-budget", 9, *GRPO]),
     ]
     stopped = ["--run", run, "--model", models["tied"], "--output", "sft3", *SFT, "--pack"]
     lost = ["--run", run, "--stage", 1, "--output", "lost", *GRPO]
-    case = {"folder": folder, "stages": stages, "stopped": stopped, "lost": lost, **models}
+    case = {"folder": folder, "stages": launched, "stopped": stopped, "lost": lost, **models}
     (folder / "case.json").write_text(json.dumps(case, default=str))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    process = subprocess.Popen(
-        [*launcher, "tests/two_processes.py", folder / "case.json"],
-        cwd=PROJECT,
-        env=os.environ | {"PYTHONPATH": f"{PROJECT}:{PROJECT / 'tests'}"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        errors = process.communicate(timeout=300)[1]
-    finally:
-        process.terminate()  # the launcher then ends its two processes; a kill would leave them behind
+    statuses = stages.run_on_two(["two_processes.py", folder / "case.json"], folder, timeout=300)
     # At the very end one process kills itself: the job has failed, and the survivor has said why.
-    assert process.returncode == 1 and (folder / "survivor.txt").exists(), errors[-5000:]
+    assert statuses == [1, -signal.SIGKILL], (folder / "0" / "stderr").read_text()[-5000:]
     return folder
 
 
@@ -226,7 +213,7 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path, cold_started, q
     prepare(tmp_path / "start", cold_started, questions, chats)
     case = {"start": tmp_path / "start", "folder": tmp_path, "kills": 20, "flags": flags}
     (tmp_path / "case.json").write_text(json.dumps(case, default=str))
-    result = python("tests/killed_at_random.py", tmp_path / "case.json", PYTHONPATH=f"{PROJECT}:{PROJECT / 'tests'}")
+    result = stages.run(["killed_at_random.py", tmp_path / "case.json"])
     assert result.returncode == 0, result.stderr[-5000:]
     straight, *killed = sorted(tmp_path.glob("run-*"))
     assert killed

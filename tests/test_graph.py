@@ -1,12 +1,10 @@
 """graph.py: counts, an entity with its evidence, the exports."""
 
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from pages import ROOT
+from conftest import python
 
 import graph
 from tools.cli import UserError
@@ -22,8 +20,7 @@ def test_show_stats_and_text(tmp_path, page_graph, capsys):
     for typo, close in (("Pneumonai", "Pneumonia"), ("lung infektion", "lung infection"), ("Xyzzy", "nothing")):
         with pytest.raises(UserError, match=f"no entity or alias '{typo}' in the graph; close to it: {close}"):
             graph.print_entity(page_graph, typo)
-    command = [sys.executable, "kg_build.py", "--run", str(folder), "--text", str(tmp_path / "corpus.jsonl")]
-    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+    assert python("kg_build.py", "--run", folder, "--text", tmp_path / "corpus.jsonl").returncode == 0
     texts = {row["title"]: row["text"] for row in read_jsonl(tmp_path / "corpus.jsonl")}
     assert texts["Cough"] == "Cough is a sign.\nSepsis, and it is never seen in influenza."
     assert not any(mark in texts["Pneumonia"] for mark in ("[[", "{{", "'''", "<", "wikitable", "caption"))

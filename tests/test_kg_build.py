@@ -1,20 +1,17 @@
 """kg_build.py: recognition, linking, evidence, the walk, restart."""
 
-import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+import stages
 from conftest import killed_after, metrics_of, python
 from pages import (
     ENCYCLOPEDIA,
     PAGES,
     REDIRECTS,
-    ROOT,
     WIKI,
     assert_evidence_stands_on_its_page,
     build,
@@ -146,8 +143,7 @@ def test_command_line_errors_are_one_line(tmp_path):
         (["--target", "0"], "--target: 0 must be at least 1"),
         (["--source", str(ENCYCLOPEDIA), "--teacher", "evidence"], "cannot read pages"),
     ):
-        command = [sys.executable, "kg_build.py", "--run", str(tmp_path), *arguments]
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        result = python("kg_build.py", "--run", tmp_path, *arguments)
         assert result.returncode == 1 and message in result.stderr and result.stderr.count("\n") == 1, result.stderr
 
 
@@ -191,11 +187,11 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path):
     pages = {f"Disease {n}": page.format(n, n + 1, 3 * n) for n in range(1500)}
     (tmp_path / "dump.xml").write_text(export(pages, {}), encoding="utf-8")
     run = tmp_path / "killed"
-    command = f"{sys.executable} kg_build.py --run {run} --source {tmp_path}/dump.xml --workers 1 --seeds".split()
+    command = f"kg_build.py --run {run} --source {tmp_path}/dump.xml --workers 1 --seeds".split()
     command.append("Disease 1")
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = stages.start(command, tmp_path)
     found = 0
-    while process.poll() is None and found < 100:
+    while process.is_alive() and found < 100:
         time.sleep(0.01)
         if (run / "kg.sqlite.partial").exists():
             with sqlite3.connect(run / "kg.sqlite.partial", timeout=10) as db:
@@ -204,10 +200,10 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path):
             db.close()
     running = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     workers = [Path(f"/proc/{child}/cmdline") for child in running.read_text().split()]
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert workers and 100 <= found < 1500 and not (run / "kg.sqlite").exists()
-    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+    assert python(*command).returncode == 0
     # A process that has ended but that nobody has waited for has no command line any more.
     assert not any(worker.exists() and worker.read_bytes() for worker in workers), "its workers live on"
     whole = build(tmp_path / "whole", (tmp_path / "dump.xml").read_text(), seeds="Disease 1")

@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -19,7 +18,8 @@ from pathlib import Path
 
 import pytest
 import requests
-from conftest import call_main
+import stages
+from conftest import call_main, python
 from hypothesis import given
 from hypothesis import strategies as st
 from test_fidelity import MARFAN, REASONED, write_graph
@@ -232,11 +232,37 @@ def test_a_refusal_is_told_at_once_without_the_key(serve, tmp_path, capsys):
     assert KEY not in "".join(capsys.readouterr())
 
 
-def test_a_key_is_masked_where_the_excerpt_ends(serve, tmp_path):
-    serve({0: [(401, b"x" * 195 + KEY.encode())]})
+@pytest.mark.parametrize(
+    "reply",
+    [
+        (401, b"x" * 195 + KEY.encode()),
+        (401, b" " * 99_995 + KEY.encode()),  # white space is taken out of the excerpt
+        (401, json.dumps({"error": KEY.upper()}).encode()),
+        (401, "".join(f"\\u{ord(letter):04x}" for letter in KEY).encode()),
+        (302, b"", {"Location": f"http://{KEY}.example/"}),
+    ],
+)
+def test_a_key_is_masked_wherever_it_stands(serve, tmp_path, reply):
+    """Before the excerpt is cut, whatever its case, in JSON's escapes, in another server's name."""
+    serve({0: [reply]})
     with pytest.raises(UserError) as refused:
         openai(tmp_path).ask([ask_for(0)])
-    assert KEY[:4] not in str(refused.value)
+    assert KEY[:4] not in str(refused.value).lower()
+
+
+def test_a_key_that_is_a_word_changes_no_answer(serve, tmp_path, monkeypatch):
+    serve()
+    monkeypatch.setenv("TEACHER_API_KEY", "about")
+    assert "about 0" in openai(tmp_path).ask([ask_for(0)])[0]
+
+
+def test_what_a_server_counts_wrongly_leaves_a_cache_that_can_be_read(serve, tmp_path):
+    for number, tokens in enumerate((True, 2**62, 10**30, -1, 1.5)):
+        usage = {"total_tokens": tokens, "completion_tokens": tokens}
+        body = {"choices": [{"message": {"content": "x"}}], "usage": usage}
+        serve({number: [(200, json.dumps(body).encode())]})
+        openai(tmp_path).ask([ask_for(number)])
+    assert len(openai(tmp_path).cache.rows) == 5
 
 
 STOPPED = {"finish_reason": "stop"}
@@ -879,26 +905,32 @@ def test_a_readers_reply_that_was_cut_is_asked_for_again_with_more_tokens():
     assert [request.max_tokens for request in teacher.of("read blind")] == [64, 500]
 
 
-def command(folder, *more):
-    return [sys.executable, str(ROOT / "distill.py"), "--run", str(folder), *more]
-
-
 def test_distillation_survives_kill_9(serve, tmp_path):
     server = serve(delay=0.02)
     write_jsonl(tmp_path / "train.jsonl", [make_question(number).to_json() for number in range(60)])
-    arguments = command(tmp_path, "--teacher", "openai:model", "--batch-size", "6", "--teacher-concurrency", "2")
+    arguments = [
+        "distill.py",
+        "--run",
+        tmp_path,
+        "--teacher",
+        "openai:model",
+        "--batch-size",
+        6,
+        "--teacher-concurrency",
+        2,
+    ]
     partial = tmp_path / "cot.partial.jsonl"
-    process = subprocess.Popen(arguments, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    process = stages.start(arguments, tmp_path)
     deadline = time.monotonic() + 60
-    while not partial.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not partial.exists() and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert 0 < len(list(read_jsonl(partial, appended=True))) < 60
     with open(partial, "a") as file:
         file.write('{"id": "synth/')  # the kill came while a line was written
 
-    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
+    done = python(*arguments)
     assert done.returncode == 0, done.stderr
     rows = list(read_jsonl(tmp_path / "cot.jsonl"))
     assert Counter(row["id"] for row in rows) == {f"synth/{number}": 1 for number in range(60)}
@@ -978,7 +1010,7 @@ def test_distillation_by_a_real_model_loses_nothing_and_pays_once(tmp_path):
 def test_bad_input_is_one_line_and_exit_1(rows, more, message, tmp_path):
     if rows is not None:
         write_jsonl(tmp_path / "train.jsonl", [question.to_json() for question in rows])
-    done = subprocess.run(command(tmp_path, *more), capture_output=True, text=True, cwd=tmp_path)
+    done = python("distill.py", "--run", tmp_path, *more)
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "cot.jsonl").exists()
 

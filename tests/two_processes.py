@@ -1,7 +1,4 @@
-"""What `test_fsdp_utils.py` runs under `torchrun --nproc_per_node 2` and compares with one process.
-
-torchrun --nproc_per_node 2 tests/two_processes.py CASE.json
-"""
+"""What `test_fsdp_utils.py` runs in two processes, as under `torchrun --nproc_per_node 2`, and compares with one."""
 
 import json
 import os
@@ -140,7 +137,6 @@ def stop_one(flags):
 
 def lose_one(flags, folder):
     """One rank dies in the middle of a step; what the other has to say. Nothing can follow this."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher ends the survivor, which has something to write yet
     rollout = grpo.rollout
 
     def die(*args):
@@ -154,7 +150,3 @@ def lose_one(flags, folder):
     except UserError as error:
         (folder / "survivor.txt").write_text(str(error))
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()
