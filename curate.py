@@ -59,6 +59,7 @@ from question import TIERS, Question
 from teacher import Request, Teacher, add_teacher_arguments, teacher_of
 from tools.cli import UserError, at_least, fraction, progress_bar, run_stage, stage_parser
 from tools.run import Metrics, RunDir, append_jsonl, read_jsonl, write_jsonl, write_text
+from tools.shape import misfit
 
 TRIALS = 5  # section 3.1: "fails to be correctly answered ... across five independent trials"
 BATCH = 256  # questions per call of the teacher
@@ -256,10 +257,24 @@ def decontaminate(questions: Sequence[Question], benchmarks: Sequence[Question],
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """A person's decisions about reviewed questions, by id (a letter or "reject"), and the rows still undecided."""
+    """The rows of reviewed questions by id: those with a person's decision, and those still undecided."""
 
-    decided: dict[str, str]
+    decided: dict[str, dict[str, Any]]
     undecided: dict[str, dict[str, Any]]
+
+    def of(self, question: Question) -> str | None:
+        """The decision (a letter or "reject") about this very question, not about an earlier one with its id."""
+        row = self.decided.get(question.id)
+        return row["decision"] if row and is_about(row, question) else None
+
+
+def is_about(row: dict[str, Any], question: Question) -> bool:
+    """Whether a reviewed row is about this question as it is now."""
+    return (row["question"], row["options"]) == (question.question, question.options)
+
+
+REVIEWED = {"id": str, "question": str, "options": {str: str}, "votes": list}
+DECISION = {"id": str, "question": str, "options": {str: str}, "decision": str}
 
 
 def read_decisions(accept: str | None, run: RunDir) -> Decisions:
@@ -271,7 +286,7 @@ def read_decisions(accept: str | None, run: RunDir) -> Decisions:
     kept = run.output("decisions.jsonl")
     if accept:
         append_jsonl(kept, [row for row in rows if "decision" in row])
-    decided = {row["id"]: row["decision"] for row in read_jsonl(kept, appended=True)} if kept.exists() else {}
+    decided = {row["id"]: row for row in read_jsonl(kept, appended=True, shape=DECISION)} if kept.exists() else {}
     undecided = [row for row in rows if "decision" not in row and row["id"] not in decided]
     return Decisions(decided, {row["id"]: row for row in undecided})
 
@@ -280,8 +295,8 @@ def reviewed_rows(path: str) -> list[dict[str, Any]]:
     """The rows of a review.jsonl that a person has edited. Raises UserError for what `read_decisions` refuses."""
     rows = list(read_jsonl(Path(path), "python curate.py --teacher openai:MODEL"))
     for number, row in enumerate(rows, 1):
-        if not {"id", "options", "votes"} <= row.keys() or not isinstance(row["options"], dict):
-            raise UserError(f"{path}, row {number}: not a row of review.jsonl (id, options, votes)")
+        if problem := misfit(row, REVIEWED):
+            raise UserError(f"{path}, row {number}: not a row of review.jsonl ({problem})")
         if row.get("decision", "reject") not in (*row["options"], "reject"):
             letters = ", ".join(row["options"])
             raise UserError(f'{path}, row {number}: decision {row["decision"]!r} is none of {letters}, "reject"')
@@ -298,7 +313,7 @@ def confirmed(
     """The questions whose label holds, by the verifier or, without one, as it is; and those that a person accepted."""
     others, accepted = [], []
     for question in questions:
-        decision = decisions.decided.get(question.id)
+        decision = decisions.of(question)
         if question.id in decisions.undecided:
             outcome.review.append(question.to_json() | {"votes": decisions.undecided[question.id]["votes"]})
         elif decision == "reject":
@@ -311,10 +326,17 @@ def confirmed(
 
 
 def require_known(decisions: Decisions, questions: Sequence[Question]) -> None:
-    """Raises UserError for a question under review that this run does not have."""
-    unknown = decisions.undecided.keys() - {question.id for question in questions}
-    if unknown:
-        raise UserError(f"{min(unknown)} is under review, but no question of this run; give the same --public again")
+    """Raises UserError for a question under review that this run does not have, or not with this text.
+
+    Decisions of earlier runs about questions that have changed since are not applied, which is told.
+    """
+    known = {question.id: question for question in questions}
+    for id, row in decisions.undecided.items():
+        if id not in known or not is_about(row, known[id]):
+            raise UserError(f"{id} is under review, but no question of this run; give the same --public again")
+    changed = [id for id, row in decisions.decided.items() if id in known and not is_about(row, known[id])]
+    if changed:
+        print(f"decisions about {len(changed)} questions that have changed since are not applied, e.g. {changed[0]}")
 
 
 CUT = "cut"  # among the votes: a trial that was cut

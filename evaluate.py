@@ -71,6 +71,8 @@ def load_benchmark(name: str, run: RunDir) -> tuple[str, list[Question]]:
     else:
         questions = questions_of_file(Path(file or label))
         label = label if file else Path(label).stem
+    if label in ("", "..") or Path(label).name != label:
+        raise UserError(f"benchmark {label!r} is no name for a folder of results; give a simple one: NAME=FILE")
     twice = [id for id, count in Counter(question.id for question in questions).items() if count > 1]
     if twice:
         raise UserError(f"benchmark {label}: the id {twice[0]!r} occurs twice; every question needs its own")

@@ -75,6 +75,7 @@ def run(words, timeout=300, dies_at=None, environment=()):
 def _stage(words, folder, dies_at, environment):
     for stream, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     os.chdir(PROJECT)
     os.environ.update(environment)
     sys.argv = words

@@ -409,7 +409,7 @@ def test_public_questions_are_held_out_and_nothing_like_them_is_trained_on(tmp_p
     assert "| cardiovascular | 270 |" in (tmp_path / "card.md").read_text()
 
 
-def test_a_person_settles_the_review(tmp_path, monkeypatch):
+def test_a_person_settles_the_review(tmp_path, monkeypatch, capsys):
     """Decided questions come back with the person's letter or go; what is undecided stays and is not asked again."""
     run = tmp_path / "run"
     monkeypatch.setattr(curate, "teacher_of", lambda args, run, name: ScriptedTeacher())
@@ -431,13 +431,19 @@ def test_a_person_settles_the_review(tmp_path, monkeypatch):
 
     (run / "train.jsonl").unlink()  # a later run knows the decisions still
     assert run_curate(run, rows, *flags) == out
+    (run / "train.jsonl").unlink()  # and does not apply them to other questions with the same ids
+    changed = [row | {"question": f"Now {row['question']}"} for row in rows]
+    assert {row["id"] for row in run_curate(run, changed, *flags)["review"]} == {"synth/5", "synth/6", "synth/7"}
+    assert "decisions about 2 questions that have changed since are not applied, e.g. synth/" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"decision": "Z"}, "decision 'Z' is none of A, B, C, D"),
-        ({"votes": None, "id": "synth/99"}, "synth/99 is under review, but no question of this run"),
+        ({"id": "synth/99"}, "synth/99 is under review, but no question of this run"),
+        ({"question": "Another?"}, "is under review, but no question of this run"),
+        ({"options": {"A": 1}}, "not a row of review.jsonl (options.A is not a text)"),
         (None, "not a row of review.jsonl"),
     ],
 )

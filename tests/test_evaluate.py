@@ -109,6 +109,7 @@ def test_a_benchmark_is_grouped_by_the_tiers_it_was_given(run, questions):
     [
         (("--benchmark", "medqua"), "known: heldout, heldout_public, careqa"),
         (("--model", "x=./no/such/folder"), "no/such/folder does not exist"),
+        (("--benchmark", "../../x=data/base/config.json"), "'../../x' is no name"),
         (("--run", "no/such/run"), "no/such/run does not exist"),
     ],
 )

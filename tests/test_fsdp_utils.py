@@ -7,12 +7,13 @@ import warnings
 import pytest
 import stages
 import torch
-from conftest import call_main, metrics_of, weights
+from conftest import call_main, metrics_of, python, weights
 from test_grpo import SMALL, make_run
 from test_policy import EXAMPLES
 from test_rollout import make
 from test_sft import compare_runs
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.run import parse_args
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from two_processes import ADAPTERS, CPU, PROMPTS, one_step, training
 
@@ -225,6 +226,14 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path, cold_started, q
         assert (run / "ledger.jsonl").read_bytes() == (straight / "ledger.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize("script", ["sft.py", "grpo.py", "evaluate.py"])
+def test_torchrun_leaves_run_dir_to_the_stage(script):
+    """--run it takes for an abbreviation of an option of its own; --run-dir needs no -- before the script."""
+    words = [script, "--run-dir", "runs/a b"]
+    args = parse_args(["--nproc_per_node", "2", *words])
+    assert [args.training_script, *args.training_script_args] == words
+
+
 @pytest.mark.parametrize("world, shard_over, shape", [(16, 0, (16,)), (16, 16, (16,)), (16, 8, (2, 8)), (4, 1, (4, 1))])
 def test_the_mesh_has_a_row_per_copy(monkeypatch, world, shard_over, shape):
     monkeypatch.setattr(fsdp_utils, "world_size", lambda: world)
@@ -251,6 +260,13 @@ def test_a_gradient_is_clipped_to_its_norm():
     assert fsdp_utils.clip_grad_norm(layer, 100.0) == pytest.approx(4.0) and layer.bias.grad.item() == 2.0
     assert fsdp_utils.clip_grad_norm(layer, 1.0) == pytest.approx(4.0)
     assert fsdp_utils.clip_grad_norm(layer, 100.0) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_torchrun_starts_a_stage_on_a_run_dir(tmp_path):
+    done = python(
+        "-m", "torch.distributed.run", "--nproc_per_node", 2, "kg_build.py", "--run-dir", tmp_path / "a b", "--stats"
+    )
+    assert f"kg_build.py: error: run directory {tmp_path}/a b does not exist" in done.stderr
 
 
 def test_one_process_needs_no_group():

@@ -1,5 +1,6 @@
 """kg_build.py: recognition, linking, evidence, the walk, restart."""
 
+import shutil
 import signal
 import sqlite3
 import time
@@ -232,8 +233,25 @@ def test_another_source_does_not_mix_into_a_begun_build(tmp_path):
         build(tmp_path, export({"London": PAGES["London"]}, {}))
     with pytest.raises(UserError, match="begun with another source"):
         build(tmp_path, export(PAGES, {}))
+    with pytest.raises(UserError, match="begun with another source"):  # as long, under the same name
+        build(tmp_path, export({"London": PAGES["London"][::-1]}, {}))
     with pytest.raises(UserError, match="another teacher"):
         build(tmp_path, export({"London": PAGES["London"]}, {}), teacher_name="openai:x")
+
+
+def test_a_deleted_run_directory_ends_the_walk(tmp_path):
+    (tmp_path / "dump.xml").write_text(export(PAGES, REDIRECTS), encoding="utf-8")
+    source, fetched = dump_source(tmp_path / "dump.xml", tmp_path / "kg.pages.sqlite"), []
+
+    def fetch_and_delete(titles):
+        fetched.append(titles)
+        shutil.rmtree(tmp_path / "run")
+        return mediawiki.DumpSource.fetch(source, titles)
+
+    source.fetch = fetch_and_delete
+    with pytest.raises((OSError, sqlite3.Error)):
+        build(tmp_path / "run", source)
+    assert len(fetched) == 1 and not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(not WIKI.exists(), reason="needs the recorded Wikipedia dump in ../shared")
