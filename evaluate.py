@@ -64,6 +64,8 @@ SCORED_TOKENS = 16384  # tokens per forward pass of --score loglikelihood
 def load_benchmark(name: str, run: RunDir) -> tuple[str, list[Question]]:
     """A benchmark's name and its questions; see the module docstring for what `name` may be."""
     label, _, file = name.partition("=")
+    if file and (label in ("", "..") or Path(label).name != label):
+        raise UserError(f"benchmark {label!r} is no name for a folder of results; give a simple one: NAME=FILE")
     if label in formats.BENCHMARKS:
         questions = public_questions(label, file)
     elif label in OWN:
@@ -71,8 +73,6 @@ def load_benchmark(name: str, run: RunDir) -> tuple[str, list[Question]]:
     else:
         questions = questions_of_file(Path(file or label))
         label = label if file else Path(label).stem
-    if label in ("", "..") or Path(label).name != label:
-        raise UserError(f"benchmark {label!r} is no name for a folder of results; give a simple one: NAME=FILE")
     twice = [id for id, count in Counter(question.id for question in questions).items() if count > 1]
     if twice:
         raise UserError(f"benchmark {label}: the id {twice[0]!r} occurs twice; every question needs its own")
