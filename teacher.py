@@ -356,18 +356,29 @@ class OpenAITeacher(CachedTeacher):
         self.url = url.rstrip("/") + "/chat/completions"
         super().__init__(model, self.url, cache, max_calls, max_tokens)
         self.concurrency, self.timeout, self.tries, self.backoff = concurrency, timeout, tries, backoff
-        self.stopping = threading.Event()
+        self.stopping, self.dropped = threading.Event(), threading.Event()
 
     def _answer(self, missing: dict[str, Request], keep: Callable[[str, Answer], None]) -> None:
-        """Raises UserError if the endpoint refuses a request or fails to the last try."""
+        """Raises UserError if the endpoint refuses a request or fails to the last try.
+
+        Answers under way are then waited for, since they are paid for; Ctrl-C drops them.
+        """
         self.stopping.clear()
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            try:
-                for future in as_completed([pool.submit(self._complete, *item, keep) for item in missing.items()]):
-                    future.result()
-            finally:  # on an error or Ctrl-C: drop what has not begun, wake what waits
-                self.stopping.set()
-                pool.shutdown(wait=False, cancel_futures=True)
+        self.dropped.clear()
+        try:
+            with ThreadPoolExecutor(self.concurrency) as pool:
+                try:
+                    for future in as_completed([pool.submit(self._complete, *item, keep) for item in missing.items()]):
+                        future.result()
+                except KeyboardInterrupt:
+                    self.dropped.set()
+                    raise
+                finally:  # begin nothing more, wake what waits
+                    self.stopping.set()
+                    pool.shutdown(wait=False, cancel_futures=True)
+        except KeyboardInterrupt:  # perhaps while answers under way were waited for
+            self.dropped.set()
+            raise
 
     def _complete(self, key: str, request: Request, keep: Callable[[str, Answer], None]) -> None:
         """One answer, by up to `tries` calls."""
@@ -415,7 +426,7 @@ class OpenAITeacher(CachedTeacher):
         body = self._body(request)
         try:
             with Client() as client:
-                return post(client.post, self.url, self.timeout, MOST_BYTES, self.stopping, json=body, auth=authorize)
+                return post(client.post, self.url, self.timeout, MOST_BYTES, self.dropped, json=body, auth=authorize)
         except UserError as error:
             raise UserError(self._masked(str(error))) from None
 
