@@ -106,9 +106,10 @@ def decoder(model: nn.Module, tokens: Tensor, attend: Attention) -> Tensor:
     body = model.model
     batch, length = tokens.shape
     x = F.embedding(tokens, body.embed_tokens.weight)
-    for index, layer in enumerate(body.layers):
+    h = rms_norm(x, body.layers[0].input_layernorm)
+    next_norms = [*(layer.input_layernorm for layer in body.layers[1:]), body.norm]
+    for index, (layer, next_norm) in enumerate(zip(body.layers, next_norms)):
         attention, mlp = layer.self_attn, layer.mlp
-        h = rms_norm(x, layer.input_layernorm)
         q, k, v = (
             linear(h, projection).view(batch, length, -1, attention.head_dim)
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -116,10 +117,11 @@ def decoder(model: nn.Module, tokens: Tensor, attend: Attention) -> Tensor:
         if hasattr(attention, "q_norm"):  # Qwen3
             q, k = rms_norm(q, attention.q_norm), rms_norm(k, attention.k_norm)
         out = attend(index, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        x = x + linear(out.transpose(1, 2).reshape(batch, length, -1), attention.o_proj)
-        h = rms_norm(x, layer.post_attention_layernorm)
-        x = x + linear(kernels.swiglu(linear(h, mlp.gate_proj), linear(h, mlp.up_proj)), mlp.down_proj)
-    return rms_norm(x, body.norm)
+        out = linear(out.transpose(1, 2).reshape(batch, length, -1), attention.o_proj)
+        x, h = add_norm(x, out, layer.post_attention_layernorm)
+        out = linear(kernels.swiglu(linear(h, mlp.gate_proj), linear(h, mlp.up_proj)), mlp.down_proj)
+        x, h = add_norm(x, out, next_norm)
+    return h
 
 
 def head_dim(model: nn.Module) -> int:
@@ -143,6 +145,11 @@ ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_cap
 
 def rms_norm(x: Tensor, module: nn.Module) -> Tensor:
     return kernels.rms_norm(x, module.weight, module.variance_epsilon)
+
+
+def add_norm(x: Tensor, y: Tensor, module: nn.Module) -> tuple[Tensor, Tensor]:
+    """x + y, on which the next sum builds, and its norm, which the next products read."""
+    return kernels.add_norm(x, y, module.weight, module.variance_epsilon)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

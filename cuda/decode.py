@@ -1,10 +1,11 @@
-"""What a decoding step does between its matrix products: three Triton kernels for GPUs.
+"""What a decoding step does between its matrix products: Triton kernels for GPUs.
 
 A step moves one token per row through the model. On a GPU its time is reading weights and keys and values; everything
 else is so little work that launching it takes longer than doing it. In plain torch operations a layer needs 57
-launches, with these kernels 13, seven of them products with the weights:
+launches, with these kernels 11, seven of them products with the weights:
 
-    rms_norm   eight operations on one row that fits into registers: one program a row
+    add_norm   the sum of two vectors and its norm, on one row that fits into registers: one program a row
+    rms_norm   the norm alone, before the first layer, and of Qwen3's queries and keys
     swiglu     two operations, element by element: one program a block of elements
     attend     everything about attention: rotate the new query and key, store key and value in the cache, and one pass
                over the row's prompt and its response so far, exactly as far as each row has come
@@ -36,12 +37,19 @@ BLOCK = 64  # attend: keys a tile
 if triton is not None:
 
     @triton.jit
-    def _rms_norm_kernel(x_ptr, weight_ptr, out_ptr, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-        """One program is one row, grid (rows,)."""
+    def _norm_kernel(
+        x_ptr, y_ptr, weight_ptr, sum_ptr, out_ptr, eps, ADD: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr
+    ):
+        """One program is one row, grid (rows,). `y_ptr` and `sum_ptr` are used if ADD."""
         columns = tl.arange(0, BLOCK)
         inside = columns < WIDTH
         offsets = tl.program_id(0).to(tl.int64) * WIDTH + columns
         x = tl.load(x_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
+        if ADD:
+            x += tl.load(y_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
+            x = x.to(out_ptr.dtype.element_ty)  # rounded, as the next sum reads it
+            tl.store(sum_ptr + offsets, x, mask=inside)
+            x = x.to(tl.float32)
         x *= tl.rsqrt(tl.sum(x * x, 0) / WIDTH + eps)
         x = x.to(out_ptr.dtype.element_ty).to(tl.float32)  # the Hugging Face modules round here
         weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
@@ -164,6 +172,14 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return weight * x32.to(x.dtype)
 
 
+def add_norm(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x + y, and `rms_norm` of that."""
+    if serve(x):
+        return add_norm_triton(x, y, weight, eps)
+    x = x + y
+    return x, rms_norm(x, weight, eps)
+
+
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up, of any shape."""
     return swiglu_triton(gate, up) if serve(gate) else F.silu(gate) * up
@@ -171,9 +187,22 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 def rms_norm_triton(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """`rms_norm` by the kernel; x contiguous."""
-    out, width = torch.empty_like(x), x.shape[-1]
-    _rms_norm_kernel[(x.numel() // width,)](x, weight, out, eps, WIDTH=width, BLOCK=triton.next_power_of_2(width))
+    out = torch.empty_like(x)
+    _norm((x, x, weight, x, out), eps, add=False)
     return out
+
+
+def add_norm_triton(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """`add_norm` by the kernel; both contiguous."""
+    total, out = torch.empty_like(x), torch.empty_like(x)
+    _norm((x, y, weight, total, out), eps, add=True)
+    return total, out
+
+
+def _norm(tensors: tuple[Tensor, ...], eps: float, add: bool) -> None:
+    width = tensors[0].shape[-1]
+    rows, block = tensors[0].numel() // width, triton.next_power_of_2(width)
+    _norm_kernel[(rows,)](*tensors, eps, ADD=add, WIDTH=width, BLOCK=block)
 
 
 def swiglu_triton(gate: Tensor, up: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 from conftest import python
 
 import cuda.decode as m
-from cuda.decode import attend, rms_norm_triton, swiglu_triton
+from cuda.decode import add_norm_triton, attend, rms_norm_triton, swiglu_triton
 from rollout import rotate
 
 needs_triton = pytest.mark.skipif(m.triton is None, reason="Triton is not installed")
@@ -32,6 +32,10 @@ def attend_by_definition(new, rope, prompts, responses, slots, lengths, sampled)
 
 def norm_by_definition(x, weight, eps):
     return weight * (x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def add_norm_by_definition(x, y, weight, eps):
+    return x + y, norm_by_definition(x + y, weight, eps)
 
 
 def swiglu_by_definition(gate, up):
@@ -87,6 +91,11 @@ def test_norm_and_activation(dtype, shape):
     torch.testing.assert_close(
         rms_norm_triton(x, weight, 1e-6), norm_by_definition(x, weight, 1e-6), **TOLERANCE[dtype]
     )
+    total, out = add_norm_triton(x, up, weight, 1e-6)
+    # The sum is rounded as torch rounds it, which trains; the interpreter cuts the bits that bfloat16 lacks.
+    exact = dtype == torch.float32 or DEVICE == "cuda"
+    torch.testing.assert_close(total, x + up, **({"atol": 0, "rtol": 0} if exact else TOLERANCE[dtype]))
+    assert torch.equal(out, rms_norm_triton(total, weight, 1e-6))
     torch.testing.assert_close(swiglu_triton(x, up), swiglu_by_definition(x, up), **TOLERANCE[dtype])
 
 
@@ -104,7 +113,8 @@ sizes = {"GROUP": 7, "HEAD_DIM": 128, "BLOCK_G": 16, "BLOCK_D": 128, "BLOCK": m.
 for capability in (80, 90, 100):
     attention = ptx(m._attention_kernel, types, sizes, capability, num_stages=2)
     assert "mma" in attention and "cp.async" in attention
-    ptx(m._rms_norm_kernel, types, {"WIDTH": 3584, "BLOCK": 4096}, capability)
+    for add in (False, True):
+        ptx(m._norm_kernel, types, {"ADD": add, "WIDTH": 3584, "BLOCK": 4096}, capability)
     ptx(m._swiglu_kernel, types, {"ELEMENTS": m.ELEMENTS}, capability)
 """
     result = python("-c", code, TRITON_INTERPRET="0")

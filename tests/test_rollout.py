@@ -4,11 +4,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_decode import attend_by_definition, needs_triton, norm_by_definition, swiglu_by_definition
+from test_decode import (
+    add_norm_by_definition,
+    attend_by_definition,
+    needs_triton,
+    norm_by_definition,
+    swiglu_by_definition,
+)
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import lora
+import plan
 import rollout
 from cuda.recorded import bucket
 from cuda.top_p import uniform
@@ -322,6 +330,7 @@ def test_padded_and_recorded_steps_change_nothing(model, rows, monkeypatch):
     # What a trace needs of the kernels: operations of torch.
     monkeypatch.setattr(rollout.kernels, "attend", attend_by_definition)
     monkeypatch.setattr(rollout.kernels, "rms_norm", norm_by_definition)
+    monkeypatch.setattr(rollout.kernels, "add_norm", add_norm_by_definition)
     monkeypatch.setattr(rollout.kernels, "swiglu", swiglu_by_definition)
     monkeypatch.setattr(rollout.kernels, "serve", lambda x: True)
     monkeypatch.setattr(rollout.recorded, "new_recordings", Replayed)
@@ -343,6 +352,47 @@ def test_padded_and_recorded_steps_change_nothing(model, rows, monkeypatch):
     with pytest.raises(ValueError, match="not finite"):
         sampler.generate(PROMPTS, **options)
     assert sampler.idle_state is None  # what a failed call leaves in the cache is not used again
+
+
+class Launches(TorchDispatchMode):
+    """Counts what a GPU would launch: operations that compute, neither views nor allocations, and our kernels."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), kwargs=None):
+        computes = all(out.alias_info is None or out.alias_info.is_write for out in operation._schema.returns)
+        self.count += computes and "empty" not in operation._schema.name and "_unsafe_view" not in str(operation)
+        return operation(*arguments, **kwargs or {})
+
+    def kernel(self, result):
+        """A kernel that is one launch and gives `result` of its first two arguments."""
+
+        def launched(*arguments):
+            self.count += 1
+            with _disable_current_modes():
+                return result(*arguments)
+
+        return launched
+
+
+@torch.no_grad()
+def test_launches_of_a_layer(monkeypatch):
+    """Those that plan.py counts with: seven products, two sums with their norms, attention, activation."""
+    counts = []
+    for layers in (1, 2):
+        model, launches = make("qwen2"), Launches()
+        model.model.layers = model.model.layers[:layers]
+        with monkeypatch.context() as patch:
+            patch.setattr(rollout.kernels, "rms_norm", launches.kernel(lambda x, *_: x))
+            patch.setattr(rollout.kernels, "add_norm", launches.kernel(lambda x, y, *_: (x, y)))
+            patch.setattr(rollout.kernels, "swiglu", launches.kernel(lambda gate, up: gate))
+            attend = launches.kernel(lambda layer, q, *_: q.clone())
+            with launches:
+                rollout.decoder(model, torch.zeros(8, 1, dtype=torch.int64), attend)
+        counts.append(launches.count)
+    assert counts[1] - counts[0] == plan.KERNELS == 11
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000))
