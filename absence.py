@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 
-from graph import ALIKE, Graph, bare, inverse
+from graph import ALIKE, Graph, inverse
 from wiki.kinds import words_of
+from wiki.mediawiki import bare
 
 WELL_KNOWN = {"drug": 3}  # pages that stand for an entity's own where the source has no text of it; of others: one
 SAME_BEGINNING, SAME_END = 7, 5  # letters that two heads of names have in common

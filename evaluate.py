@@ -345,7 +345,10 @@ def log_scores(out: Path, scores: Scores, label: str, benchmark: str, run: RunDi
 def evaluate_model(
     label: str, source: str | Path, benchmarks: dict[str, list[Question]], run: RunDir, args: argparse.Namespace
 ) -> dict[str, Scores]:
-    """One model on every benchmark. It is loaded only if there is a question that it has not answered yet."""
+    """One model on every benchmark. It is loaded only if there is a question that it has not answered yet.
+
+    Of several processes the first one scores; the others return nothing.
+    """
     hashed = fsdp_utils.on_first_rank(lambda: model_hash(source))
     model, results = None, {}
     for benchmark, questions in benchmarks.items():
@@ -361,8 +364,8 @@ def evaluate_model(
             settings["rendered_hash"] = model.prepare(asked)  # by the chat template, which may write a date
             require_same_settings(out, settings)
             answer_questions(model, todo, out, settings)
-        results[benchmark] = score_file(out, PathJudge.of_run(run, questions))
         if rank() == 0:
+            results[benchmark] = score_file(out, PathJudge.of_run(run, questions))
             log_scores(out, results[benchmark], label, benchmark, run)
     return results
 

@@ -23,11 +23,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
-from graph import Graph, bare, words_of
+from graph import Graph
 from question import Question, reordered
 from reward import parse
 from tools.run import RunDir
+from wiki.kinds import words_of
+from wiki.mediawiki import bare
 
 BY_PATH, ANOTHER_WAY, DESPITE_PATH, WRONG = OUTCOMES = (
     "right by the path",
@@ -291,6 +295,12 @@ def longest_in_order(path: Sequence[int], mentions: Iterable[Mention]) -> int:
     return max(longest, default=0)
 
 
+@lru_cache(maxsize=1)
+def fidelity_of(graph: Path) -> Fidelity:
+    """What judges by the graph in a file, which is read once: a command asks for each model and each table."""
+    return Fidelity(Graph(graph))
+
+
 class PathJudge:
     """The outcomes of responses to some questions, by their ids."""
 
@@ -304,7 +314,7 @@ class PathJudge:
         """By the run's graph; None if it has none, or no question has a path."""
         questions = [question for question in questions if question.evidence]
         graph = run.output("kg.sqlite")
-        return cls(Fidelity(Graph(graph)), questions) if questions and graph.exists() else None
+        return cls(fidelity_of(graph), questions) if questions and graph.exists() else None
 
     def outcome(self, id: str, order: str, response: str, answer: str | None, right: bool) -> str:
         """One of `OUTCOMES` or of `REASONS`. `order` is that of the options, if it is not the question's own."""

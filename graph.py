@@ -24,7 +24,7 @@ from xml.sax.saxutils import escape
 from tools.cli import UserError
 from tools.run import append_jsonl, publish
 from wiki.kinds import LONGEST_LEAD, is_class, names_of_classes, singular, words_of
-from wiki.mediawiki import normalise_title
+from wiki.mediawiki import bare, normalise_title
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT);
@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS entity(id INTEGER PRIMARY KEY, title TEXT UNIQUE, typ
 CREATE TABLE IF NOT EXISTS alias(name TEXT PRIMARY KEY, entity INTEGER);
 CREATE TABLE IF NOT EXISTS relation(id INTEGER PRIMARY KEY, subject INTEGER, relation TEXT, object INTEGER,
     page INTEGER, revision INTEGER, section TEXT, sentence TEXT,   -- its best evidence
-    confidence REAL, verdict TEXT,   -- from 0 to 1; a teacher's yes, no or unclear, NULL if it was not asked
+    confidence REAL,   -- from 0 to 1
     UNIQUE(subject, relation, object));
 CREATE INDEX IF NOT EXISTS relation_object ON relation(object, relation);
 CREATE TABLE IF NOT EXISTS evidence(relation INTEGER, page INTEGER, revision INTEGER, section TEXT, sentence TEXT,
@@ -97,18 +97,13 @@ ALIKE = {
     "cause": ("risk_factor", "~complication"),
     "risk_factor": ("cause", "~complication"),
 }
+ALIKE |= {inverse(step): tuple(map(inverse, others)) for step, others in ALIKE.items()}
 # Types of which one may be a kind of the other: a symptom can be called a disease, a drug be listed as a class.
 FAMILY = {
     **dict.fromkeys(("disease", "symptom", "mechanism"), "condition"),
     **dict.fromkeys(("drug", "drug class"), "remedy"),
     **dict.fromkeys(("test", "imaging", "procedure"), "examination"),
 }
-ALIKE |= {inverse(step): tuple(map(inverse, others)) for step, others in ALIKE.items()}
-
-
-def bare(title: str) -> str:
-    """A title without the words in parentheses that tell it from its namesakes."""
-    return re.sub(r"(?<=\S) \([^()]*\)$", "", title)
 
 
 def occurs_in(name: str, sentence: str, after_word: bool = False) -> bool:
@@ -224,31 +219,24 @@ class Graph:
 
     def leads(self) -> dict[int, str]:
         """The first characters of each page's prose, where it says what its subject is."""
-        return (
-            {
-                entity: zlib.decompressobj().decompress(text, LONGEST_LEAD).decode(errors="ignore")
-                for entity, text in self.prose.execute("SELECT entity, text FROM prose")
-            }
-            if self.has_prose
-            else {}
-        )
+        rows = self.database.execute("SELECT entity, text FROM prose") if self.has_prose else ()
+        return {
+            entity: zlib.decompressobj().decompress(text, LONGEST_LEAD).decode(errors="ignore") for entity, text in rows
+        }
 
     def page_prose(self, entity: int) -> str:
         """The plain prose of an entity's page; "" if the source has no text of it."""
-        row = (
-            self.prose.execute("SELECT text FROM prose WHERE entity = ?", [entity]).fetchone()
-            if self.has_prose
-            else None
-        )
+        query = "SELECT text FROM prose WHERE entity = ?"
+        row = self.database.execute(query, [entity]).fetchone() if self.has_prose else None
         return zlib.decompress(row[0]).decode() if row else ""
 
     @cached_property
-    def prose(self) -> sqlite3.Connection:
+    def database(self) -> sqlite3.Connection:
         return connect(self.path)
 
     @cached_property
     def has_prose(self) -> bool:
-        return bool(self.prose.execute("SELECT 1 FROM sqlite_master WHERE name = 'prose'").fetchone())
+        return bool(self.database.execute("SELECT 1 FROM sqlite_master WHERE name = 'prose'").fetchone())
 
     @cached_property
     def in_text(self) -> dict[int, str]:
@@ -278,12 +266,11 @@ class Graph:
     def votes_for_lower_case(self, capitalised: dict[int, str], lowered: dict[int, str]) -> Counter[int]:
         """How much oftener each entity's name is written in lower case than with a capital, after another word."""
         votes: Counter[int] = Counter()
-        with closing(connect(self.path)) as database:
-            for *entities, sentence in database.execute("SELECT subject, object, sentence FROM relation"):
-                for entity in entities:
-                    # lower case counts double: authors often paste the capitalised title into a sentence
-                    votes[entity] += 2 * occurs_in(lowered[entity], sentence)
-                    votes[entity] -= occurs_in(capitalised[entity], sentence, after_word=True)
+        for *entities, sentence in self.database.execute("SELECT subject, object, sentence FROM relation"):
+            for entity in entities:
+                # lower case counts double: authors often paste the capitalised title into a sentence
+                votes[entity] += 2 * occurs_in(lowered[entity], sentence)
+                votes[entity] -= occurs_in(capitalised[entity], sentence, after_word=True)
         for entity, name in capitalised.items():
             if not votes[entity] and (text := self.page_prose(entity)):
                 votes[entity] = text.count(" " + lowered[entity]) - len(re.findall(rf"[a-z] {re.escape(name)}", text))

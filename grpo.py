@@ -51,9 +51,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 import fsdp_utils
-from fidelity import Fidelity
+from fidelity import Fidelity, fidelity_of
 from fsdp_utils import TrainingLoop, my_share, optimizer_step
-from graph import Graph
 from lora import Adapters, add_lora_arguments, without_adapters
 from plan import add_plan_arguments, print_plan
 from policy import Example, Policy, accumulate_gradient, score, stop_tokens
@@ -921,7 +920,7 @@ def main() -> None:
 
 def path_judge(run: RunDir, questions: list[Question]) -> Fidelity:
     """What judges reasoning for `--path-reward`. Raises UserError if no training question has a path."""
-    fidelity = Fidelity(Graph(run.input("kg.sqlite")))
+    fidelity = fidelity_of(run.input("kg.sqlite"))
     without = sum(fidelity.unjudgeable(question) is not None for question in questions)
     if without == len(questions):
         raise UserError("--path-reward: no question of train.jsonl has evidence with entities of kg.sqlite")

@@ -42,7 +42,7 @@ from functools import partial
 from itertools import accumulate
 
 from absence import are_nested, go_together, is_class, is_common, is_denied, named_on_page
-from graph import Graph, bare, inverse
+from graph import Graph, inverse
 from metapath import FINDINGS, LONG_PATHS, META_PATHS, MetaPath, tell_features, wordings_of
 from question import LETTERS, TIERS, Question
 from teacher import add_teacher_arguments, teacher_of
@@ -50,6 +50,7 @@ from tools.cli import UserError, at_least, between, progress_bar, run_stage, sta
 from tools.run import Metrics, RunDir, write_jsonl
 from vignette import write_vignettes
 from wiki.kinds import words_of
+from wiki.mediawiki import bare
 
 SINGLE_FACTS = 0.18  # at most this share of the questions asks for one fact
 RARE_SHARE = 0.8  # of the answers are drawn among the rarest quarter of entities
@@ -434,7 +435,7 @@ def gives_away(graph: Graph, meta: MetaPath, subgraph: Subgraph) -> bool:
 
 
 def wording(meta: MetaPath, subgraph: Subgraph, draw: Draw, plain: bool) -> str:
-    """The question's text: what is observed, and one of the forms in which a meta-path asks (see `ASKED` below)."""
+    """The question's text: what is observed, and one of the forms in which a meta-path asks (metapath.py)."""
     names = draw.graph.title if plain else draw.graph.in_text
     seen = names[subgraph.path[0]]
     if meta.presentation:

@@ -77,6 +77,11 @@ def normalise_title(raw: str) -> str | None:
     return None if NO_TITLE.search(title) else title[0].upper() + title[1:]
 
 
+def bare(title: str) -> str:
+    """A title without the words in parentheses that tell it from its namesakes."""
+    return re.sub(r"(?<=\S) \([^()]*\)$", "", title)
+
+
 # --------------------------------------------------------------------------------------------------------------- a dump
 
 

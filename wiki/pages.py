@@ -16,7 +16,7 @@ from mwparserfromhell.parser import ParserError
 from mwparserfromhell.wikicode import Wikicode
 
 from wiki.doubts import PREVENTING, doubt, suspects
-from wiki.mediawiki import Page, normalise_title
+from wiki.mediawiki import Page, bare, normalise_title
 from wiki.reading import MENTIONED, STATES_FACT, Mention, Reading
 from wiki.recognition import RARE_CATEGORY, recognise
 from wiki.rules import RULES_AT, VAGUE, Rule, applicable, rules_for
@@ -121,7 +121,7 @@ def names_linked(flats: list[Flattener], own: set[str]) -> dict[str, str]:
     targets = {link.target for flat in flats for link in flat.links}
     known: dict[str, str] = {}
     for target in sorted(targets):
-        name = re.sub(r" \([^()]*\)$", "", target).lower()
+        name = bare(target).lower()
         if len(name) > 3 and name not in VAGUE:
             known[name] = known[name + "s"] = target
     return known | dict.fromkeys(own, "")
