@@ -30,8 +30,8 @@ def singular(word: str) -> str:
 @lru_cache(10_000)
 def subjects(title: str) -> tuple[tuple[str, ...], ...]:
     """What a heading is about: for each of the things that it joins ("Treatment and prognosis"), its names from the
-    most
-    to the least specific. "Common adverse effects in children" is common adverse effect, adverse effect, effect."""
+    most to the least specific: "Common adverse effects in children" is a common adverse effect, an adverse effect, an
+    effect."""
     parts = [title, *filter(None, JOINT.split(title.replace(" - ", " / ")))] if JOINT.search(title) else [title]
     return tuple(map(names_of, parts))
 

@@ -35,61 +35,52 @@ CATEGORIES = {
     "anatomy": re.compile(r"\bhuman (anatomy|body)\b|^organs( \(anatomy\))?$"),
     "disease": re.compile(
         r"\b(diseases|disorders|syndromes|infections|cancers|neoplasms|psychiatric diagnosis|genodermatoses"
-        r"|dermatoses)\b"
-        r"|phobias$|\b(skin|cutaneous|mucocutaneous) (conditions|lesions|growths|anomalies|congenital anomalies)\b"
-        r"|\bconditions of the (skin|mucous|nails?|hair)|\bdermal and subcutaneous growths\b|\bcongenital anomalies\b"
-        r"|\b(melanocytic nevi|tumou?rs|carcinomas|sarcomas|leukemias?|lymphomas?|hamartomas|hernias|poisonings?)$"
-        r"|\b\w{3,}(opathies|dystrophies|emias|aemias|itides|iases|plegias)$|\b(inborn errors|errors) of metabolism\b"
+        r"|dermatoses)\b|phobias$|\b(skin|cutaneous|mucocutaneous) (conditions|lesions|growths|anomalies"
+        r"|congenital anomalies)\b|\bconditions of the (skin|mucous|nails?|hair)"
+        r"|\bdermal and subcutaneous growths\b|\bcongenital anomalies\b|\b(melanocytic nevi|tumou?rs|carcinomas"
+        r"|sarcomas|leukemias?|lymphomas?|hamartomas|hernias|poisonings?)$|\b\w{3,}(opathies|dystrophies|emias"
+        r"|aemias|itides|iases|plegias)$|\b(inborn errors|errors) of metabolism\b"
     ),
 }
 # A page without a medical infobox is about something else if one of its categories is like these.
 OUTSIDE = re.compile(
-    r"\blaws?\b|\blegislation\b|^acts of\b|\b(organi[sz]ations|companies|charities|foundations|associations|institutes"
-    r"|institutions|hospitals|clinics|agencies|journals|magazines|books|novels|films|albums|songs"
-    r"|television|series|actors"
-    r"|players|politicians|physicians|surgeons|scientists|awards|websites|schools|museums|treaties|lawsuits|court cases"
-    r"|campaigns|conferences|observances|characters|outbreaks|disasters|epidemics|people|births|surnames"
-    r"|activists|events"
-    r"|societies|departments|universities|bands|musicians|writers|programs|projects|ministries|stadiums"
-    r"|brands)\b(?! diseases)"
-    r"|\bdeaths\b|\bdeaths from\b|^\d{4} in\b|^history of\b|\bfictional\b|\bpolicy\b|\bpolitics\b"
+    r"\blaws?\b|\blegislation\b|^acts of\b|\b(organi[sz]ations|companies|charities|foundations|associations"
+    r"|institutes|institutions|hospitals|clinics|agencies|journals|magazines|books|novels|films|albums|songs"
+    r"|television|series|actors|players|politicians|physicians|surgeons|scientists|awards|websites|schools|museums"
+    r"|treaties|lawsuits|court cases|campaigns|conferences|observances|characters|outbreaks|disasters|epidemics"
+    r"|people|births|surnames|activists|events|societies|departments|universities|bands|musicians|writers|programs"
+    r"|projects|ministries|stadiums|brands)\b(?! diseases)|\bdeaths\b|\bdeaths from\b|^\d{4} in\b|^history of\b"
+    r"|\bfictional\b|\bpolicy\b|\bpolitics\b"
 )
 REFINED = {("disease", "symptom"), ("test", "imaging"), ("procedure", "imaging"), ("procedure", "test")}
 TAXOBOXES = ("taxobox", "speciesbox", "subspeciesbox", "automatic taxobox", "virusbox")
 # Most organisms are no human pathogens: their categories tell. A human disease among them settles it ...
 INFECTS_HUMANS = re.compile(
-    r"\b(sexually transmitted|infections?|foodborne|waterborne|zoonoses|of humans|infectious causes"
-    r"|helminthiases|causes of death"
-    r"|biological weapons|cutaneous conditions|human (pathogens|viruses|diseases)|tick-borne|insect-borne|viral fevers"
-    r"|healthcare-associated|nosocomial|tropical diseases|hiv|aids|syphilis|gonorrhea|malaria|cholera"
-    r"|leprosy|plague|anthrax"
-    r"|tetanus|diphtheria|typhus|typhoid|polio|measles|mumps|rubella|rabies|influenza|chickenpox|smallpox"
-    r"|pneumonia|dysentery"
-    r"|ebola|dengue|\w+ fever|scarlet|whooping cough|botulism|\w{4,}(osis|iasis|itis))\b"
+    r"\b(sexually transmitted|infections?|foodborne|waterborne|zoonoses|of humans|infectious causes|helminthiases"
+    r"|causes of death|biological weapons|cutaneous conditions|human (pathogens|viruses|diseases)|tick-borne"
+    r"|insect-borne|viral fevers|healthcare-associated|nosocomial|tropical diseases|hiv|aids|syphilis|gonorrhea"
+    r"|malaria|cholera|leprosy|plague|anthrax|tetanus|diphtheria|typhus|typhoid|polio|measles|mumps|rubella|rabies"
+    r"|influenza|chickenpox|smallpox|pneumonia|dysentery|ebola|dengue|\w+ fever|scarlet|whooping cough|botulism"
+    r"|\w{4,}(osis|iasis|itis))\b"
 )
 # ... next those of plants and animals ...
 INFECTS_OTHERS = re.compile(
-    r"\b(plant|crop|tree|fruit|potato|poultry|dog|cat|horse|bovine|cattle|swine|pig|sheep|fish|bee|bird"
-    r"|avian|canine|feline"
-    r"|equine|insect|amphibian|animal|aquatic|rabbit|rodent|veterinary)s? (\w+ )?(pathogens?|diseases?"
-    r"|parasites?|viruses)\b"
-    r"|\bphages?\b|bacteriophage|\b(poty|tobamo|como|seco|potex|baculo|tymo|luteo|gemini|begomo|nepo|ilar"
-    r"|carla|clostero)vir"
-    r"|\bparasitic (animals|plants|wasps|flies|birds|fish)\b"
+    r"\b(plant|crop|tree|fruit|potato|poultry|dog|cat|horse|bovine|cattle|swine|pig|sheep|fish|bee|bird|avian"
+    r"|canine|feline|equine|insect|amphibian|animal|aquatic|rabbit|rodent|veterinary)s? (\w+ )?(pathogens?"
+    r"|diseases?|parasites?|viruses)\b|\bphages?\b|bacteriophage|\b(poty|tobamo|como|seco|potex|baculo|tymo|luteo"
+    r"|gemini|begomo|nepo|ilar|carla|clostero)vir|\bparasitic (animals|plants|wasps|flies|birds|fish)\b"
 )
 # ... then words for pathogens, and genera and families of which those that are known at all infect humans.
 PATHOGENS = re.compile(
-    r"\bpathogen|\bviruses\b|\bparasit|\b(bacterial|viral|fungal|protozoal|parasitic) diseases\b"
-    r"|(lenti|herpes|simplex|varicello|flavi|entero|picorna|corona|orthomyxo|paramyxo|filo|arena|hanta"
-    r"|bunya|toga|alpha|lyssa"
-    r"|rhabdo|pox|adeno|papilloma|polyoma|parvo|rota|reo|calici|noro|hepadna|hepe|retro|astro|delta"
-    r"|henipa|morbilli|rubula)"
-    r"vir(us|inae|idae)|\b(spirochaet|treponem|borreli|leptospir|chlamydi|rickettsi|mycobacteri|neisseri"
-    r"|bartonell|brucell"
-    r"|legionell|listeri|salmonell|shigell|yersini|vibrion|campylobacter|helicobacter|haemophil|pasteurell|bordetell"
-    r"|francisell|coxiell|ehrlichi|staphylococ|streptococ|enterococ|clostridi|corynebacteri|nocardi|mycoplasm|ureaplasm"
-    r"|plasmodi|toxoplasm|trypanosom|leishmani|entamoeb|giardi|trichomon|cryptosporidi|schistosom|filari|ascarid|taenia"
-    r"|echinococ|trichinell|candida\b|aspergill|cryptococ|histoplasm|coccidioid|pneumocyst|dermatophyt)"
+    r"\bpathogen|\bviruses\b|\bparasit|\b(bacterial|viral|fungal|protozoal|parasitic) diseases\b|(lenti|herpes"
+    r"|simplex|varicello|flavi|entero|picorna|corona|orthomyxo|paramyxo|filo|arena|hanta|bunya|toga|alpha|lyssa"
+    r"|rhabdo|pox|adeno|papilloma|polyoma|parvo|rota|reo|calici|noro|hepadna|hepe|retro|astro|delta|henipa"
+    r"|morbilli|rubula)vir(us|inae|idae)|\b(spirochaet|treponem|borreli|leptospir|chlamydi|rickettsi|mycobacteri"
+    r"|neisseri|bartonell|brucell|legionell|listeri|salmonell|shigell|yersini|vibrion|campylobacter|helicobacter"
+    r"|haemophil|pasteurell|bordetell|francisell|coxiell|ehrlichi|staphylococ|streptococ|enterococ|clostridi"
+    r"|corynebacteri|nocardi|mycoplasm|ureaplasm|plasmodi|toxoplasm|trypanosom|leishmani|entamoeb|giardi|trichomon"
+    r"|cryptosporidi|schistosom|filari|ascarid|taenia|echinococ|trichinell|candida\b|aspergill|cryptococ"
+    r"|histoplasm|coccidioid|pneumocyst|dermatophyt)"
 )
 NAMES_DISEASE = re.compile(r"(fever|iasis|osis|itis|pox|syndrome|disease|contagiosum)$", re.IGNORECASE)
 DISAMBIGUATION = {"disambiguation", "disambig", "dab", "disamb", "hndis", "geodis"}

@@ -110,26 +110,23 @@ YIELDS = {
 }
 # Under these headings, and all below them, nothing is stated of the page's subject, or nothing that holds today.
 SILENT = set(map(normal_heading, listed(
-    "history; research; society and culture; culture; classification; cost; economics; epidemiology; "
-    "prevalence; incidence; "
-    "etymology; terminology; nomenclature; name; naming; eponym; definition; notable cases; notable people; "
-    "controversy; controversies; criticism; legal issues; law; evolution; evolutionary considerations; media; fiction; "
-    "directions; trials; case studies; alternative medicine; other animals; animals; veterinary medicine; dogs; cats; "
-    "horses; livestock; recreational use; non-medical use; misuse; overuse; abuse; popular culture; "
+    "history; research; society and culture; culture; classification; cost; economics; epidemiology; prevalence; "
+    "incidence; etymology; terminology; nomenclature; name; naming; eponym; definition; notable cases; notable "
+    "people; controversy; controversies; criticism; legal issues; law; evolution; evolutionary considerations; media; "
+    "fiction; directions; trials; case studies; alternative medicine; other animals; animals; veterinary medicine; "
+    "dogs; cats; horses; livestock; recreational use; non-medical use; misuse; overuse; abuse; popular culture; "
     "theories; hypotheses; types; subtypes; variants"
 )))  # fmt: skip
 SILENCING = re.compile(
-    r"\b(?:research|experimental|investigational|future|emerging|novel|alternative|complementary|folk"
-    r"|traditional|historical"
-    r"|homeopath\w*|herbal|veterinary|animal|recreational|obsolete|former|discontinued|ineffective|unproven|disproven"
-    r"|proposed|hypothetical|speculative|protective|potential|legal|non medical)\b"
+    r"\b(?:research|experimental|investigational|future|emerging|novel|alternative|complementary|folk|traditional"
+    r"|historical|homeopath\w*|herbal|veterinary|animal|recreational|obsolete|former|discontinued|ineffective"
+    r"|unproven|disproven|proposed|hypothetical|speculative|protective|potential|legal|non medical)\b"
 )
 # Under treatment and uses, what these headings say is no treatment.
 ASIDES = set(map(normal_heading, listed(
-    "complications; side effects; adverse effects; adverse events; pregnancy; breastfeeding; lactation; "
-    "overdose; risks; "
-    "safety; prognosis; outcome; outcomes; resistance; failure; monitoring; precautions; warnings; toxicity; triggers; "
-    "what to avoid; avoidance; special populations; limitations"
+    "complications; side effects; adverse effects; adverse events; pregnancy; breastfeeding; lactation; overdose; "
+    "risks; safety; prognosis; outcome; outcomes; resistance; failure; monitoring; precautions; warnings; toxicity; "
+    "triggers; what to avoid; avoidance; special populations; limitations"
 )))  # fmt: skip
 USING = {"treated_by", "prevented_by", "diagnosed_by"}
 # Under a heading that joins subjects ("Prevention and treatment"), the sentence says which of their relations is meant.
@@ -146,11 +143,10 @@ CUES = {
 }
 # Pages that are too general to be one end of a fact.
 VAGUE = set(listed(
-    "infection; disease; illness; disorder; syndrome; symptom; sign; medical sign; medication; medicine; "
-    "drug; treatment; "
-    "pharmaceutical drug; therapy; intravenous therapy; injection; oral administration; "
-    "route of administration; virus; "
-    "bacteria; bacterium; organ; pathogen; genetic disorder; medical test; diagnosis; medical diagnosis; hospital"
+    "infection; disease; illness; disorder; syndrome; symptom; sign; medical sign; medication; medicine; drug; "
+    "treatment; pharmaceutical drug; therapy; intravenous therapy; injection; oral administration; route of "
+    "administration; virus; bacteria; bacterium; organ; pathogen; genetic disorder; medical test; diagnosis; medical "
+    "diagnosis; hospital"
 ))  # fmt: skip
 
 
