@@ -901,12 +901,7 @@ def main() -> None:
     if run.finished(args.output):  # said before anything is loaded
         shutil.rmtree(run.output(args.output + ".state"), ignore_errors=True)  # if a crash came in between
         return
-    questions = load_questions(run.input("train.jsonl"), run.made_by("train.jsonl"))
-    untiered = [question.id for question in questions if question.tier is None]
-    if untiered:
-        raise UserError(f"{len(untiered)} questions of train.jsonl have no tier ({untiered[0]}); run curate.py again")
-    heldout = load_questions(run.input("heldout.jsonl"), run.made_by("heldout.jsonl")) if args.evaluate_every else []
-    heldout = random.Random(0).sample(heldout, min(HELD_OUT, len(heldout)))
+    questions, heldout = questions_of(run, args)
     model_path = args.model or run.input("sft" if args.stage == 1 else "rl1")
     with fsdp_utils.job() as job:
         if not fsdp_utils.on_first_rank(lambda: run.begin(args.output)):
@@ -916,6 +911,18 @@ def main() -> None:
         setup.fidelity = path_judge(run, questions) if args.path_reward else None
         setup.heldout = [question for question in heldout if question.id in setup.prompts]
         train(setup, run, [question for question in questions if question.id in setup.prompts], job)
+
+
+def questions_of(run: RunDir, args: argparse.Namespace) -> tuple[list[Question], list[Question]]:
+    """What is trained on, and the held-out questions of `--evaluate-every`. Raises UserError for one without a tier."""
+    questions = load_questions(run.input("train.jsonl"), run.made_by("train.jsonl"))
+    untiered = [question.id for question in questions if question.tier is None]
+    if untiered:
+        raise UserError(f"{len(untiered)} questions of train.jsonl have no tier ({untiered[0]}); run curate.py again")
+    if not args.evaluate_every:
+        return questions, []
+    heldout = load_questions(run.input("heldout.jsonl"), run.made_by("heldout.jsonl"))
+    return questions, random.Random(0).sample(heldout, min(HELD_OUT, len(heldout)))
 
 
 def path_judge(run: RunDir, questions: list[Question]) -> Fidelity:

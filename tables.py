@@ -57,9 +57,7 @@ def ablation_table(results: Results) -> str:
     "Gap" is the accuracy on the run's synthetic held-out questions above that on its public ones, by which a mixture is
     tuned; "By the path" the share of all questions that is right and whose reasoning goes by the question's path."""
     first = next(iter(results.values()))
-    columns = [
-        (name, tier) for name in first for tier in (None, *TIERS) if tier is None or in_every_model(results, name, tier)
-    ]
+    columns = accuracy_columns(results)
     judged = [name for name in first if all(name in scores and scores[name].fidelity for scores in results.values())]
     averages = ["Avg.", "Micro"] if len(first) > 1 else []
     gaps = ["Gap"] if all(set(OWN) <= scores.keys() for scores in results.values()) else []
@@ -72,9 +70,15 @@ def ablation_table(results: Results) -> str:
         kept = mean_or_none([item.well_formed for item in scores.values()])
         apart = [points(scores[OWN[0]], scores[OWN[1]]) for _ in gaps]
         rows.append([model, *cells, *means, *apart, gain, percent(kept)])
-    titles = [*(tier.capitalize() if tier else name for name, tier in columns), *("By the path" for _ in judged)]
-    header = ["Variant", *titles, *averages, *gaps, "ΔAvg."]
-    return markdown_table([*header, "Format"], rows) + f"\n\n{GAIN}"
+    titles = [tier.capitalize() if tier else name for name, tier in columns] + ["By the path"] * len(judged)
+    return markdown_table(["Variant", *titles, *averages, *gaps, "ΔAvg.", "Format"], rows) + f"\n\n{GAIN}"
+
+
+def accuracy_columns(results: Results) -> list[tuple[str, str | None]]:
+    """(benchmark, None), and (benchmark, tier) for the tiers of which every model answered questions."""
+    first = next(iter(results.values()))
+    tiers = {name: [tier for tier in TIERS if in_every_model(results, name, tier)] for name in first}
+    return [(name, tier) for name in first for tier in [None, *tiers[name]]]
 
 
 def points(scores: Scores, others: Scores) -> str:
@@ -256,17 +260,19 @@ def runs_table(runs: dict[str, Results]) -> str:
         before = None
         for label in labels:
             scores = [results.get(label, {}).get(benchmark) for results in runs.values()]
-            shares = [value_of(item) if item else {} for item in scores]
-            if not any(shares):
+            means = [fmean(value_of(item).values()) if item and value_of(item) else None for item in scores]
+            if all(mean is None for mean in means):
                 continue
-            cells, summary = [percent(fmean(share.values()) if share else None) for share in shares], ["", "", ""]
-            if all(shares):
-                values = [100 * fmean(share.values()) for share in shares]
-                mean, spread = fmean(values), max(values) - min(values)
-                step = "" if before is None else f"{mean - before:+.1f}"
-                before, summary = mean, [f"{mean:.1f}", f"{spread:.1f}", step]
-            rows.append([benchmark + measure, label, *cells, *summary[3 - len(titles) :]])
+            summary = ["", "", ""] if None in means else summary_of([100 * mean for mean in means], before)
+            before = before if None in means else 100 * fmean(means)
+            rows.append([benchmark + measure, label, *map(percent, means), *summary[3 - len(titles) :]])
     return markdown_table(["Benchmark", "Variant", *runs, *titles], rows)
+
+
+def summary_of(values: list[float], before: float | None) -> list[str]:
+    """Mean, spread and the step from the mean of the variant before, of one variant's accuracies in several runs."""
+    mean = fmean(values)
+    return [f"{mean:.1f}", f"{max(values) - min(values):.1f}", "" if before is None else f"{mean - before:+.1f}"]
 
 
 def methods_of(paths: list[Path]) -> dict[str, dict[str, str]]:
