@@ -51,10 +51,16 @@ from rollout import Sampler
 from tables import ORDERS, PATHS, ablation_table, orders_table, paths_table
 from teacher import Request, add_server_arguments, teacher_of
 from tools.cli import UserError, above, at_least, progress_bar, run_stage, stage_parser
+from tools.cost import count
 from tools.run import MADE_BY, Metrics, RunDir, append_jsonl, read_jsonl, write_text
 
 CHUNK = 512  # responses that a process makes between two writes to disk: what a kill may cost
 MOST_CUT = 0.01  # share of responses that may be cut without a warning
+NO_ANSWER = (
+    "no response held an answer, so this accuracy says nothing of what the model knows: if most were cut, raise "
+    "--max-new-tokens; if the model was never trained on this form, ask for it with --prompt explicit, or take --score "
+    "loglikelihood, which needs none; if it was, compare its chat template with the one that it was trained with"
+)
 SCORED_TOKENS = 16384  # tokens per forward pass of --score loglikelihood
 
 
@@ -280,6 +286,7 @@ def answer_questions(
             if not out.exists():
                 write_text(out.with_suffix(".json"), json.dumps({"settings": settings}, indent=1))
             append_jsonl(out, everyone)
+            count("tokens sampled", sum(row.get("tokens") or 0 for row in everyone))
             progress.update(len(chunk))
     progress.close()
     fsdp_utils.barrier()
@@ -371,7 +378,8 @@ def evaluate_model(
 
 
 def warnings_of(results: Results) -> list[str]:
-    """What keeps numbers from standing beside the paper's: responses that were cut, benchmarks of another size."""
+    """What keeps numbers from standing beside the paper's: responses that were cut or hold no answer at all, benchmarks
+    of another size."""
     sizes = {dataset.name: dataset.paper_size for dataset in formats.DATASETS}
     counted = {name: item.overall.n for scores in results.values() for name, item in scores.items()}
     warnings = [
@@ -380,6 +388,12 @@ def warnings_of(results: Results) -> list[str]:
         for model, scores in results.items()
         for name, item in scores.items()
         if (item.truncated or 0) > MOST_CUT
+    ]
+    warnings += [
+        f"{model}, {name}: {NO_ANSWER}"
+        for model, scores in results.items()
+        for name, item in scores.items()
+        if item.mute
     ]
     return warnings + [
         f"{name} has {n} questions here, {sizes[name]} in the paper: its accuracy is not of the same questions"

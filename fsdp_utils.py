@@ -19,7 +19,6 @@ import json
 import math
 import os
 import random
-import resource
 import shutil
 import signal
 import sys
@@ -52,6 +51,7 @@ from lora import Adapters, add_adapters, is_adapter, merged, reset_adapters, sav
 from policy import Policy, empty_model, load_policy, local_folder
 from pretrained import model_hash
 from tools.cli import UserError, at_least, progress_bar
+from tools.cost import count, peak_memory_gb
 from tools.run import (
     CHECKSUMS,
     Metrics,
@@ -346,14 +346,10 @@ def optimizer_step(
 
 def memory_use(device: torch.device) -> dict[str, float]:
     """Peak memory in GB: of the GPU, and which share of it that is, where there is one, else of the process."""
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated()
-        return {
-            "peak_memory_gb": peak / 1e9,
-            "memory_share": peak / torch.cuda.get_device_properties(device).total_memory,
-        }
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, else KiB
-    return {"peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}
+    peak = peak_memory_gb()
+    if device.type != "cuda":
+        return {"peak_memory_gb": peak}
+    return {"peak_memory_gb": peak, "memory_share": peak * 1e9 / torch.cuda.get_device_properties(device).total_memory}
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser, save_every: int) -> argparse._ArgumentGroup:
@@ -595,6 +591,7 @@ class TrainingLoop:
         `state()` is what the caller needs to resume, see `TrainingState.save`.
         """
         self.done += 1
+        count("tokens trained on", measured.get("trained_tokens", 0))
         if rank() == 0:
             measured |= memory_use(self.job.device)
             told = self.watcher.watch(measured)

@@ -69,6 +69,7 @@ from tools.cli import (
     run_stage,
     stage_parser,
 )
+from tools.cost import count
 from tools.run import Journal, Metrics, RunDir, write_jsonl
 
 HELD_OUT = 128  # questions of --evaluate-every: an interval of +-9 points
@@ -180,6 +181,8 @@ def rollout(
         except ValueError as error:  # the cache is too small, the policy is broken
             raise UserError(f"{when}: {error} (--cache-gb {args.cache_gb}, --lr {args.lr})") from error
         setup.sampler.free()  # the update needs the memory
+    written = float(sum(len(sample.tokens) for group in samples for sample in group))
+    count("tokens sampled", fsdp_utils.reduce_over_ranks([written], "sum", setup.device)[0])
     groups = []
     for question, group in zip(questions, samples):
         texts = setup.tokenizer.batch_decode([response_tokens(sample) for sample in group])
@@ -656,6 +659,9 @@ class Stage2:
                 self.loop.save(self.state)  # mining is slow, and may be asked to stop
                 with timed(self.notes, "seconds_mine"):
                     self.mine(round_number, step)
+                self.loop.bar.beside = self.notes["seconds_mine"] * (
+                    (args.steps - 1) // args.round_steps - round_number
+                )
             positions = range(place * args.questions, (place + 1) * args.questions) if self.mined else ()
             batch = [self.by_id[self.mined[position % len(self.mined)]] for position in positions]
         # A question that comes up twice in a step (few are mined, an epoch ends) would get the very same samples twice.

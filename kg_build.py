@@ -198,7 +198,7 @@ def walk(
                         entities += visit(db, waiting, pages.get(title), readings.get(title, "")) == "entity"
                         visited += 1
             known = db.execute("SELECT max(rowid) FROM frontier").fetchone()[0]
-            bar.total = known
+            bar.total = min(known, visited * target // entities) if entities else known  # titles, at this yield
             bar.set_postfix(entities=entities, refresh=False)
             bar.update(visited - bar.n)
             if visited >= logged + 1000:

@@ -172,6 +172,11 @@ class Scores:
         return max(len(item.answers) for item in self.answered.values())
 
     @property
+    def mute(self) -> bool:
+        """Whether no response at all held an answer."""
+        return not any(answer for item in self.answered.values() for answer in item.answers)
+
+    @property
     def pass_at_k(self) -> float:
         """The share of questions with a right answer among their samples."""
         return fmean(share > 0 for share in self.correct.values())

@@ -15,6 +15,7 @@ network. It cannot judge, grade or answer anything; a result made with it says n
 The endpoint and its key come from the environment and are never written anywhere:
 
     export TEACHER_BASE_URL=http://localhost:8000/v1 TEACHER_API_KEY=...
+    export TEACHER_PRICE=0.5/1.5     # optional: of a million tokens in and out; a stage then tells what it paid
     python distill.py --run runs/main --teacher openai:openai/gpt-oss-120b
 
 Every answer of a language model is kept in the run's `teacher_cache.jsonl` under the hash of its request, so an
@@ -43,6 +44,7 @@ import requests
 import reward
 from question import Question
 from tools.cli import UserError, above, at_least, progress_bar
+from tools.cost import PAID, count
 from tools.run import RunDir, append_jsonl, read_jsonl
 from tools.web import PASSING, Client, is_address, json_of, pause_after, post, retry_after
 
@@ -316,6 +318,17 @@ class CachedTeacher(Teacher):
             self.calls += wanted
             return wanted
 
+    def _count(self, answer: Answer, price: tuple[float, float] | None = None) -> None:
+        """Add what an answer took to the counts; `price` is that of a million tokens read, and written."""
+        written = len(answer.text) // 4 if answer.written is None else min(answer.written, answer.tokens)
+        read = answer.tokens - written
+        with self.lock:
+            self.tokens += answer.tokens
+            count("tokens read by the teacher", read)
+            count("tokens written by it", written)
+            if price:
+                count(PAID, (read * price[0] + written * price[1]) / 1e6)
+
     def _capped(self, flag: str) -> str:
         return (
             f"the teacher's cap is reached: {flag} ({self.cost()}); what it answered is kept, raise the cap to continue"
@@ -354,6 +367,7 @@ class OpenAITeacher(CachedTeacher):
         if not (self.key.isascii() and self.key.isprintable()):
             raise UserError("TEACHER_API_KEY holds characters that no HTTP header can carry; set it to the bare key")
         self.url = url.rstrip("/") + "/chat/completions"
+        self.price = read_price(os.environ.get("TEACHER_PRICE", ""))
         super().__init__(model, self.url, cache, max_calls, max_tokens)
         self.concurrency, self.timeout, self.tries, self.backoff = concurrency, timeout, tries, backoff
         self.stopping, self.dropped = threading.Event(), threading.Event()
@@ -406,8 +420,7 @@ class OpenAITeacher(CachedTeacher):
             if len(self.key) >= SECRET:
                 answer = replace(answer, text=self._masked(answer.text))
             spent += answer.tokens
-            with self.lock:
-                self.tokens += answer.tokens
+            self._count(answer, self.price)
             if answer.text or answer.truncated:
                 return keep(key, replace(answer, tokens=spent))
             problem = f"an error instead of an answer: {self._excerpt(response)}" if is_error(body) else ""
@@ -437,6 +450,22 @@ class OpenAITeacher(CachedTeacher):
 
     def _masked(self, text: str) -> str:
         return re.sub(re.escape(self.key), "***", text, flags=re.IGNORECASE) if self.key else text
+
+
+def read_price(text: str) -> tuple[float, float] | None:
+    """The price of a million tokens read, and of a million written, as in "0.5/1.5"; None for no text.
+
+    Raises UserError if it is anything else.
+    """
+    if not text:
+        return None
+    try:
+        read, written = map(at_least(0.0), text.split("/"))
+    except (ValueError, argparse.ArgumentTypeError):
+        raise UserError(
+            f"TEACHER_PRICE {text!r} is no price; write what a million tokens cost to read and to write: 0.5/1.5"
+        ) from None
+    return read, written
 
 
 def inside(body: Any, *path: str | int) -> Any:
@@ -533,9 +562,9 @@ class LocalTeacher(CachedTeacher):
         def ended(row: int, sample: Any) -> None:
             text = self.tokenizer.decode(sample.tokens, skip_special_tokens=True)
             text, written = ((opening if requests[row].contract else "") + text).strip(), len(sample.tokens)
-            tokens = len(prompts[row]) + written
-            self.tokens += tokens
-            keep(keys[row], Answer(text, tokens, written, truncated=sample.stop_id is None))
+            answer = Answer(text, len(prompts[row]) + written, written, truncated=sample.stop_id is None)
+            self._count(answer)
+            keep(keys[row], answer)
 
         options = {"stop_ids": self.stop_ids, "temperature": temperature, "top_p": self.top_p, "on_sample": ended}
         seeds = [request.seed for request in requests]

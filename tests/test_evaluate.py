@@ -71,10 +71,34 @@ def test_native_benchmark_file(shared_data, tmp_path, tiny, capsys):
     ("heldout", 100, 1, []), ("heldout", 99, 1, ["were cut"]),
 ])  # fmt: skip
 def test_what_cannot_be_compared_with_the_paper_is_warned_of(tmp_path, name, n, cut, warned):
-    row = {"truth": "A", "tier": None, "kind": None, "response": "", "tokens": 3}
+    row = {"truth": "A", "tier": None, "kind": None, "response": "<answer>B</answer>", "tokens": 3}
     write_jsonl(tmp_path / "m.jsonl", [row | {"id": str(number), "truncated": number < cut} for number in range(n)])
     warnings = evaluate.warnings_of({"m": {name: score_file(tmp_path / "m.jsonl")}})
     assert len(warnings) == len(warned) and all(part in text for part, text in zip(warned, warnings))
+
+
+@pytest.mark.parametrize("outcome, mute", [
+    ([{"response": "It is B."}] * 9, True), ([{"response": "<answer>B</answer>", "truncated": True}] * 9, True),
+    ([{"response": "It is B."}] * 8 + [{"response": "<answer>B</answer>"}], False),
+    ([{"logprobs": {"A": -1.0, "B": -2.0}}], False),
+])  # fmt: skip
+def test_a_model_that_never_answers_is_told_of(tmp_path, outcome, mute):
+    rows = [
+        {"id": str(number), "truth": "A", "tier": None, "kind": None, "tokens": 3, "truncated": False} | row
+        for number, row in enumerate(outcome)
+    ]
+    write_jsonl(tmp_path / "m.jsonl", rows)
+    told = [
+        line
+        for line in evaluate.warnings_of({"m": {"heldout": score_file(tmp_path / "m.jsonl")}})
+        if "cut and" not in line
+    ]
+    assert len(told) == mute
+    if mute:
+        (line,) = told
+        assert line.startswith("m, heldout: no response held an answer") and "\n" not in line
+        remedies = ("--max-new-tokens", "--prompt explicit", "--score loglikelihood", "chat template")
+        assert all(remedy in line for remedy in remedies)
 
 
 def test_every_row_of_table_3_has_a_command(monkeypatch):

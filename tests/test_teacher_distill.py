@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import socket
 import sqlite3
 import subprocess
@@ -41,7 +42,8 @@ from teacher import (
     make_teacher,
     read_completion,
 )
-from tools.cli import UserError
+from tools import cost
+from tools.cli import UserError, run_stage
 from tools.run import Journal, RunDir, read_jsonl, write_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -263,6 +265,37 @@ def test_what_a_server_counts_wrongly_leaves_a_cache_that_can_be_read(serve, tmp
         serve({number: [(200, json.dumps(body).encode())]})
         openai(tmp_path).ask([ask_for(number)])
     assert len(openai(tmp_path).cache.rows) == 5
+
+
+@pytest.mark.parametrize("price, paid", [("", None), ("0.5/1.5", 1.0), ("3/0", 3.0), ("0/0", 0.0)])
+def test_what_answers_cost_is_told(serve, tmp_path, monkeypatch, capsys, price, paid):
+    """A million tokens are read and a third of one written, half of them for an answer that is asked for again."""
+    usage = {"total_tokens": 666_667, "completion_tokens": 166_667}
+    bodies = [{"choices": [{"message": {"content": text}}], "usage": usage} for text in ("", "x")]
+    serve({0: [(200, json.dumps(body).encode()) for body in bodies]})
+    monkeypatch.setenv("TEACHER_PRICE", price)
+    monkeypatch.setattr(cost, "COUNTED", Counter())
+    monkeypatch.setattr(sys, "argv", ["distill.py"])
+    run_stage(lambda: openai(tmp_path).ask([ask_for(0)]))
+    run_stage(lambda: openai(tmp_path).ask([ask_for(0)]))  # from the cache
+    told = capsys.readouterr().out
+    if paid is None:
+        assert told == "" and cost.COUNTED.total() == 2 * usage["total_tokens"]
+    else:
+        read, told_paid = (
+            "1,000,000 tokens read by the teacher, 333,334 tokens written by it",
+            f"{paid:,.4f} {cost.PAID}",
+        )
+        assert f"{read}, {told_paid}" in told
+
+
+@pytest.mark.parametrize("price", ["0.5", "0.5/1.5/2", "a/b", "-1/2", "nan/1", "1/inf", "/", "0,5/1,5"])
+def test_a_price_that_is_none_is_refused_before_anything_is_asked(serve, tmp_path, monkeypatch, price):
+    server = serve()
+    monkeypatch.setenv("TEACHER_PRICE", price)
+    with pytest.raises(UserError, match=rf"TEACHER_PRICE {re.escape(repr(price))} is no price; write .*0.5/1.5"):
+        openai(tmp_path)
+    assert not server.hits
 
 
 STOPPED = {"finish_reason": "stop"}

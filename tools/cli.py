@@ -10,11 +10,14 @@ import re
 import signal
 import sqlite3
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from tqdm import tqdm
+
+from tools.cost import LONG, bill, duration
 
 
 class UserError(Exception):
@@ -83,6 +86,7 @@ def run_stage(main: Callable[[], None]) -> None:
     error of the file system, of a database, or for want of memory. Ctrl-C becomes status 130.
 
     A reader that has seen enough (`| head`) ends it quietly. No control character that is not ours reaches a terminal.
+    What a long stage took is told at its end, however it ends.
     """
     with printable_output():
         _run(main)
@@ -90,7 +94,12 @@ def run_stage(main: Callable[[], None]) -> None:
 
 def _run(main: Callable[[], None]) -> None:
     try:
-        main()
+        began = time.monotonic()
+        try:
+            main()
+        finally:
+            if line := bill(Path(sys.argv[0]).name, time.monotonic() - began):
+                print(line)
         sys.stdout.flush()
     except KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: interrupted; the same command continues", file=sys.stderr)
@@ -176,8 +185,47 @@ class _Lines:
         self.stream.flush()
 
 
-def progress_bar(iterable: Iterable[Any] | None = None, **how: Any) -> tqdm:
-    """tqdm's progress bar with its arguments; where stderr is no terminal but a log, at most a line a minute."""
+class Progress(tqdm):
+    """tqdm's bar that also says, once a command, how long its work will take, judged by its own first steps.
+
+    The first step is left out of that, since it often starts something up. `beside`: seconds that will be spent
+    outside of the steps.
+    """
+
+    ENOUGH = (3, 0.05, 30)  # steps at least; and this share of all, or as many seconds
+    announced: set[str] = set()  # descriptions
+    start: tuple[float, float] | None = None  # when the first step had ended, and where the bar stood then
+    beside = 0.0
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            for item in self.iterable:
+                yield item
+                self.update()
+        finally:
+            self.close()
+
+    def update(self, n: float = 1) -> bool | None:
+        shown = super().update(n)
+        if not self.disable and self.total and self.desc not in self.announced:
+            self._announce(time.monotonic())
+        return shown
+
+    def _announce(self, now: float) -> None:
+        self.start = self.start or (now, self.n)
+        steps, seconds = self.n - self.start[1], now - self.start[0]
+        least, share, long = self.ENOUGH
+        if steps < least or (steps < share * self.total and seconds < long):
+            return
+        self.announced.add(self.desc)
+        left = seconds / steps * (self.total - self.n) + self.beside
+        if left >= LONG:
+            judged = f"{steps:,} of {self.total:,} that took {duration(seconds)}"
+            self.write(f"{self.desc}: about {duration(left)} more, by {judged}")
+
+
+def progress_bar(iterable: Iterable[Any] | None = None, **how: Any) -> Progress:
+    """A bar with tqdm's arguments; where stderr is no terminal but a log, at most a line a minute."""
     if not sys.stderr.isatty():
         how = {"file": _Lines(sys.stderr), "mininterval": 60, "miniters": 1, "ncols": 120, **how}
-    return tqdm(iterable, **how)
+    return Progress(iterable, **how)
