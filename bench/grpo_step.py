@@ -1,7 +1,6 @@
 """A GRPO step, sampling included: grpo.py against TRL's GRPOTrainer, on the same model, prompts, rewards and lengths.
 
     OMP_NUM_THREADS=1 python -m bench.grpo_step [--steps 4] [--rounds 3]        # needs trl==1.16.* as well
-    python -m bench.grpo_step --device cuda         # 0.5 B parameters: time and memory, against those of grpo.py --plan
 
 The model is data/base (1.4 M parameters). A step is 8 questions of 8 responses of 64 tokens each, sampled at
 temperature 1 with no stop token, so that both sides sample and train on the very same number of tokens; the reward is
@@ -21,13 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, TrainerCallback
+from transformers import TrainerCallback
 
-import fsdp_utils
 import grpo
-from bench.sampler import half_billion
-from bench.top_p import machine
-from plan import Machine, Work, memory, outline
 from policy import Policy, load_policy
 from question import Question
 from reward import Reward, prompt_messages, prompt_tokens
@@ -126,37 +121,6 @@ def trl_steps(questions: list[Question], count: int) -> list[float]:
     return timer.seconds
 
 
-def on_one_gpu(steps: int, questions: int = 32, length: int = 512) -> None:
-    """Qwen2.5-0.5B's sizes with random weights, sharded over one GPU as grpo.py does it; prints a table."""
-    cache_gb, micro_tokens = 4.0, 5120
-    with fsdp_utils.job() as job, tempfile.TemporaryDirectory() as folder:
-        half_billion().save_pretrained(folder)
-        AutoTokenizer.from_pretrained(MODEL).save_pretrained(folder)
-        policy, tokenizer = fsdp_utils.load_sharded(folder, job.device)
-        flags = {"cache_gb": cache_gb, "micro_tokens": micro_tokens, "share_prompts": False}
-        ours = Ours(policy, tokenizer, job.device, questions, length, **flags)
-        best: dict[str, float] = {}
-        peak: dict[str, float] = {}
-        for _ in range(steps):
-            began = time.perf_counter()
-            torch.cuda.reset_peak_memory_stats()
-            for phase in ours.phases():
-                torch.cuda.synchronize()
-                now = time.perf_counter()
-                best[phase] = min(best.get(phase, float("inf")), now - began)
-                peak[phase] = max(peak.get(phase, 0.0), torch.cuda.max_memory_allocated() / 1e9)
-                torch.cuda.reset_peak_memory_stats()
-                began = now
-    work = Work(questions, GROUP, length, micro_tokens, cache_gb, False)
-    planned = memory(outline(policy.model.config), Machine(1, 80.0), work)
-    tokens = questions * GROUP * length
-    print(machine("cuda"), f"{questions} questions x {GROUP} responses x {length} tokens, {steps} steps", "", sep="\n")
-    print("| phase | seconds | tokens/s | peak memory, GB | planned |", "|---|---|---|---|---|", sep="\n")
-    for phase, seconds in best.items():
-        plan = sum(planned[phase].values())
-        print(f"| {phase} | {seconds:.2f} | {tokens / seconds:.0f} | {peak[phase]:.1f} | {plan:.1f} |")
-
-
 def against_trl(steps: int, rounds: int) -> None:
     torch.set_num_threads(1)
     flags = {"share_prompts": True, "micro_tokens": 8192, "cache_gb": 0.5}
@@ -175,14 +139,10 @@ def against_trl(steps: int, rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--steps", type=int, default=4, help="steps of each side in a round")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    if args.device == "cuda":
-        on_one_gpu(args.steps)
-    else:
-        against_trl(args.steps, args.rounds)
+    against_trl(args.steps, args.rounds)
 
 
 if __name__ == "__main__":

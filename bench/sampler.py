@@ -1,7 +1,6 @@
 """The sampler against transformers' `generate`, on random Qwen2 models.
 
-    python -m bench.sampler                  on one CPU thread
-    python -m bench.sampler --device cuda    every GPU row, with those of bench/top_p.py; --output FILE keeps the table
+    python -m bench.sampler     on one CPU thread; --output FILE keeps the table; on a GPU: bench/gpu.py
 
 Both sides sample with top-p 0.95 from the same prompts; sides are interleaved and the fastest of several runs counts.
 Samples differ, so the measure is seconds per 1,000 sampled tokens. Prompts are equally long: nothing is padded.
@@ -15,16 +14,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 
-from bench import top_p
 from bench.top_p import HEADER, TOP_P, fastest, machine, table_row
 from rollout import Sampler, linear
 
 VOCABULARY = 4096
 
 
-def make_model(hidden: int, **changes: int) -> PreTrainedModel:
+def make_model(hidden: int, **changes: int | bool) -> PreTrainedModel:
     """Four layers, heads of 32 dimensions, two query heads to a key head (grouped, as Qwen2's and Qwen3's are)."""
     sizes = {
         "vocab_size": VOCABULARY,
@@ -40,12 +38,6 @@ def make_model(hidden: int, **changes: int) -> PreTrainedModel:
     }
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen2", **sizes | changes)).eval()
-
-
-def half_billion() -> PreTrainedModel:
-    """Qwen2.5-0.5B's sizes."""
-    sizes = {"intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2}
-    return make_model(896, vocab_size=151_936, **sizes)
 
 
 def cache_bytes(model: PreTrainedModel, rows: int, tokens: int) -> int:
@@ -97,11 +89,16 @@ class Case:
         self.tokens["generate"] = count
 
     def generate_batch(self) -> None:
-        """transformers' own continuous batching."""
+        """transformers' own continuous batching; on a GPU asynchronous and with CUDA graphs, its fastest way."""
         config = GenerationConfig(
             do_sample=True, top_p=TOP_P, top_k=0, max_new_tokens=self.new, eos_token_id=self.stops or -1, pad_token_id=0
         )
-        outputs = self.model.generate_batch(self.prompts, generation_config=config)
+        fast = {}
+        if self.model.device.type == "cuda":
+            fast = {
+                "continuous_batching_config": ContinuousBatchingConfig(use_cuda_graph=True, use_async_batching=True)
+            }
+        outputs = self.model.generate_batch(self.prompts, generation_config=config, **fast)
         self.tokens["generate_batch"] = sum(len(output.generated_tokens) for output in outputs.values())
 
     def per_thousand(self, names: list[str], rounds: int) -> dict[str, float]:
@@ -145,43 +142,15 @@ def linear_seconds(case: Case) -> float:
     return 1000 * fastest({"step": step}, 20, "cpu")["step"] / case.batch
 
 
-def gpu_rows(rounds: int) -> Iterator[str]:
-    """`half_billion` in bfloat16, batch 256, 128 tokens in and 512 out; and how near decoding is to its floor."""
-    model = half_billion().to("cuda", torch.bfloat16)
-    case = Case(model, prompts=256, length=128, new=512, batch=256)
-    what = "0.5 B parameters, batch 256"
-    best = case.per_thousand(["ours", "generate"], rounds)
-    yield table_row(what, best["ours"], "generate", best["generate"], "4x", "8x")
-    floor = decode_floor(case)
-    share = f"{100 * floor / best['ours']:.0f}% of the floor"
-    yield f"| the same | {best['ours']:.3g} | decode bandwidth floor | {floor:.3g} | {share} | 40% | 70% |"
-    yield from top_p.gpu_rows()
-    # Last, since it changes the model's attention function; and once: where there is no flash-attn, every row's query
-    # meets every row's keys, which takes minutes.
-    best |= case.per_thousand(["generate_batch"], 1)
-    yield table_row(what, best["ours"], "generate_batch", best["generate_batch"], "2x", "4x")
-
-
-def decode_floor(case: Case) -> float:
-    """Seconds per 1,000 tokens if a step only read the weights and the cache once, at the bandwidth of this run."""
-    block = torch.zeros(2**30, dtype=torch.bfloat16, device="cuda")  # 2 GiB
-    seconds = fastest({"read": lambda: block.sum(dtype=torch.float32)}, 20, "cuda")["read"]
-    bandwidth = block.numel() * block.element_size() / seconds
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in case.model.parameters())
-    context = len(case.prompts[0]) + case.new / 2
-    return 1000 * (weights + cache_bytes(case.model, case.batch, context)) / bandwidth / case.batch
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each side that count")
     parser.add_argument("--output", type=Path, help="write the table here too")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    lines = [machine(args.device), "", HEADER]
+    lines = [machine("cpu"), "", HEADER]
     print(*lines, sep="\n")
-    for row in gpu_rows(args.rounds) if args.device == "cuda" else cpu_rows(args.rounds):
+    for row in cpu_rows(args.rounds):
         print(row, flush=True)
         lines.append(row)
         if args.output:

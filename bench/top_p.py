@@ -1,8 +1,6 @@
 """Top-p sampling without sorting, against sorting.
 
-    python -m bench.top_p                    the torch path, on one CPU thread
-    python -m bench.top_p --device cuda      the kernel
-    python -m bench.sampler --device cuda    every GPU row: these and the sampler's
+    python -m bench.top_p       the torch path, on one CPU thread; the kernel: bench/gpu.py
 
 Sides are interleaved and each reports the minimum of several runs. The peer on the CPU is bare `torch.sort`: a sampler
 that sorts cannot be faster. On a GPU it is the whole of it: sort, softmax, cut, multinomial.
@@ -12,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -79,46 +77,11 @@ def cpu_rows() -> list[str]:
     return rows
 
 
-def gpu_rows() -> Iterator[str]:
-    """The kernel at 256 x 151,936 against sorting and against one pass over the logits, and at small batches."""
-    for dtype in (torch.bfloat16, torch.float32):
-        for number in (256, 8):
-            logits = (torch.randn(number, 151_936, device="cuda") * 2).to(dtype)
-            seeds, steps = torch.arange(number, device="cuda"), torch.zeros(number, dtype=torch.int64, device="cuda")
-            sides = {
-                "ours": recorded(
-                    lambda logits=logits, seeds=seeds, steps=steps: sample_top_p(logits, seeds, steps, 1.0, TOP_P)
-                ),
-                "pass": recorded(lambda logits=logits: logits.sum(dtype=torch.float32)),
-                "sort": lambda logits=logits: sort_and_multinomial(logits),
-            }
-            best = fastest(sides, 20, "cuda")
-            ours, one_pass = best["ours"] / REPEATS, best["pass"] / REPEATS
-            what = f"kernel, {number} x 151,936, {str(dtype).removeprefix('torch.')}"
-            yield table_row(what, ours, "sort + multinomial", best["sort"], "15x", "30x")
-            share = f"{one_pass / ours:.2f}x, a quarter is asked"
-            yield f"| the same | {ours:.3g} | one pass (sum) | {one_pass:.3g} | {share} | 0.25x | 0.4x |"
-
-
-REPEATS = 20  # in one recording, so that launching it and waiting for it does not count
-
-
-def recorded(function: Callable[[], object]) -> Callable[[], None]:
-    """`function`, REPEATS times, as one CUDA graph."""
-    function()  # compiles
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(REPEATS):
-            function()
-    return graph.replay
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    args = parser.parse_args()
+    parser.parse_args()
     torch.set_num_threads(1)
-    print(machine(args.device), HEADER, *(gpu_rows() if args.device == "cuda" else cpu_rows()), sep="\n")
+    print(machine("cpu"), HEADER, *cpu_rows(), sep="\n")
 
 
 if __name__ == "__main__":
