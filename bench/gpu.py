@@ -53,7 +53,7 @@ SHAPES = {  # of Qwen2.5: hidden, intermediate, layers, heads, key heads, vocabu
     "0.5B": (896, 4864, 24, 14, 2, 151_936),
     "1.5B": (1536, 8960, 28, 12, 2, 151_936),
     "7B": (3584, 18_944, 28, 28, 4, 152_064),
-    "rehearsal": (64, 96, 2, 2, 1, 512),
+    "rehearsal": (64, 96, 2, 2, 1, 3072),
 }
 
 
