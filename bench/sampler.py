@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from torch.nn.functional import linear
 from transformers import AutoConfig, AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 
 from bench.top_p import HEADER, TOP_P, fastest, machine, table_row
-from rollout import Sampler, linear
+from rollout import Sampler, onednn_linear
 
 VOCABULARY = 4096
 
@@ -112,7 +113,8 @@ def cpu_rows(rounds: int) -> Iterator[str]:
     for hidden, least, stretch in ((256, "2.5x", "4x"), (128, "4x", "6x")):
         case = Case(make_model(hidden), prompts=64, length=32, new=128, batch=64)
         yield compare(case, f"hidden {hidden}, batch 64", least, stretch, rounds)
-        yield f"| its linear layers alone | {linear_seconds(case):.3g} | | | | | |"
+        products = linear_seconds(case)
+        yield table_row("its linear layers alone, oneDNN", products["oneDNN"], "MKL", products["MKL"], "", "")
         many_heads = make_model(hidden, num_attention_heads=hidden // 16, num_key_value_heads=hidden // 16)
         case = Case(many_heads, prompts=64, length=32, new=128, batch=64)
         yield compare(case, f"hidden {hidden}, ungrouped heads of 16", least, stretch, rounds)
@@ -129,17 +131,18 @@ def compare(case: Case, what: str, least: str, stretch: str, rounds: int) -> str
     return table_row(what, best["ours"], "generate", best["generate"], least, stretch)
 
 
-def linear_seconds(case: Case) -> float:
-    """Seconds per 1,000 tokens of a decoding step's matrix products with the weights: no step can be faster."""
+def linear_seconds(case: Case) -> dict[str, float]:
+    """Seconds per 1,000 tokens of a decoding step's matrix products with the weights, by library: no step is faster."""
     modules = [module for module in case.model.modules() if isinstance(module, torch.nn.Linear)]
     inputs = [torch.randn(case.batch, module.in_features) for module in modules]
 
     @torch.no_grad()
-    def step() -> None:
+    def step(product: Callable[..., torch.Tensor]) -> None:
         for x, module in zip(inputs, modules):
-            linear(x, module)
+            product(x, module.weight, module.bias)
 
-    return 1000 * fastest({"step": step}, 20, "cpu")["step"] / case.batch
+    best = fastest({"oneDNN": lambda: step(onednn_linear), "MKL": lambda: step(linear)}, 20, "cpu")
+    return {name: 1000 * seconds / case.batch for name, seconds in best.items()}
 
 
 def main() -> None:

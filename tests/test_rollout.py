@@ -456,3 +456,14 @@ def test_unknown_models_are_refused_by_name():
         Sampler(make("llama", rope_parameters=dynamic))
     with pytest.raises(ValueError, match="sliding-window"):
         Sampler(make("qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=1))
+
+
+def test_products_go_through_the_library_that_is_faster_on_the_processor(tmp_path, monkeypatch):
+    cpuinfo = tmp_path / "cpuinfo"
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    for maker, faster in (("GenuineIntel", False), ("AuthenticAMD", torch.backends.mkldnn.is_available())):
+        cpuinfo.write_text(f"processor : 0\nvendor_id : {maker}\n")
+        assert rollout.onednn_is_faster(cpuinfo) is faster
+    assert not rollout.onednn_is_faster(tmp_path / "no such file")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert not rollout.onednn_is_faster(cpuinfo)
