@@ -361,7 +361,8 @@ def add_machine_arguments(parser: argparse.ArgumentParser, save_every: int) -> a
     share = "processes that share one copy of the weights; 0: all, else HSDP"
     add("--shard-over", type=at_least(0), default=0, help=share)
     add("--cpu-offload", action="store_true", help="weights, optimiser in host memory: slow, but fits")
-    add("--gradient-checkpointing", action="store_true", help="recompute activations: less memory")
+    recompute = "recompute activations: less memory (default: on a GPU where it would not fit without)"
+    add("--gradient-checkpointing", action=argparse.BooleanOptionalAction, help=recompute)
     often = "steps between checkpoints of the training state"
     add("--save-every", type=at_least(1), default=save_every, help=often)
     precision = "of the trained model's folder; bfloat16 halves it, but rounds what was trained"

@@ -54,8 +54,8 @@ import fsdp_utils
 from fidelity import Fidelity, fidelity_of
 from fsdp_utils import TrainingLoop, my_share, optimizer_step
 from lora import Adapters, add_lora_arguments, without_adapters
-from plan import add_plan_arguments, print_plan
-from policy import Example, Policy, accumulate_gradient, score, stop_tokens
+from plan import add_plan_arguments, checkpointing, print_plan
+from policy import Example, Policy, accumulate_gradient, load_config, score, stop_tokens
 from question import LETTERS, TIERS, Question, load_questions
 from reward import CUT, Reward, parse, prompt_messages, prompt_tokens, response_opening, reward
 from rollout import Sample, Sampler
@@ -946,7 +946,8 @@ def load_setup(
     args: argparse.Namespace, model_path: str | Path, questions: list[Question], device: torch.device
 ) -> Setup:
     """Load what training needs. Raises UserError where model, tokenizer, prompts and flags do not fit together."""
-    how = (device, args.gradient_checkpointing, args.shard_over, args.cpu_offload, Adapters.of(args))
+    recompute = checkpointing(args, load_config(model_path), device, args.max_new_tokens)
+    how = (device, recompute, args.shard_over, args.cpu_offload, Adapters.of(args))
     policy, tokenizer = fsdp_utils.load_sharded(model_path, *how)
     model = policy.model
     prompts = {question.id: prompt_tokens(tokenizer, prompt_messages(question)) for question in questions}

@@ -48,6 +48,7 @@ LARGE_DATASET = 200_000  # questions, where train.jsonl is not there yet
 MASTER_BYTES = 16  # a trained parameter's float32 weight, gradient and two moments of Adam
 SAVED_BYTES = 12  # of them in a checkpoint: all but the gradient
 HALF = 2  # bytes of a bfloat16
+ACTIVATIONS = ("activations", "activations, recomputed (--gradient-checkpointing)")
 RANK = 16  # of the adapters that are proposed where it does not fit
 
 
@@ -140,7 +141,10 @@ def memory(model: PreTrainedModel, machine: Machine, work: Work) -> dict[str, di
     on_gpu, on_host = ({}, state) if machine.cpu_offload else (state, {})
     phases = {
         "sampling": {"KV cache (--cache-gb)": work.cache_gb * 1e9},
-        "updating": {"activations": activations(model, work), "logits (a chunk and its gradient)": 16 * CHUNK_LOGITS},
+        "updating": {
+            ACTIVATIONS[work.gradient_checkpointing]: activations(model, work),
+            "logits (a chunk and its gradient)": 16 * CHUNK_LOGITS,
+        },
         "host": on_host | {"saving (a checkpoint; the whole model)": max(SAVED_BYTES * trained / shards, whole)},
         "disk": {
             "checkpoint, and the one before it": 2 * SAVED_BYTES * trained,
@@ -160,6 +164,25 @@ def activations(model: PreTrainedModel, work: Work) -> int:
     inside, between = saved_bytes(model, rows), HALF * rows * config.hidden_size
     layers = config.num_hidden_layers
     return layers * between + inside if work.gradient_checkpointing else layers * inside
+
+
+def recomputes(model: PreTrainedModel, machine: Machine, work: Work) -> bool:
+    """Whether the update does not fit with all activations kept."""
+    kept = memory(model, machine, replace(work, gradient_checkpointing=False))
+    return sum(kept["updating"].values()) > room(machine)
+
+
+def checkpointing(args: argparse.Namespace, config: PretrainedConfig, device: torch.device, new_tokens: int) -> bool:
+    """Whether training recomputes activations: as `--[no-]gradient-checkpointing` says, else where it does not fit.
+
+    `new_tokens`: the longest sequence trained on, beyond `PROMPT` tokens.
+    """
+    if args.gradient_checkpointing is not None or device.type == "cpu":
+        return bool(args.gradient_checkpointing)
+    gpu_gb = torch.cuda.get_device_properties(device).total_memory / 1e9
+    machine = Machine(int(os.environ.get("WORLD_SIZE", 1)), gpu_gb, args.shard_over, args.cpu_offload)
+    work = Work(1, 1, new_tokens, args.micro_tokens, 0.0, False, Adapters.of(args))
+    return recomputes(outline(config, work.adapters), machine, work)
 
 
 def gathered(model: PreTrainedModel) -> dict[str, dict[str, float]]:
@@ -330,10 +353,13 @@ def print_plan(args: argparse.Namespace, model: str | Path) -> None:
     group_size = args.group_size if args.stage == 1 else args.max_group_size
     lengths = (args.max_new_tokens, args.micro_tokens)
     mined = mined_responses(args) if args.stage == 2 and not args.no_mining else 0
-    what = (args.gradient_checkpointing, Adapters.of(args), 2 if args.save_dtype == "bfloat16" else 4)
+    what = (bool(args.gradient_checkpointing), Adapters.of(args), 2 if args.save_dtype == "bfloat16" else 4)
     work = Work(args.questions, group_size, *lengths, args.cache_gb, *what, mined, args.round_steps)
     machine = Machine(args.gpus, args.gpu_gb, args.shard_over, args.cpu_offload)
-    text, problem = plan(load_config(model), str(model), machine, work)
+    config = load_config(model)
+    if args.gradient_checkpointing is None:
+        work.gradient_checkpointing = recomputes(outline(config, work.adapters), machine, work)
+    text, problem = plan(config, str(model), machine, work)
     print(text)
     if problem:
         raise UserError(problem)

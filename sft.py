@@ -40,7 +40,8 @@ from transformers import PreTrainedTokenizerBase
 import fsdp_utils
 from fsdp_utils import TrainingLoop, optimizer_step
 from lora import Adapters, add_lora_arguments
-from policy import Example, Policy, accumulate_gradient, score, stop_tokens
+from plan import checkpointing
+from policy import Example, Policy, accumulate_gradient, load_config, score, stop_tokens
 from reward import keeps_turn, prompt_text, rendered
 from rollout import Sampler
 from tools.cli import (
@@ -207,7 +208,8 @@ def show_answers(
 
 def train(args: argparse.Namespace, run: RunDir, data: Path, made_by: str, job: fsdp_utils.Job) -> None:
     """From the model and its data, or the last checkpoint, to the cold-started model's folder."""
-    how = (args.gradient_checkpointing, args.shard_over, args.cpu_offload, Adapters.of(args))
+    recompute = checkpointing(args, load_config(args.model), job.device, args.max_length)
+    how = (recompute, args.shard_over, args.cpu_offload, Adapters.of(args))
     policy, tokenizer = fsdp_utils.load_sharded(args.model, job.device, *how)
     stops = stop_tokens(policy.model, tokenizer)
     max_length = min(args.max_length, policy.model.config.max_position_embeddings)

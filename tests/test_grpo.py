@@ -10,6 +10,7 @@ import signal
 from argparse import Namespace
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from test_sft import compare_runs
 from transformers import Qwen2Config, Qwen3Config
 
 import grpo
+import plan
 import rollout
 from grpo import (
     Group,
@@ -35,7 +37,7 @@ from grpo import (
     reference_loss,
     update_policy,
 )
-from policy import Policy
+from policy import Policy, load_config
 from question import LETTERS, TIERS, Question
 from reward import Reward, format_response, reward
 from rollout import Sample, Sampler
@@ -862,6 +864,7 @@ def plan_of(tmp_path_factory):
             error = str(problem)
         return capsys.readouterr().out, error
 
+    run_plan.folders = folders
     return run_plan
 
 
@@ -871,10 +874,14 @@ def test_the_defaults_fit_7b_on_eight_gpus(plan_of, capsys):
     assert "weights, gradient, Adam (float32, sharded)            15.2" in text  # 16 x 7.62 / 8
     assert "all weights (bfloat16)                                15.2" in text
     assert float(re.search(r"about (\d+) steps a day", text)[1]) > 10 and "assumed: 512 prompt tokens" in text
-    assert plan_of("7b", capsys, "--gpus", 1)[1].startswith("does not fit: updating needs ")
-    long = plan_of("7b", capsys, "--micro-tokens", 32768)[1]
+    one = plan_of("7b", capsys, "--gpus", 1, "--no-gradient-checkpointing")[1]
+    assert one.startswith("does not fit: updating needs ")
+    long = plan_of("7b", capsys, "--micro-tokens", 32768, "--no-gradient-checkpointing")[1]
     assert "does not fit: updating" in long and long.endswith("it fits with --micro-tokens 4608")  # 512 + 4096
     assert plan_of("7b", capsys, "--micro-tokens", 32768, "--gradient-checkpointing")[1] is None
+    assert "recomputed" not in text  # by default where it is needed, and only there
+    needed, error = plan_of("7b", capsys, "--micro-tokens", 32768)
+    assert error is None and "activations, recomputed (--gradient-checkpointing)" in needed
 
 
 def test_mining_is_in_the_plan_of_stage_2(plan_of, capsys):
@@ -911,7 +918,7 @@ def test_what_32b_needs(plan_of, capsys):
 
 @pytest.mark.parametrize("name, gb", [("7b", 24), ("32b", 80)])
 def test_adapters_fit_on_one_gpu_by_the_flags_that_the_plan_names(plan_of, capsys, name, gb):
-    card = ["--gpus", 1, "--gpu-gb", gb]
+    card = ["--gpus", 1, "--gpu-gb", gb, "--no-gradient-checkpointing"]
     error = plan_of(name, capsys, *card)[1]
     assert error.startswith("does not fit: ") and "\n" not in error
     proposed = re.split(r",? (?:it fits|or) with ", error)[1:]
@@ -920,6 +927,20 @@ def test_adapters_fit_on_one_gpu_by_the_flags_that_the_plan_names(plan_of, capsy
         assert plan_of(name, capsys, *card, *re.sub(r"\(.*\)", "", flags).split())[1] is None
     without_lora = proposed[-1].removeprefix("--lora 16 ")
     assert plan_of(name, capsys, *card, "--lora", 16)[1].endswith(f"; it fits with {without_lora}")
+
+
+def test_training_recomputes_what_would_not_fit(plan_of, monkeypatch, tmp_path):
+    """On a GPU, unless told otherwise: 7B with adapters on 24 GB does, on 80 GB it does not."""
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    config = load_config(plan_of.folders["7b"])
+
+    def decided(gb, *flags, device="cuda"):
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=gb * 1e9))
+        monkeypatch.setattr("sys.argv", ["grpo.py", "--lora", "16", "--stage", "1", *flags])
+        return plan.checkpointing(grpo.parse_args(), config, torch.device(device), 512)
+
+    assert decided(24) and not decided(80) and not decided(24, device="cpu")
+    assert decided(80, "--gradient-checkpointing") and not decided(24, "--no-gradient-checkpointing")
 
 
 def test_what_adapters_take(plan_of, capsys):
