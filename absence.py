@@ -18,6 +18,10 @@ WELL_KNOWN = {"drug": 3}  # pages that stand for an entity's own where the sourc
 SAME_BEGINNING, SAME_END = 7, 5  # letters that two heads of names have in common
 # Heads of names that say nothing about what a thing is: kinds of many.
 NO_HEADS = set("disease syndrome disorder infection deficiency poisoning cancer carcinoma lymphoma fever virus".split())
+STEM = 6  # letters by which a drug is known in any of its forms
+ENDS_OF_DRUGS = (" acid", " sodium", " chloride", " sulfate", " carbonate", " citrate")
+LEAST_TOLD = {"adverse_effect": 5, "symptom": 4}  # facts that a page tells if its silence on another counts; else one
+COMMON_WORD = 0.01  # of the titles have a word that says nothing of what a thing is
 LONGEST_NAME = 3  # words of a name that is looked for on a page
 MOST_MEMBERS = 2  # of an entity that is no class
 MOST_KINDS = 40  # what is interchangeable with more than this ("infection") is too general to be denied
@@ -45,9 +49,11 @@ def go_together(graph: Graph, step: str, entity: int, other: int) -> bool:
 
 def are_nested(graph: Graph, entity: int, other: int) -> bool:
     """Whether one is a kind of the other, or their names say that one may be taken for the other: by their heads
-    (kidney failure, renal failure), by a beginning (electrocardiogram, electrocardiography) or, of drugs and tests, by
-    an end (amoxicillin, ampicillin)."""
+    (kidney failure, renal failure) or another telling word, by a beginning (electrocardiogram, electrocardiography) or,
+    of drugs and tests, by an end (amoxicillin, ampicillin)."""
     if other in graph.interchangeable(entity):
+        return True
+    if not telling_words(graph, entity).isdisjoint(telling_words(graph, other)):
         return True
     heads = [head_of(graph, entity), head_of(graph, other)]
     if not NO_HEADS.isdisjoint(heads):
@@ -56,6 +62,14 @@ def are_nested(graph: Graph, entity: int, other: int) -> bool:
         return True
     ends = len(os.path.commonprefix([head[::-1] for head in heads]))
     return ends >= SAME_END and graph.family(entity) in ("remedy", "examination")
+
+
+@lru_cache(maxsize=200_000)
+def telling_words(graph: Graph, entity: int) -> frozenset[str]:
+    """The words of a title that few titles have: adrenal of "Lipoid congenital adrenal hyperplasia"."""
+    most = max(3, COMMON_WORD * len(graph.title))
+    words = set(words_of(bare(graph.title[entity]))) - NO_HEADS
+    return frozenset(word for word in words if len(word) >= 5 and graph.titles_with[word] <= most)
 
 
 @lru_cache(maxsize=200_000)
@@ -79,13 +93,24 @@ def is_denied(graph: Graph, entity: int, step: str, other: int) -> bool:
     relation of any confidence may be understood to join the two, and neither page may name the other or what is
     interchangeable with it.
     """
-    if not is_documented(graph, other, inverse(step)):
-        return False
-    if entity not in graph.told[step] and other not in graph.told[inverse(step)]:
-        return False
-    return not (
-        could_hold(graph, entity, step, other) or mentions(graph, entity, other) or mentions(graph, other, entity)
+    told = entity in graph.told[step] and len(graph.possible[step][entity]) >= LEAST_TOLD.get(step, 1)
+    return (
+        is_documented(graph, other, inverse(step))
+        and (told or other in graph.told[inverse(step)])
+        and not may_hold(graph, entity, step, other)
     )
+
+
+def is_cleared(graph: Graph, drug: int, step: str, other: int) -> bool:
+    """Whether a drug's own page tells what rules it out (its contraindications, its interactions), and neither page
+    names the other: silence of a page without such a section clears no drug."""
+    return drug in graph.told[step] and not may_hold(graph, drug, step, other)
+
+
+def may_hold(graph: Graph, entity: int, step: str, other: int) -> bool:
+    """Whether a step could lead from one entity to another: by a relation of any confidence, or by what either of
+    their pages names."""
+    return could_hold(graph, entity, step, other) or mentions(graph, entity, other) or mentions(graph, other, entity)
 
 
 def could_hold(graph: Graph, entity: int, step: str, other: int) -> bool:
@@ -105,7 +130,15 @@ def mentions(graph: Graph, entity: int, other: int) -> bool:
     text = page_text(graph, entity)
     if len(kinds) > MOST_KINDS:
         return True
+    if graph.family(other) == "remedy" and any(f" {stem}" in text for stem in stems_of(graph, other)):
+        return True
     return any(f" {name} " in text or f" {name}s " in text for same in kinds for name in graph.names[same])
+
+
+def stems_of(graph: Graph, drug: int) -> set[str]:
+    """The beginning of a drug's names of one word, and of its salts' and acids': valpro of valproic acid, valproate."""
+    first = (name.split()[0] for name in graph.names[drug] if len(name.split()) == 1 or name.endswith(ENDS_OF_DRUGS))
+    return {word[:STEM] for word in first if len(word) > STEM}
 
 
 @lru_cache(maxsize=4096)

@@ -96,6 +96,7 @@ ALIKE = {
     "treated_by": ("prevented_by",),
     "cause": ("risk_factor", "~complication"),
     "risk_factor": ("cause", "~complication"),
+    "interaction": ("~interaction",),
 }
 ALIKE |= {inverse(step): tuple(map(inverse, others)) for step, others in ALIKE.items()}
 # Types of which one may be a kind of the other: a symptom can be called a disease, a drug be listed as a class.
@@ -134,7 +135,9 @@ def read_tables(path: Path) -> tuple[list[tuple], list[tuple], list[tuple]]:
             page = "e.page" if "evidence" in tables else "r.page" if "page" in columns else "NULL"
             confidence = "r.confidence" if "confidence" in columns else "NULL"
             joined = "LEFT JOIN evidence e ON e.relation = r.id" if "evidence" in tables else ""
-            entities = database.execute("SELECT id, title, type, page, incoming FROM entity ORDER BY id").fetchall()
+            entities = database.execute(
+                "SELECT id, title, type, page, rare, incoming FROM entity ORDER BY id"
+            ).fetchall()
             relations = database.execute(
                 f"SELECT r.subject, r.relation, r.object, {page}, r.revision, r.sentence, {confidence} "
                 f"FROM relation r {joined} ORDER BY r.id"
@@ -162,6 +165,7 @@ class Graph:
         self.entity = {title: entity for entity, title in self.title.items()}
         self.type = {entity: kind for entity, _, kind, *_ in entities}
         self.incoming = {entity: incoming for entity, *_, incoming in entities}
+        self.called_rare = {entity for entity, *_, rare, _ in entities if rare}
         self.of_type: dict[str, list[int]] = defaultdict(list)
         for entity, kind in self.type.items():
             self.of_type[kind].append(entity)
@@ -177,12 +181,13 @@ class Graph:
         self.alike: dict[int, frozenset[int]] = {}
         self.broad: dict[tuple[int, str], set[int]] = {}  # what could_mean finds, where that is much
         self.in_order: dict[tuple[int, str], list[int]] = {}
-        self.index(relations, {page: entity for entity, _, _, page, _ in entities}, min_confidence)
+        self.index(relations, {page: entity for entity, _, _, page, *_ in entities}, min_confidence)
         self.classify()
 
     def index(self, relations: list[tuple], page_of: dict[int, int], min_confidence: float) -> None:
         """Index the relations by step and entity; the first of several with one meaning gives the evidence."""
         self.facts: dict[tuple[int, str, int], tuple[int, str]] = {}  # triple -> its evidence: revision, sentence
+        self.confidence: dict[tuple[int, str, int], float] = {}  # of the facts
         self.links: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))  # step -> entity -> entities
         self.possible: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))  # of any confidence
         self.told: dict[str, set[int]] = defaultdict(set)  # step -> the entities whose own page tells where it leads
@@ -195,6 +200,7 @@ class Graph:
                 self.told["~" + relation].add(object_)
             if confidence is None or confidence >= min_confidence:
                 self.facts.setdefault((subject, relation, object_), (revision, sentence))
+                self.confidence[subject, relation, object_] = 1.0 if confidence is None else confidence
                 self.links[relation][subject].add(object_)
                 self.links["~" + relation][object_].add(subject)
 
@@ -278,11 +284,23 @@ class Graph:
 
     @cached_property
     def rarest(self) -> set[int]:
-        """The quarter of each type's entities to which the fewest pages refer."""
+        """Of the entities of each type that facts speak of, the quarter to which the fewest pages refer.
+
+        Of those with as many references, entities that their page calls rare come first, then those that the walk from
+        the broadest pages found last. What no fact speaks of is not rare but unknown: nothing can be asked about it.
+        """
+        known = {entity for subject, _, object_ in self.facts for entity in (subject, object_)}
+        order = sorted(known, key=lambda entity: (self.incoming[entity], entity not in self.called_rare, -entity))
         found: set[int] = set()
-        for members in self.of_type.values():
-            found.update(sorted(members, key=lambda entity: self.incoming[entity])[: max(1, len(members) // 4)])
+        for kind in self.of_type:
+            members = [entity for entity in order if self.type[entity] == kind]
+            found.update(members[: -(-len(members) // 4)])
         return found
+
+    @cached_property
+    def titles_with(self) -> Counter[str]:
+        """How many titles have a word."""
+        return Counter(word for title in self.title.values() for word in set(words_of(bare(title))))
 
     def family(self, entity: int) -> str:
         """An entity's type, or what it has in common with types of which it may be a kind."""

@@ -12,7 +12,9 @@ class MetaPath:
     direction.
 
     `answer` limits the answer's type. `presentation`: features of the start are observed, not its name: one for
-    each relation of `observed` if it names any, else a random choice.
+    each relation of `observed` if it names any, else a random choice. `given`: the patient also has what rules out
+    other drugs than the answer by this relation of theirs, a disease in which they are contraindicated or a drug with
+    which they interact.
     """
 
     name: str
@@ -22,6 +24,7 @@ class MetaPath:
     answer: tuple[str, ...]
     presentation: bool = False
     observed: tuple[str, ...] = ()
+    given: str = ""
 
 
 DRUGS, TESTS, CONDITIONS = ("drug",), ("test", "imaging"), ("symptom", "disease")
@@ -35,15 +38,25 @@ META_PATHS = (
     MetaPath("disease>complication", "easy", "disease", ("complication",), CONDITIONS),
     MetaPath("disease>pathogen", "easy", "disease", ("cause",), ("pathogen",)),
     MetaPath("drug>adverse effect", "easy", "drug", ("adverse_effect",), CONDITIONS),
+    MetaPath("pathogen>disease", "easy", "pathogen", ("~cause",), ("disease",)),
+    MetaPath("drug>contraindication", "easy", "drug", ("contraindication",), CONDITIONS),
+    MetaPath("drug>interacting drug", "easy", "drug", ("interaction",), DRUGS),
     # One inference: two facts joined, or several features weighed against each other.
     MetaPath("pathogen>disease>drug", "moderate", "pathogen", ("~cause", "treated_by"), DRUGS),
     MetaPath("drug>disease>test", "moderate", "drug", ("~treated_by", "diagnosed_by"), TESTS),
     MetaPath("disease>drug>adverse effect", "moderate", "disease", ("treated_by", "adverse_effect"), CONDITIONS),
+    MetaPath("disease+comorbidity>drug", "moderate", "disease", ("treated_by",), DRUGS, given="contraindication"),
+    MetaPath("disease+medication>drug", "moderate", "disease", ("treated_by",), DRUGS, given="interaction"),
     MetaPath("presentation>disease", "moderate", "disease", (), ("disease",), True),
     # Several inferences: the disease has to be found before its drug, test, complication.
     MetaPath("presentation>disease>drug", "difficult", "disease", ("treated_by",), DRUGS, True),
     MetaPath("presentation>disease>test", "difficult", "disease", ("diagnosed_by",), TESTS, True),
     MetaPath("presentation>disease>complication", "difficult", "disease", ("complication",), CONDITIONS, True),
+    MetaPath("presentation>disease>pathogen", "difficult", "disease", ("cause",), ("pathogen",), True),
+    MetaPath("presentation+comorbidity>disease>drug", "difficult", "disease", ("treated_by",), DRUGS, True,
+             given="contraindication"),
+    MetaPath("presentation+medication>disease>drug", "difficult", "disease", ("treated_by",), DRUGS, True,
+             given="interaction"),
     MetaPath("presentation>disease>drug>adverse effect", "difficult", "disease", ("treated_by", "adverse_effect"),
              CONDITIONS, True),
 )
@@ -82,6 +95,23 @@ ASKED = {
               "Infection with which of these causes {}?"),
     "adverse_effect": ("Which of these is a side effect of {}?", "Which adverse effect can {} have?",
                        "Which of these can {} cause?", "Which of these may be caused by {}?"),
+    "~cause": ("Which disease does {} cause?", "What is {} the cause of?", "Which of these is caused by {}?",
+               "Which disease follows from an infection with {}?"),
+    "contraindication": ("Which of these is a contraindication to {}?", "In which condition must {} not be given?",
+                         "Which condition forbids the use of {}?", "What is {} contraindicated in?"),
+    "interaction": ("Which drug interacts with {}?", "With which of these does {} interact?",
+                    "Which drug should not be combined with {} without care?", "Which of these interferes with {}?"),
+}
+# How a drug is asked for where something rules out others; the patient may have one disease or both.
+ASKED_GIVEN = {
+    "contraindication": ("Which drug treats {} and is not contraindicated in a patient who also has {given}?",
+                         "The patient also has {given}. Which drug for {} is not contraindicated?",
+                         "With {given} as a comorbidity, which of these can be given for {}?",
+                         "There is {given} as well. Which treatment of {} may be used nevertheless?"),
+    "interaction": ("Which drug treats {} and does not interact with {given}, which the patient takes?",
+                    "The patient takes {given}. Which drug for {} does not interact with it?",
+                    "Beside {given}, which of these can be given for {}?",
+                    "There is a prescription of {given} already. Which treatment of {} goes with it?"),
 }
 ABOUT = {
     "~cause": "a disease caused by {}",
@@ -118,6 +148,16 @@ PLAIN = {
     "disease>complication": ("Which is a complication of {seen}?", "What can {seen} lead to?"),
     "disease>pathogen": ("Which organism causes {seen}?", "What is {seen} caused by?"),
     "drug>adverse effect": ("Which is a side effect of {seen}?", "What can {seen} cause?"),
+    "pathogen>disease": ("Which disease is caused by {seen}?", "What does {seen} cause?"),
+    "drug>contraindication": ("Which is a contraindication to {seen}?", "What is {seen} contraindicated in?"),
+    "drug>interacting drug": ("Which drug interacts with {seen}?",),
+    "disease+comorbidity>drug": ("Which drug treats {seen} and is not contraindicated in {given}?",),
+    "disease+medication>drug": ("Which drug treats {seen} and does not interact with {given}?",),
+    "presentation>disease>pathogen": ("{seen} Which organism causes the most likely disease?",),
+    "presentation+comorbidity>disease>drug":
+        ("{seen} Which drug treats the most likely disease and is not contraindicated in {given}?",),
+    "presentation+medication>disease>drug":
+        ("{seen} Which drug treats the most likely disease and does not interact with {given}?",),
     "pathogen>disease>drug": ("Which drug treats a disease caused by {seen}?",),
     "drug>disease>test": ("Which test is used to diagnose a disease treated with {seen}?",),
     "disease>drug>adverse effect": ("Which is a side effect of a drug that treats {seen}?",),
@@ -154,12 +194,13 @@ def join_names(names: list[str]) -> str:
 def wordings_of(meta: MetaPath, plain: bool = False) -> tuple[str, ...]:
     """The surface forms of a meta-path's question: composed from its steps, or if `plain` the few of its own.
 
-    `{seen}` in one is the named entity, or the sentences that list the observed features.
+    `{seen}` in one is the named entity, or the sentences that list the observed features, `{given}` what rules out
+    other drugs.
     """
     if plain:
         return PLAIN[meta.name]
     about = "the most likely disease" if meta.presentation else "{seen}"
     for step in meta.steps[:-1]:
         about = ABOUT[step].format(about)
-    asked = ASKED[meta.steps[-1]] if meta.steps else DIAGNOSES
-    return tuple(("{seen} " if meta.presentation else "") + form.format(about) for form in asked)
+    asked = ASKED_GIVEN[meta.given] if meta.given else ASKED[meta.steps[-1]] if meta.steps else DIAGNOSES
+    return tuple(("{seen} " if meta.presentation else "") + form.replace("{}", about) for form in asked)

@@ -50,12 +50,8 @@ class Question:
             return problem
         if not isinstance(self.question, str) or not self.question.strip():
             return "empty question"
-        if not isinstance(self.options, dict) or not 2 <= len(self.options) <= len(LETTERS):
-            return "not 2 to 26 options"
-        if list(self.options) != list(LETTERS[: len(self.options)]):
-            return "option letters are not A, B, C, ..."
-        if any(not isinstance(text, str) or not text.strip() for text in self.options.values()):
-            return "empty option"
+        if problem := options_problem(self.options):
+            return problem
         if not isinstance(self.answer, str) or self.answer not in self.options:
             return "answer not among the options"
         if self.tier is not None and self.tier not in TIERS:
@@ -77,6 +73,17 @@ class Question:
         if missing:
             raise ValueError(f"missing field {', '.join(missing)}")
         return cls(**{name: row[name] for name in cls.__slots__ if name in row})
+
+
+def options_problem(options: Any) -> str | None:
+    """Why these are no options of a question; None if they are."""
+    if not isinstance(options, dict) or not 2 <= len(options) <= len(LETTERS):
+        return "not 2 to 26 options"
+    if list(options) != list(LETTERS[: len(options)]):
+        return "option letters are not A, B, C, ..."
+    if any(not isinstance(text, str) or not text.strip() for text in options.values()):
+        return "empty option"
+    return None
 
 
 def load_questions(path: Path, made_by: str | None = None) -> list[Question]:

@@ -39,9 +39,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, chain
+from math import prod
 
-from absence import are_nested, go_together, is_class, is_common, is_denied, named_on_page
+from absence import are_nested, could_hold, go_together, is_class, is_cleared, is_common, is_denied, named_on_page
 from graph import Graph, inverse
 from metapath import FINDINGS, LONG_PATHS, META_PATHS, MetaPath, tell_features, wordings_of
 from question import LETTERS, TIERS, Question
@@ -53,13 +54,14 @@ from wiki.kinds import words_of
 from wiki.mediawiki import bare
 
 SINGLE_FACTS = 0.18  # at most this share of the questions asks for one fact
-RARE_SHARE = 0.8  # of the answers are drawn among the rarest quarter of entities
+RARE_SHARE = 0.95  # of the answers are drawn among the rarest quarter of entities
 MOST_OFTEN = 0.01  # at most this share of the questions starts from the same entity or has it as their answer
 MOST_OFTEN_RARE = 0.002  # the same for the answers among the rarest quarter
 FEW = 50  # single facts are asked for where a graph holds nothing else
 REFUSED = 0.05  # of such a draw is one that was asked about often enough: it may be welcome later
-MOST_ALIKE = 2.5  # pairs of diseases that would have all that is observed by chance, where the disease is asked for
-MOST_ALIKE_ON = 0.3  # the same where the question leads on from the disease
+MOST_ALIKE = 1.0  # pairs of diseases that would have all that is observed by chance, where the disease is asked for
+MOST_ALIKE_ON = 0.1  # the same where the question leads on from the disease
+LEAST_SURE = 0.7  # confidence of all facts from the start to the answer together; a finding may be less sure
 LEAST_TELLING = 0.2  # of the diseases may have a finding that is no symptom: pages tell of few of them
 MOST_MEANT = 2  # entities that a hop may pass through: with more, what is observed does not determine what comes next
 PATIENCE = 600  # draws in a row that give no question, after which a meta-path counts as exhausted
@@ -78,11 +80,13 @@ class Subgraph:
     """A sampled meta-path: what is observed, the path (start .. answer), the facts of both in this order.
 
     An observed feature is (step, entity) as seen from the start. In a chain the start itself is observed: no feature.
+    `given` is what rules out other drugs, if the meta-path has such a thing.
     """
 
     features: list[tuple[str, int]]
     path: list[int]
     facts: list[tuple[int, str, int]]
+    given: int | None = None
 
     @property
     def answer(self) -> int:
@@ -90,7 +94,8 @@ class Subgraph:
 
     @property
     def observed(self) -> list[int]:
-        return [entity for _, entity in self.features] or self.path[:1]
+        seen = [entity for _, entity in self.features] or self.path[:1]
+        return seen if self.given is None else [*seen, self.given]
 
 
 class Draw:
@@ -140,12 +145,29 @@ def sample_subgraph(meta: MetaPath, draw: Draw) -> Subgraph | None:
     path = walk(answer, [inverse(step) for step in reversed(meta.steps)], draw)[::-1] if answer else []
     if len(path) <= len(meta.steps) or draw.graph.type[path[0]] != meta.start:
         return None
+    given = draw_given(meta, path, draw) if meta.given else None
+    if meta.given and given is None:
+        return None
     features = mask(meta, path[0], draw) if meta.presentation else []
-    subgraph = Subgraph(features, path, [draw.graph.triple(path[0], step, entity) for step, entity in features])
-    subgraph.facts += [draw.graph.triple(*hop) for hop in zip(path, meta.steps, path[1:])]
+    facts = [draw.graph.triple(path[0], step, entity) for step, entity in features]
+    facts += [draw.graph.triple(*hop) for hop in zip(path, meta.steps, path[1:])]
+    subgraph = Subgraph(features, path, facts, given)
     if meta.presentation and (len(features) < 3 or not set(path).isdisjoint(subgraph.observed)):
         return None
     return subgraph
+
+
+def draw_given(meta: MetaPath, path: list[int], draw: Draw) -> int | None:
+    """What rules out other drugs than the answer, which is cleared of it by its own page; None if there is nothing."""
+    graph, answer, disease = draw.graph, path[-1], path[-2]
+    others = graph.neighbours(disease, meta.steps[-1]) - graph.interchangeable(answer)
+    strange = graph.reach(others, (meta.given,)) - graph.interchangeable(disease) - set(path)
+    cleared = [
+        entity
+        for entity in sorted(strange)
+        if graph.family(entity) in ("condition", "remedy") and is_cleared(graph, answer, meta.given, entity)
+    ]
+    return draw.among(cleared) if cleared else None
 
 
 def mask(meta: MetaPath, disease: int, draw: Draw) -> list[tuple[str, int]]:
@@ -157,10 +179,7 @@ def mask(meta: MetaPath, disease: int, draw: Draw) -> list[tuple[str, int]]:
     graph, rng = draw.graph, draw.rng
     of_relation = {step: sorted(graph.neighbours(disease, step)) for step in meta.observed or ("symptom", *FINDINGS)}
     if meta.observed:
-        numbers = Counter(meta.observed)
-        complete = all(len(of_relation[step]) >= number for step, number in numbers.items())
-        drawn = {step: rng.sample(of_relation[step], number) for step, number in numbers.items()} if complete else {}
-        return [(step, entity) for step, entities in drawn.items() for entity in entities]
+        return one_of_each(Counter(meta.observed), of_relation, rng)
     symptoms = of_relation.pop("symptom")
     if len(symptoms) < 3:
         return []
@@ -169,6 +188,13 @@ def mask(meta: MetaPath, disease: int, draw: Draw) -> list[tuple[str, int]]:
     if findings and (len(features) < 3 or rng.random() < 0.3):
         features.append(rng.choice(findings))
     return features
+
+
+def one_of_each(numbers: Counter[str], of_relation: dict[str, list[int]], rng: random.Random) -> list[tuple[str, int]]:
+    """As many features of each relation as asked for, at random; [] if one relation has too few."""
+    if any(len(of_relation[step]) < number for step, number in numbers.items()):
+        return []
+    return [(step, entity) for step, number in numbers.items() for entity in rng.sample(of_relation[step], number)]
 
 
 def walk(start: int, steps: Sequence[str], draw: Draw) -> list[int]:
@@ -187,28 +213,38 @@ def is_determined(graph: Graph, meta: MetaPath, subgraph: Subgraph) -> bool:
 
     At each distance from the start there are at most `MOST_MEANT` entities, no disease that more pathogens cause or
     more drugs treat, and no drug or disease that leads on by what only other pages tell of its treatment. Start and
-    answer are no classes of diseases or organisms, and few diseases would have all observed features by chance.
+    answer are no classes of diseases or organisms and no kinds of one another, few diseases would have all observed
+    features by chance, and the facts of the path are sure.
     """
-    start = subgraph.path[0]
-    if any(
-        is_class(graph, entity) for entity in (start, subgraph.answer) if graph.type[entity] in ("disease", "pathogen")
-    ):
+    start, answer = subgraph.path[0], subgraph.answer
+    ends = [entity for entity in (start, answer) if graph.type[entity] in ("disease", "pathogen")]
+    alike = start != answer and graph.family(start) == graph.family(answer) and are_nested(graph, start, answer)
+    if alike or any(is_class(graph, entity) for entity in ends):
         return False
     if meta.presentation and pairs_alike(graph, subgraph.features) > (MOST_ALIKE_ON if meta.steps else MOST_ALIKE):
         return False
     if any(len(meant) > MOST_MEANT for meant in meant_along(graph, meta, subgraph)):
         return False
-    for step, entity in zip(meta.steps[:-1], subgraph.path):
-        if step in ("treated_by", "~treated_by") and entity not in graph.told[step]:
-            return False
-        if step == "treated_by" and len(named_on_page(graph, entity, "remedy")) > MOST_MEANT:
-            return False
-    caused = [subject for subject, relation, _ in subgraph.facts[len(subgraph.features) :] if relation == "cause"]
-    return not any(
-        len(named_on_page(graph, disease, "pathogen")) > MOST_MEANT
-        or sum(graph.type[other] == "pathogen" for other in graph.could_mean(disease, "cause")) > MOST_MEANT
-        for disease in caused
-    )
+    hops = subgraph.facts[len(subgraph.features) :]
+    if prod(graph.confidence[fact] for fact in hops) < LEAST_SURE:
+        return False
+    if any(is_loose(graph, step, entity) for step, entity in zip(meta.steps[:-1], subgraph.path)):
+        return False
+    return not any(has_many_causes(graph, disease) for disease, relation, _ in hops if relation == "cause")
+
+
+def is_loose(graph: Graph, step: str, entity: int) -> bool:
+    """Whether a step of treatment leads on from an entity whose own page does not tell of it, or names many drugs."""
+    if step not in ("treated_by", "~treated_by"):
+        return False
+    many = step == "treated_by" and len(named_on_page(graph, entity, "remedy")) > MOST_MEANT
+    return many or entity not in graph.told[step]
+
+
+def has_many_causes(graph: Graph, disease: int) -> bool:
+    """Whether more pathogens cause a disease than it would be determined by, or its page names more."""
+    causes = sum(graph.type[other] == "pathogen" for other in graph.could_mean(disease, "cause"))
+    return max(causes, len(named_on_page(graph, disease, "pathogen"))) > MOST_MEANT
 
 
 def pairs_alike(graph: Graph, features: list[tuple[str, int]]) -> float:
@@ -246,17 +282,33 @@ def proved_wrong(graph: Graph, meta: MetaPath, subgraph: Subgraph, candidates: s
 
 
 def choose_wrong(meta: MetaPath, subgraph: Subgraph, draw: Draw, count: int) -> list[int]:
-    """Up to `count` wrong options: proved wrong, denied where pages speak, and none a kind of another."""
+    """Up to `count` wrong options: proved wrong, denied where pages speak, and none a kind of another.
+
+    Where the patient also has what rules out other drugs, these come first, and there is one at least.
+    """
     graph = draw.graph
-    candidates = sorted(proved_wrong(graph, meta, subgraph, perturb(meta, subgraph, draw)))
+    unsuitable = sorted(ruled_out_by_given(graph, meta, subgraph))
+    if meta.given and not unsuitable:
+        return []
+    candidates = sorted(proved_wrong(graph, meta, subgraph, perturb(meta, subgraph, draw)) - set(unsuitable))
+    tried = [draw.rng.sample(options, min(len(options), MOST_TRIED)) for options in (unsuitable, candidates)]
     wrong: list[int] = []
-    for option in draw.rng.sample(candidates, min(len(candidates), MOST_TRIED)):
+    for option in chain(*tried):
         distinct = not any(are_nested(graph, option, other) for other in (subgraph.answer, *wrong))
-        if distinct and is_ruled_out(graph, meta, subgraph, option):
+        if distinct and (option in unsuitable or is_ruled_out(graph, meta, subgraph, option)):
             wrong.append(option)
         if len(wrong) == count:
             break
-    return wrong
+    return wrong if not meta.given or wrong and wrong[0] in unsuitable else []
+
+
+def ruled_out_by_given(graph: Graph, meta: MetaPath, subgraph: Subgraph) -> set[int]:
+    """The drugs that treat the disease as the answer does, and must not be given to this patient."""
+    if subgraph.given is None:
+        return set()
+    forbidden = graph.neighbours(subgraph.given, inverse(meta.given))
+    treating = graph.neighbours(subgraph.path[-2], meta.steps[-1]) & forbidden
+    return {drug for drug in treating if graph.type[drug] == graph.type[subgraph.answer]}
 
 
 def is_ruled_out(graph: Graph, meta: MetaPath, subgraph: Subgraph, option: int) -> bool:
@@ -273,6 +325,8 @@ def is_ruled_out(graph: Graph, meta: MetaPath, subgraph: Subgraph, option: int) 
     step, meant = meta.steps[-1], meant_along(graph, meta, subgraph)[-1]
     if is_common(graph, option, step, *COMMON_OPTION):
         return False
+    if step == "treated_by" and any(could_hold(graph, seen, step, option) for seen in subgraph.observed):
+        return False  # levetiracetam, where a seizure is presented
     if step in KIN and any(go_together(graph, step, right, option) for right in graph.reach(meant, (step,))):
         return False
     return all(is_denied(graph, entity, step, option) for entity in meant)
@@ -401,6 +455,9 @@ def make_question(meta: MetaPath, subgraph: Subgraph, draw: Draw, options: int, 
     wrong = choose_wrong(meta, subgraph, draw, options - 1)
     if len(wrong) < options - 1:
         return None
+    forbidden = ruled_out_by_given(graph, meta, subgraph)
+    proof = [graph.triple(drug, meta.given, subgraph.given) for drug in wrong if drug in forbidden]
+    seen, hops = subgraph.facts[: len(subgraph.features)], subgraph.facts[len(subgraph.features) :]
     shown = [subgraph.answer, *wrong]
     rng.shuffle(shown)
     return Question(
@@ -414,7 +471,7 @@ def make_question(meta: MetaPath, subgraph: Subgraph, draw: Draw, options: int, 
         kind=meta.name,
         evidence=[
             [graph.title[subject], relation, graph.title[object_], *graph.facts[subject, relation, object_]]
-            for subject, relation, object_ in subgraph.facts
+            for subject, relation, object_ in (*seen, *proof, *hops)
         ],
     )
 
@@ -443,7 +500,7 @@ def wording(meta: MetaPath, subgraph: Subgraph, draw: Draw, plain: bool) -> str:
         for step, entity in subgraph.features:
             told[step].append(names[entity])
         seen = tell_features(told, draw.rng, plain)
-    return draw.rng.choice(wordings_of(meta, plain)).format(seen=seen)
+    return draw.rng.choice(wordings_of(meta, plain)).format(seen=seen, given=names.get(subgraph.given))
 
 
 # ----------------------------------------------------------------------------------------------------------------- main

@@ -29,7 +29,7 @@ def write_vignettes(graph: Graph, questions: list[Question], teacher: Teacher, s
     A vignette that fails a check is dropped, and the question keeps its template. Returns how many were kept, and why
     others were not.
     """
-    metas = {meta.name: meta for meta in (*META_PATHS, *LONG_PATHS) if meta.presentation}
+    metas = {meta.name: meta for meta in (*META_PATHS, *LONG_PATHS) if meta.presentation and not meta.given}
     presentations = [question for question in questions if question.kind in metas]
     outcomes: Counter[str] = Counter()
     for start in progress_bar(range(0, len(presentations), BATCH), desc="vignettes", unit="batch"):
@@ -64,26 +64,37 @@ def vignette_problem(graph: Graph, meta: MetaPath, question: Question, text: str
         return "empty, too long, or a question"
     observed = [graph.entity[title] for _, title in observed_of(meta, question)]
     words = words_of(text)
-    longest_first = sorted(observed, key=lambda entity: -len(graph.title[entity]))  # pain in the chest pain
-    for entity in longest_first:
-        at = find_name(words, graph.names[entity])
-        if at is None:
-            return "an observed feature is missing"
-        if NEGATIONS & set(words[max(0, at[0] - NEGATED_WITHIN) : at[0]]):
-            return "an observed feature is negated"
-        words[at[0] : at[1]] = ["|"]
-    told = {
-        entity
-        for first in range(len(words))
-        for last in range(first, min(first + LONGEST_NAME, len(words)))
-        for entity in graph.named.get(" ".join(words[first : last + 1]), ())
-    }
+    if problem := strike_out(graph, observed, words):
+        return problem
+    told = named_in(graph, words)
     masked = {graph.entity[title] for row in question.evidence for title in (row[0], row[2])} - set(observed)
     if not told.isdisjoint(set().union(*map(graph.interchangeable, masked))):
         return "what is masked is named"
     if any(graph.type[entity] in ("symptom", "disease") for entity in told - set(observed)):
         return "a finding is added"
     return None
+
+
+def strike_out(graph: Graph, observed: Iterable[int], words: list[str]) -> str | None:
+    """Replace the names of observed features among a vignette's words; why one is not told, None if all are."""
+    for entity in sorted(observed, key=lambda entity: -len(graph.title[entity])):  # chest pain before pain
+        at = find_name(words, graph.names[entity])
+        if at is None:
+            return "an observed feature is missing"
+        if NEGATIONS & set(words[max(0, at[0] - NEGATED_WITHIN) : at[0]]):
+            return "an observed feature is negated"
+        words[at[0] : at[1]] = ["|"]
+    return None
+
+
+def named_in(graph: Graph, words: list[str]) -> set[int]:
+    """The entities whose names stand among the words."""
+    return {
+        entity
+        for first in range(len(words))
+        for last in range(first, min(first + LONGEST_NAME, len(words)))
+        for entity in graph.named.get(" ".join(words[first : last + 1]), ())
+    }
 
 
 def find_name(words: list[str], names: Iterable[str]) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 import random
 import re
 import sqlite3
+import zlib
 from collections import Counter, defaultdict
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 import synth
 import vignette as vignettes
+from absence import are_nested, is_cleared, is_denied, mentions
 from graph import ALIKE, Graph
 from metapath import FINDINGS
 from question import LETTERS, Question, load_questions
@@ -393,6 +395,125 @@ def test_unusable_numbers_are_refused(tmp_path):
             call_main(synth, "--run", tmp_path, flag, value)
     with pytest.raises(UserError, match="does not exist"):
         synth.RunDir(tmp_path / "nowhere")
+
+
+# ---------------------------------------------------------------------------------------------- absence and comorbidity
+
+
+def graph_of(path, types, facts, prose=(), confidence=1.0):
+    """A graph of titles with their types, facts (subject, relation, object) and the prose of some pages."""
+    ids = {title: number for number, title in enumerate(types, 1)}
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE entity(id, title, type, page, revision, rare, incoming)")
+        database.execute("CREATE TABLE alias(name, entity)")
+        database.execute("CREATE TABLE prose(entity, text)")
+        columns = "subject, relation, object, page, revision, sentence, confidence"
+        database.execute(f"CREATE TABLE relation(id INTEGER PRIMARY KEY, {columns})")
+        rows = [(ids[title], title, kind, ids[title], "orphan" in title) for title, kind in types.items()]
+        database.executemany("INSERT INTO entity VALUES (?, ?, ?, ?, 1, ?, 0)", rows)
+        rows = [(ids[s], r, ids[o], ids[s], "so", confidence) for s, r, o in facts]
+        database.executemany(f"INSERT INTO relation({columns}) VALUES (?, ?, ?, ?, 1, ?, ?)", rows)
+        pages = [
+            (ids[title], zlib.compress((text + " and so on" * 10).encode())) for title, text in dict(prose).items()
+        ]
+        database.executemany("INSERT INTO prose VALUES (?, ?)", pages)
+    return Graph(path, 0.6), ids
+
+
+@pytest.mark.parametrize(
+    "one, other, nested",
+    [
+        ("Lipoid congenital adrenal hyperplasia", "X-linked adrenal hypoplasia congenita", True),
+        ("Diabetic nephropathy", "Chronic nephropathy", True),
+        ("Retinal detachment", "Central retinal vein occlusion", True),
+        ("Roberts syndrome", "Sotos syndrome", False),
+        ("Gaucher's disease", "Fabry disease", False),
+    ],
+)
+def test_options_of_one_kind_share_a_telling_word(tmp_path, one, other, nested):
+    types = dict.fromkeys([one, other, *(f"{name} syndrome" for name in ("Alport", "Cohen", "Down"))], "disease")
+    graph, ids = graph_of(tmp_path / "kg.sqlite", types, [(one, "differential", "Down syndrome")])
+    assert are_nested(graph, ids[one], ids[other]) == nested == are_nested(graph, ids[other], ids[one])
+
+
+@pytest.mark.parametrize(
+    "drug, text, named",
+    [
+        ("Valproic acid", "Valproate is given.", True),
+        ("Morphine", "Some take morphine.", True),
+        ("Salicylic acid", "Salicylates help.", True),
+        ("Folic acid", "A folio is read.", False),
+        ("Digoxin", "Digitalis is old.", False),
+    ],
+)
+def test_a_page_names_a_drug_by_its_stem(tmp_path, drug, text, named):
+    types = {"Migraine": "disease", drug: "drug", "Pain": "symptom"}
+    graph, ids = graph_of(tmp_path / "kg.sqlite", types, [("Migraine", "symptom", "Pain")], {"Migraine": text})
+    assert mentions(graph, ids["Migraine"], ids[drug]) == named
+
+
+def test_a_page_that_lists_few_side_effects_denies_none(tmp_path):
+    effects = [f"Effect {letter}" for letter in "ABCDEF"]
+    types = {"Talkative": "drug", "Laconic": "drug", **dict.fromkeys(effects, "symptom")}
+    facts = [("Talkative", "adverse_effect", effect) for effect in effects[:5]]
+    graph, ids = graph_of(tmp_path / "kg.sqlite", types, [*facts, ("Laconic", "adverse_effect", effects[5])])
+    graph.told["~adverse_effect"].update(ids.values())
+    graph.told["~adverse_effect"].discard(ids[effects[5]])
+    assert is_denied(graph, ids["Talkative"], "adverse_effect", ids[effects[5]])
+    graph.told["~adverse_effect"].discard(ids[effects[0]])
+    assert not is_denied(graph, ids["Laconic"], "adverse_effect", ids[effects[0]])
+
+
+COMORBID = {
+    "Hypertension": "disease", "Angina": "disease", "Asthma": "disease", "Gout": "disease", "Glaucoma": "disease",
+    "Amlodipine": "drug", "Propranolol": "drug", "Sotalol": "drug", "Nebivolol": "drug", "Pilocarpine": "drug",
+}  # fmt: skip
+TREATS = [("Hypertension", "treated_by", drug) for drug in ("Amlodipine", "Propranolol", "Sotalol", "Nebivolol")]
+FORBIDDEN = [(drug, "contraindication", "Asthma") for drug in ("Propranolol", "Sotalol", "Nebivolol")]
+
+
+@pytest.mark.parametrize(
+    "cleared, prose, asked",
+    [
+        ([("Amlodipine", "contraindication", "Gout")], {}, True),
+        ([], {}, False),  # its page does not speak of contraindications
+        ([("Amlodipine", "contraindication", "Gout")], {"Amlodipine": "Care is needed in asthma."}, False),
+        ([("Amlodipine", "contraindication", "Gout")], {"Asthma": "Amlodipine is safe."}, False),
+    ],
+)
+def test_a_comorbidity_leaves_the_drug_that_its_page_clears(tmp_path, cleared, prose, asked):
+    """Every wrong option treats the disease and is contraindicated; the evidence proves both."""
+    graph, ids = graph_of(tmp_path / "kg.sqlite", COMORBID, [*TREATS, *FORBIDDEN, *cleared], prose)
+    assert is_cleared(graph, ids["Amlodipine"], "contraindication", ids["Asthma"]) == asked
+    meta = next(meta for meta in EVERY_PATH if meta.name == "disease+comorbidity>drug")
+    questions = [q for q in synth.synthesize(graph, 3, 0, 3, [meta]) if q.options[q.answer] == "Amlodipine"]
+    assert bool(questions) == asked
+    for question in questions:
+        wrong = {text for text in question.options.values() if text != "Amlodipine"}
+        told = [tuple(row[:3]) for row in question.evidence]
+        assert told[-1] == TREATS[0] and {row[0] for row in told[:-1]} == wrong and set(told[:-1]) <= set(FORBIDDEN)
+        assert "asthma" in question.question.lower() and "hypertension" in question.question.lower()
+
+
+def test_rare_are_entities_that_facts_speak_of(tmp_path):
+    """What no fact speaks of is unknown; of equals those called rare come first."""
+    types = {f"{name} disease": "disease" for name in ("A", "B", "C orphan", "D", "E", "F orphan", "G", "H", "I", "J")}
+    known = list(types)[:8]
+    graph, ids = graph_of(tmp_path / "kg.sqlite", types, [(title, "differential", known[0]) for title in known[1:]])
+    assert graph.rarest == {ids["C orphan disease"], ids["F orphan disease"]}
+
+
+def test_a_path_is_as_sure_as_all_its_facts_together(tmp_path):
+    for confidence in (0.9, 0.8, 0.65):
+        graph, ids = graph_of(tmp_path / f"{confidence}.sqlite", COMORBID, TREATS, (), confidence)
+        for name, hops in (("disease>drug", 1), ("pathogen>disease>drug", 2)):
+            meta = next(meta for meta in EVERY_PATH if meta.name == name)
+            facts = [graph.triple(*(ids[end] if end in ids else end for end in fact)) for fact in TREATS[:hops]]
+            subgraph = synth.Subgraph([], [facts[0][0], facts[0][2]], facts)
+            sure = synth.prod(graph.confidence[fact] for fact in facts) >= synth.LEAST_SURE
+            assert sure == (confidence**hops >= synth.LEAST_SURE)
+            if hops == 1:
+                assert synth.is_determined(graph, meta, subgraph) == sure
 
 
 # --------------------------------------------------------------------------------------------------- clinical vignettes
