@@ -80,10 +80,15 @@ def head_of(graph: Graph, entity: int) -> str:
 def is_documented(graph: Graph, entity: int, step: str) -> bool:
     """Whether it is known where a step, or one that a reader may take for it, leads from an entity: its own page tells,
     or, if the source has no text of that page, other pages do."""
-    if any(entity in graph.told[like] for like in (step, *ALIKE.get(step, ()))):
+    if any(tells_enough(graph, entity, like) for like in (step, *ALIKE.get(step, ()))):
         return True
     others = len(graph.possible[step].get(entity, ()))
     return others >= WELL_KNOWN.get(graph.type[entity], 1) and not page_text(graph, entity)
+
+
+def tells_enough(graph: Graph, entity: int, step: str) -> bool:
+    """Whether an entity's own page tells where a step leads, and of so much that its silence says something."""
+    return entity in graph.told[step] and len(graph.possible[step].get(entity, ())) >= LEAST_TOLD.get(step, 1)
 
 
 def is_denied(graph: Graph, entity: int, step: str, other: int) -> bool:
@@ -93,12 +98,8 @@ def is_denied(graph: Graph, entity: int, step: str, other: int) -> bool:
     relation of any confidence may be understood to join the two, and neither page may name the other or what is
     interchangeable with it.
     """
-    told = entity in graph.told[step] and len(graph.possible[step][entity]) >= LEAST_TOLD.get(step, 1)
-    return (
-        is_documented(graph, other, inverse(step))
-        and (told or other in graph.told[inverse(step)])
-        and not may_hold(graph, entity, step, other)
-    )
+    told = tells_enough(graph, entity, step) or tells_enough(graph, other, inverse(step))
+    return told and is_documented(graph, other, inverse(step)) and not may_hold(graph, entity, step, other)
 
 
 def is_cleared(graph: Graph, drug: int, step: str, other: int) -> bool:

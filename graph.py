@@ -135,9 +135,7 @@ def read_tables(path: Path) -> tuple[list[tuple], list[tuple], list[tuple]]:
             page = "e.page" if "evidence" in tables else "r.page" if "page" in columns else "NULL"
             confidence = "r.confidence" if "confidence" in columns else "NULL"
             joined = "LEFT JOIN evidence e ON e.relation = r.id" if "evidence" in tables else ""
-            entities = database.execute(
-                "SELECT id, title, type, page, rare, incoming FROM entity ORDER BY id"
-            ).fetchall()
+            entities = database.execute("SELECT id, title, type, page, incoming FROM entity ORDER BY id").fetchall()
             relations = database.execute(
                 f"SELECT r.subject, r.relation, r.object, {page}, r.revision, r.sentence, {confidence} "
                 f"FROM relation r {joined} ORDER BY r.id"
@@ -165,7 +163,6 @@ class Graph:
         self.entity = {title: entity for entity, title in self.title.items()}
         self.type = {entity: kind for entity, _, kind, *_ in entities}
         self.incoming = {entity: incoming for entity, *_, incoming in entities}
-        self.called_rare = {entity for entity, *_, rare, _ in entities if rare}
         self.of_type: dict[str, list[int]] = defaultdict(list)
         for entity, kind in self.type.items():
             self.of_type[kind].append(entity)
@@ -181,7 +178,7 @@ class Graph:
         self.alike: dict[int, frozenset[int]] = {}
         self.broad: dict[tuple[int, str], set[int]] = {}  # what could_mean finds, where that is much
         self.in_order: dict[tuple[int, str], list[int]] = {}
-        self.index(relations, {page: entity for entity, _, _, page, *_ in entities}, min_confidence)
+        self.index(relations, {page: entity for entity, _, _, page, _ in entities}, min_confidence)
         self.classify()
 
     def index(self, relations: list[tuple], page_of: dict[int, int], min_confidence: float) -> None:
@@ -290,7 +287,8 @@ class Graph:
         the broadest pages found last. What no fact speaks of is not rare but unknown: nothing can be asked about it.
         """
         known = {entity for subject, _, object_ in self.facts for entity in (subject, object_)}
-        order = sorted(known, key=lambda entity: (self.incoming[entity], entity not in self.called_rare, -entity))
+        called_rare = {entity for (entity,) in self.database.execute("SELECT id FROM entity WHERE rare")}
+        order = sorted(known, key=lambda entity: (self.incoming[entity], entity not in called_rare, -entity))
         found: set[int] = set()
         for kind in self.of_type:
             members = [entity for entity in order if self.type[entity] == kind]

@@ -59,11 +59,13 @@ MOST_OFTEN = 0.01  # at most this share of the questions starts from the same en
 MOST_OFTEN_RARE = 0.002  # the same for the answers among the rarest quarter
 FEW = 50  # single facts are asked for where a graph holds nothing else
 REFUSED = 0.05  # of such a draw is one that was asked about often enough: it may be welcome later
-MOST_ALIKE = 1.0  # pairs of diseases that would have all that is observed by chance, where the disease is asked for
-MOST_ALIKE_ON = 0.1  # the same where the question leads on from the disease
+MOST_ALIKE = 0.5  # pairs of diseases that would have all that is observed by chance, where the disease is asked for
+MOST_ALIKE_ON = 0.03  # the same where the question leads on from the disease
 LEAST_SURE = 0.7  # confidence of all facts from the start to the answer together; a finding may be less sure
 LEAST_TELLING = 0.2  # of the diseases may have a finding that is no symptom: pages tell of few of them
 MOST_MEANT = 2  # entities that a hop may pass through: with more, what is observed does not determine what comes next
+REDRAWS = 8  # answers drawn at once: the first that was not asked for too often is taken
+FORGOTTEN = 200  # questions, after which answers that were asked for too often are drawn again
 PATIENCE = 600  # draws in a row that give no question, after which a meta-path counts as exhausted
 KIN = ("treated_by", "~treated_by", "diagnosed_by", "complication")  # two things that go together here may do so again
 LACKING = 2  # observed features that a wrong diagnosis lacks for sure
@@ -105,14 +107,20 @@ class Draw:
         self.graph, self.rng, self.uniform = graph, random.Random(seed), uniform
         self.weight = {entity: 1.0 if uniform else rarity(incoming) for entity, incoming in graph.incoming.items()}
         self.answers: dict[str, list[tuple[list[int], list[float]]]] = {}  # meta-path -> what it may ask for
+        self.refused: set[int] = set()  # answers that were asked for often enough, at present
 
     def answer(self, meta: MetaPath) -> int | None:
         """An entity that a meta-path may lead to, a share of `RARE_SHARE` among the rarest; None if there is none."""
         if meta.name not in self.answers:
             self.answers[meta.name] = [self.weighed(entities) for entities in self.ends(meta)]
         rare, every = self.answers[meta.name]
-        members, cumulative = rare if rare[0] and not self.uniform and self.rng.random() < RARE_SHARE else every
-        return self.rng.choices(members, cum_weights=cumulative)[0] if members else None
+        rarely = not self.uniform and self.rng.random() < RARE_SHARE
+        for members, cumulative in (rare, every) if rarely else (every,):
+            drawn = self.rng.choices(members, cum_weights=cumulative, k=REDRAWS) if members else ()
+            for entity in drawn:
+                if entity not in self.refused:
+                    return entity
+        return None
 
     def ends(self, meta: MetaPath) -> tuple[list[int], list[int]]:
         """The entities that the last step of a meta-path leads to: the rarest of them, and all."""
@@ -181,7 +189,7 @@ def mask(meta: MetaPath, disease: int, draw: Draw) -> list[tuple[str, int]]:
     if meta.observed:
         return one_of_each(Counter(meta.observed), of_relation, rng)
     symptoms = of_relation.pop("symptom")
-    if len(symptoms) < 3:
+    if len(symptoms) < 2:
         return []
     features = [("symptom", entity) for entity in rng.sample(symptoms, rng.randint(2, min(4, len(symptoms))))]
     findings = [(step, entity) for step in of_relation if step not in meta.steps[:1] for entity in of_relation[step]]
@@ -216,21 +224,24 @@ def is_determined(graph: Graph, meta: MetaPath, subgraph: Subgraph) -> bool:
     answer are no classes of diseases or organisms and no kinds of one another, few diseases would have all observed
     features by chance, and the facts of the path are sure.
     """
-    start, answer = subgraph.path[0], subgraph.answer
-    ends = [entity for entity in (start, answer) if graph.type[entity] in ("disease", "pathogen")]
-    alike = start != answer and graph.family(start) == graph.family(answer) and are_nested(graph, start, answer)
-    if alike or any(is_class(graph, entity) for entity in ends):
-        return False
-    if meta.presentation and pairs_alike(graph, subgraph.features) > (MOST_ALIKE_ON if meta.steps else MOST_ALIKE):
-        return False
-    if any(len(meant) > MOST_MEANT for meant in meant_along(graph, meta, subgraph)):
-        return False
     hops = subgraph.facts[len(subgraph.features) :]
-    if prod(graph.confidence[fact] for fact in hops) < LEAST_SURE:
-        return False
-    if any(is_loose(graph, step, entity) for step, entity in zip(meta.steps[:-1], subgraph.path)):
-        return False
-    return not any(has_many_causes(graph, disease) for disease, relation, _ in hops if relation == "cause")
+    most_alike = MOST_ALIKE_ON if meta.steps else MOST_ALIKE
+    return not (
+        has_vague_ends(graph, subgraph)
+        or prod(graph.confidence[fact] for fact in hops) < LEAST_SURE
+        or (meta.presentation and pairs_alike(graph, subgraph.features) > most_alike)
+        or any(len(meant) > MOST_MEANT for meant in meant_along(graph, meta, subgraph))
+        or any(is_loose(graph, step, entity) for step, entity in zip(meta.steps[:-1], subgraph.path))
+        or any(has_many_causes(graph, disease) for disease, relation, _ in hops if relation == "cause")
+    )
+
+
+def has_vague_ends(graph: Graph, subgraph: Subgraph) -> bool:
+    """Whether start or answer is a class of diseases or organisms, or one is a kind of the other."""
+    start, answer = subgraph.path[0], subgraph.answer
+    if start != answer and graph.family(start) == graph.family(answer) and are_nested(graph, start, answer):
+        return True
+    return any(graph.type[entity] in ("disease", "pathogen") and is_class(graph, entity) for entity in (start, answer))
 
 
 def is_loose(graph: Graph, step: str, entity: int) -> bool:
@@ -394,6 +405,8 @@ def synthesize(
                     break
                 subgraph = sample_subgraph(meta, draw)
                 admitted = mix.admits(subgraph)
+                if subgraph and not mix.welcomes(subgraph.answer):
+                    draw.refused.add(subgraph.answer)
                 question = make_question(meta, subgraph, draw, options, plain) if admitted else None
                 if question is None or identity(question) in known:
                     misses[meta.name] += 1 if admitted else REFUSED
@@ -405,6 +418,8 @@ def synthesize(
                 mix.add(meta, subgraph)
                 question.id = f"synth/{meta.name.replace(' ', '-')}/{mix.kinds[meta.name]}"
                 questions.append(question)
+                if len(questions) % FORGOTTEN == 0:
+                    draw.refused.clear()
                 progress.update()
     return questions
 
@@ -428,10 +443,13 @@ class Mix:
     def admits(self, subgraph: Subgraph | None) -> bool:
         if subgraph is None:
             return False
-        number, start, answer = self.kinds.total(), subgraph.path[0], subgraph.answer
-        rarely = max(3, MOST_OFTEN_RARE * number) if answer in self.rarest else number
-        often = max(10, MOST_OFTEN * number)
-        return self.answers[answer] < min(rarely, often) and self.starts[start] < often
+        often = max(10, MOST_OFTEN * self.kinds.total())
+        return self.welcomes(subgraph.answer) and self.starts[subgraph.path[0]] < often
+
+    def welcomes(self, answer: int) -> bool:
+        """Whether an entity has been the answer seldom enough to be it once more."""
+        least, share = (3, MOST_OFTEN_RARE) if answer in self.rarest else (10, MOST_OFTEN)
+        return self.answers[answer] < max(least, share * self.kinds.total())
 
     def add(self, meta: MetaPath, subgraph: Subgraph) -> None:
         self.kinds[meta.name] += 1
