@@ -11,6 +11,10 @@ backwards: a rare answer is drawn first, then what leads to it.
 Only a random part of a disease's features is observed (`mask`), so inference happens under partial information. What is
 observed must determine what the path passes through (`is_determined`): not by way of a drug with many uses.
 
+Under a comorbidity or a medication, that of the drugs is asked for which the patient may have: others that treat the
+disease as well are contraindicated there or interact, and the answer's own page speaks of such things and names no
+other (`draw_given`).
+
 Wrong options are relation-preserving perturbations: what the same relation gives for a competitor, which shares an
 observed feature and lacks others. No wrong option may be arguably right: no interpretation of what is observed leads to
 it in the graph (`proved_wrong`), and pages that speak of the matter deny it (`absence.py`). An entity may be taken for

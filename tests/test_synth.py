@@ -39,6 +39,8 @@ RELATIONS = [  # subject type, relation, object type
     ("symptom", "belongs_to", "symptom"),
     ("disease", "prevented_by", "drug"),
     ("disease", "risk_factor", "drug"),
+    ("drug", "contraindication", "disease"),
+    ("drug", "interaction", "drug"),
 ]
 RARER = ("belongs_to", "prevented_by", "risk_factor")  # a fifth as dense: with all of them, every answer is right
 
@@ -102,7 +104,7 @@ class Reader:
         self.kin = {a: {b for b in above if b in above[a] or a in above[b]} for a in above}
         self.read = defaultdict(set)
         for s, r, o in self.facts:
-            for step in {step for meta in EVERY_PATH for step in meta.steps} | {"symptom", *FINDINGS}:
+            for step in {step for meta in EVERY_PATH for step in (*meta.steps, meta.given)} | {"symptom", *FINDINGS}:
                 for relation in (step, *ALIKE.get(step, ())):
                     if relation == r:
                         self.read[step].add((s, o))
@@ -130,7 +132,13 @@ class Reader:
 def seen_features(graph, meta, question):
     """What a presentation observes, as (relation, entity)."""
     rows = question.evidence[: len(question.evidence) - len(meta.steps)]
-    return [(relation, graph.entity[title]) for _, relation, title, *_ in rows]
+    return [(relation, graph.entity[title]) for _, relation, title, *_ in rows if relation != meta.given]
+
+
+def ruled_out(reader, meta, question):
+    """The wrong options that treat the disease, but must not be given: {drug: what rules it out}."""
+    rows = question.evidence[: len(question.evidence) - len(meta.steps)]
+    return {reader.ids[drug]: reader.ids[given] for drug, relation, given, *_ in rows if relation == meta.given}
 
 
 @settings(max_examples=8, deadline=None)
@@ -148,14 +156,20 @@ def test_exactly_one_option_is_right(tmp_path_factory, seed, density):
             assert all((start, *feature) in reader.facts for feature in features)
             assert {e for e in graph.title if reader.fits(e, features)} <= reader.kin[start], "one disease fits"
         else:
-            start = facts[0][2] if meta.steps[0].startswith("~") else facts[0][0]
+            first = facts[-len(meta.steps)]
+            start = first[2] if meta.steps[0].startswith("~") else first[0]
         right, read = {start}, set(reader.kin[start])
         for step in meta.steps:
             right = graph.reach(right, (step,))
             read = reader.leads(read, step)
         options = {letter: reader.ids[text] for letter, text in question.options.items()}
         assert options[question.answer] in right
-        assert not any(entity in read for letter, entity in options.items() if letter != question.answer)
+        forbidden = ruled_out(reader, meta, question)
+        wrong = {entity for letter, entity in options.items() if letter != question.answer}
+        assert wrong & read == set(forbidden), "no other option leads there"
+        assert bool(forbidden) == bool(meta.given) and forbidden.keys() <= right and len(set(forbidden.values())) <= 1
+        for reason in forbidden.values():
+            assert reason not in reader.leads(reader.kin[options[question.answer]], meta.given), "the answer is cleared"
         assert len(set(options.values())) == 4
         assert len({graph.type[entity] for entity in options.values()}) == 1, "options of one type"
         assert question.options[question.answer] not in question.question, "the answer is masked"
@@ -168,7 +182,8 @@ def test_wrong_options_come_from_competitors(tmp_path_factory, seed):
     graph = Graph(make_graph(tmp_path_factory.mktemp("g") / "kg.sqlite", seed))
     for question in synth.synthesize(graph, 40, seed, 4, EVERY_PATH):
         meta = next(meta for meta in EVERY_PATH if meta.name == question.kind)
-        wrong = [graph.entity[text] for letter, text in question.options.items() if letter != question.answer]
+        wrong = {graph.entity[text] for letter, text in question.options.items() if letter != question.answer}
+        wrong -= {graph.entity[row[0]] for row in question.evidence if row[1] == meta.given}
         if meta.presentation:
             features, disease = seen_features(graph, meta, question), graph.entity[question.evidence[0][0]]
             rivals = {
@@ -177,14 +192,14 @@ def test_wrong_options_come_from_competitors(tmp_path_factory, seed):
                 if any((other, *feature) in graph.facts for feature in features if feature[0] == "symptom")
                 and not all((other, *feature) in graph.facts for feature in features)
             }
-            assert set(wrong) <= graph.reach(rivals, meta.steps)
+            assert wrong <= graph.reach(rivals, meta.steps)
         else:
             subject, _, object_, *_ = question.evidence[-1]
             last = graph.entity[object_ if meta.steps[-1].startswith("~") else subject]
             around = lambda entity: {(r, o) for s, r, o in graph.facts if s == entity}  # noqa: E731
             into = lambda entity: {(s, r) for s, r, o in graph.facts if o == entity}  # noqa: E731
             rivals = {e for e in graph.of_type[graph.type[last]] if around(e) & around(last) or into(e) & into(last)}
-            assert set(wrong) <= graph.reach(rivals, meta.steps[-1:])
+            assert wrong <= graph.reach(rivals, meta.steps[-1:])
 
 
 @pytest.fixture(scope="module")
