@@ -5,17 +5,20 @@ with its evidence, and exports:
 
     python kg_build.py --show Candidiasis
     python kg_build.py --stats --export kg.graphml
+    python kg_build.py --export kg_nodes.jsonl         # and kg_edges.jsonl: KGX, in the terms of the Biolink Model
 """
 
 from __future__ import annotations
 
+import json
 import random
 import re
+import shutil
 import sqlite3
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +26,9 @@ from xml.sax.saxutils import escape
 
 from tools.cli import UserError
 from tools.run import append_jsonl, publish
+from wiki.biolink import Statement, edge, node, node_id
 from wiki.kinds import LONGEST_LEAD, is_class, names_of_classes, singular, words_of
-from wiki.mediawiki import bare, normalise_title
+from wiki.mediawiki import bare, normalise_title, permanent_link
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT);
@@ -33,7 +37,8 @@ CREATE TABLE IF NOT EXISTS entity(id INTEGER PRIMARY KEY, title TEXT UNIQUE, typ
 CREATE TABLE IF NOT EXISTS alias(name TEXT PRIMARY KEY, entity INTEGER);
 CREATE TABLE IF NOT EXISTS relation(id INTEGER PRIMARY KEY, subject INTEGER, relation TEXT, object INTEGER,
     page INTEGER, revision INTEGER, section TEXT, sentence TEXT,   -- its best evidence
-    confidence REAL,   -- from 0 to 1
+    confidence REAL,   -- from 0 to 1, by the rules
+    verdict TEXT,      -- a teacher's, whether that sentence states it: yes, no, unclear; NULL if it was not asked
     UNIQUE(subject, relation, object));
 CREATE INDEX IF NOT EXISTS relation_object ON relation(object, relation);
 CREATE TABLE IF NOT EXISTS evidence(relation INTEGER, page INTEGER, revision INTEGER, section TEXT, sentence TEXT,
@@ -59,6 +64,14 @@ def confidence(trusts: list[tuple[float, int, str, str]]) -> float:
     return round(1 - doubt * 0.9 ** min(3, sentences - 1), 4)
 
 
+def judged(confidence: float | None, verdict: str | None) -> float | None:
+    """A relation's confidence when a teacher's verdict counts as well. A yes takes half of the doubt that is left, as
+    another page does; a no leaves nothing. None if it has none of either."""
+    if verdict == "no":
+        return 0.0
+    return (1 + confidence) / 2 if verdict == "yes" and confidence is not None else confidence
+
+
 def add_relations(db: sqlite3.Connection) -> None:
     """Fill `relation` and `evidence` from the temporary table `stated`, which holds one row per piece of evidence."""
     columns = "subject, relation, object, page, revision, section, sentence"
@@ -75,6 +88,58 @@ def add_relations(db: sqlite3.Connection) -> None:
         pieces[relation].append(tuple(piece))
     rows = ((confidence(found), relation) for relation, found in pieces.items())
     db.executemany("UPDATE relation SET confidence = ? WHERE id = ?", rows)
+
+
+@contextmanager
+def changed(path: Path) -> Iterator[sqlite3.Connection]:
+    """A finished graph to be changed: a copy, which takes its place as soon as the block has ended without an error."""
+    partial = path.with_name(path.name + ".changed")
+    shutil.copyfile(path, partial)
+    with closing(sqlite3.connect(partial)) as db:
+        with db:
+            yield db
+    publish(partial, path)
+
+
+def add_items(db: sqlite3.Connection, items: Iterable[tuple[int, str]]) -> int:
+    """Note the Wikidata items of pages: (page id, item). Only a graph whose source tells them has a table for them.
+
+    Returns how many of them are of the graph's entities.
+    """
+    db.execute("CREATE TABLE IF NOT EXISTS wikidata(entity INTEGER PRIMARY KEY, item TEXT UNIQUE)")
+    entity_of = dict(db.execute("SELECT page, id FROM entity"))
+    known = ((entity_of[page], item) for page, item in items if page in entity_of)
+    return db.executemany("INSERT OR REPLACE INTO wikidata VALUES (?, ?)", known).rowcount
+
+
+def unjudged(db: sqlite3.Connection, below: float) -> list[tuple[int, str, str, str, str, str, str]]:
+    """The relations of less confidence than `below` that no teacher has judged, the surest first.
+
+    Each is (id, subject, relation, object, page of its sentence, section, sentence).
+    """
+    return db.execute(
+        "SELECT r.id, s.title, r.relation, o.title, p.title, r.section, r.sentence FROM relation r "
+        "JOIN entity s ON s.id = r.subject JOIN entity o ON o.id = r.object JOIN entity p ON p.page = r.page "
+        f"WHERE r.confidence < ? AND {column(db, 'verdict')} IS NULL ORDER BY r.confidence DESC, r.id",
+        [below],
+    ).fetchall()
+
+
+def add_verdicts(db: sqlite3.Connection, verdicts: dict[int, str]) -> None:
+    """Note what a teacher said about relations, by id."""
+    if column(db, "verdict") == "NULL":
+        db.execute("ALTER TABLE relation ADD COLUMN verdict TEXT")
+    db.executemany("UPDATE relation SET verdict = ? WHERE id = ?", [(said, id_) for id_, said in verdicts.items()])
+
+
+def column(db: sqlite3.Connection, name: str) -> str:
+    """A column of the table relation, `r`; NULL in a graph that was made before there was one of this name."""
+    columns = {column for _, column, *_ in db.execute("PRAGMA table_info(relation)")}
+    return f"r.{name}" if name in columns else "NULL"
+
+
+def has_table(db: sqlite3.Connection, name: str) -> bool:
+    return bool(db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", [name]).fetchone())
 
 
 # ------------------------------------------------------------------------------------------------------------ in memory
@@ -123,21 +188,20 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def read_tables(path: Path) -> tuple[list[tuple], list[tuple], list[tuple]]:
-    """The rows of entity, relation (one for each page that states it) and alias. A relation's page or confidence is
-    None if the graph has no such column.
+    """The rows of entity, relation (one for each page that states it) and alias. A relation's page, confidence or
+    verdict is None if the graph has no such column.
 
     Raises UserError if the file is no knowledge graph.
     """
     try:
         with closing(connect(path)) as database:
-            columns = {column for _, column, *_ in database.execute("PRAGMA table_info(relation)")}
-            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-            page = "e.page" if "evidence" in tables else "r.page" if "page" in columns else "NULL"
-            confidence = "r.confidence" if "confidence" in columns else "NULL"
-            joined = "LEFT JOIN evidence e ON e.relation = r.id" if "evidence" in tables else ""
+            evidence = has_table(database, "evidence")
+            page = "e.page" if evidence else column(database, "page")
+            confidence, verdict = column(database, "confidence"), column(database, "verdict")
+            joined = "LEFT JOIN evidence e ON e.relation = r.id" if evidence else ""
             entities = database.execute("SELECT id, title, type, page, incoming FROM entity ORDER BY id").fetchall()
             relations = database.execute(
-                f"SELECT r.subject, r.relation, r.object, {page}, r.revision, r.sentence, {confidence} "
+                f"SELECT r.subject, r.relation, r.object, {page}, r.revision, r.sentence, {confidence}, {verdict} "
                 f"FROM relation r {joined} ORDER BY r.id"
             ).fetchall()
             aliases = database.execute("SELECT name, entity FROM alias ORDER BY name").fetchall()
@@ -151,8 +215,9 @@ def read_tables(path: Path) -> tuple[list[tuple], list[tuple], list[tuple]]:
 class Graph:
     """The knowledge graph in memory, indexed by relation in both directions. Entities are their database ids.
 
-    `facts` and `neighbours` hold the relations of at least `min_confidence`, what a question may state; `possible`
-    holds all of them, what may be right nevertheless. A relation without a confidence counts as sure.
+    `facts` and `neighbours` hold the relations of at least `min_confidence`, a teacher's verdict included (`judged`),
+    and none that it denied: what a question may state. `possible` holds all of them, what may be right nevertheless. A
+    relation without a confidence counts as sure.
     """
 
     def __init__(self, path: Path, min_confidence: float = 0.0):
@@ -188,14 +253,15 @@ class Graph:
         self.links: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))  # step -> entity -> entities
         self.possible: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))  # of any confidence
         self.told: dict[str, set[int]] = defaultdict(set)  # step -> the entities whose own page tells where it leads
-        for subject, relation, object_, page, revision, sentence, confidence in relations:
+        for subject, relation, object_, page, revision, sentence, confidence, verdict in relations:
+            sure = judged(confidence, verdict)
             self.possible[relation][subject].add(object_)
             self.possible["~" + relation][object_].add(subject)
             if page is None or page_of.get(page) == subject:
                 self.told[relation].add(subject)
             if page is None or page_of.get(page) == object_:
                 self.told["~" + relation].add(object_)
-            if confidence is None or confidence >= min_confidence:
+            if verdict != "no" and (sure is None or sure >= min_confidence):
                 self.facts.setdefault((subject, relation, object_), (revision, sentence))
                 self.confidence[subject, relation, object_] = 1.0 if confidence is None else confidence
                 self.links[relation][subject].add(object_)
@@ -239,7 +305,7 @@ class Graph:
 
     @cached_property
     def has_prose(self) -> bool:
-        return bool(self.database.execute("SELECT 1 FROM sqlite_master WHERE name = 'prose'").fetchone())
+        return has_table(self.database, "prose")
 
     @cached_property
     def in_text(self) -> dict[int, str]:
@@ -379,15 +445,20 @@ class Graph:
 
 
 def print_stats(db: sqlite3.Connection) -> None:
-    """Print the counts of entities by type, relations by name, unreadable pages by reason, and aliases."""
+    """Print the counts of entities by type, relations by name and by a teacher's verdict, unreadable pages by reason,
+    and aliases."""
+    sure, verdict = column(db, "confidence"), column(db, "verdict")
+    subjects = f"count(DISTINCT subject) || ' subjects' || coalesce(', mean confidence ' || round(avg({sure}), 2), '')"
+    judgements = f"relation r WHERE {verdict} NOT NULL"
     for heading, columns, table in (
         ("entities", "type, count(*), sum(rare) || ' called rare on their page'", "entity"),
-        ("relations", "relation, count(*), count(DISTINCT subject) || ' subjects'", "relation"),
+        ("relations", f"relation, count(*), {subjects}", "relation r"),
+        ("relations judged by the teacher", f"{verdict}, count(*), 'whether their sentence states them'", judgements),
         ("pages not read", "reason, count(*), 'such as ' || min(title)", "page_error"),
         ("triples and texts rejected around the teacher", "reason, count, ''", "rejected"),
     ):
         rows = db.execute(f"SELECT {columns} FROM {table} GROUP BY 1 ORDER BY 2 DESC").fetchall()
-        if table == "rejected" and not rows:
+        if "teacher" in heading and not rows:
             continue
         print(f"{sum(row[1] for row in rows):,} {heading}")
         for name, count, remark in rows:
@@ -408,13 +479,19 @@ def print_entity(db: sqlite3.Connection, name: str) -> None:
     print(f"{title}: {kind}{', rare' * rare}, page {page}, revision {revision}, {incoming} other pages refer to it")
     names = [alias for (alias,) in db.execute("SELECT name FROM alias WHERE entity = ? ORDER BY name", [entity])]
     print(f"  also called: {', '.join(names) or '-'}")
-    for subject, relation, obj, where, revision, section, sentence in db.execute(
-        "SELECT s.title, r.relation, o.title, p.title, r.revision, r.section, r.sentence FROM relation r "
+    for subject, relation, obj, where, revision, section, sentence, sure, verdict in db.execute(
+        "SELECT s.title, r.relation, o.title, p.title, r.revision, r.section, r.sentence, "
+        f"{column(db, 'confidence')}, {column(db, 'verdict')} FROM relation r "
         "JOIN entity s ON s.id = r.subject JOIN entity o ON o.id = r.object JOIN entity p ON p.page = r.page "
         "WHERE r.subject = ?1 OR r.object = ?1 ORDER BY r.subject <> ?1, r.relation, o.title, s.title",
         [entity],
     ):
-        print(f"  {subject} -{relation}-> {obj}\n      {where}, revision {revision}, {section}: {sentence}")
+        told = [
+            *([f"confidence {sure:.2f}"] if sure is not None else []),
+            *([f"teacher: {verdict}"] if verdict else []),
+        ]
+        print(f"  {subject} -{relation}-> {obj}" + (f" ({', '.join(told)})" if told else ""))
+        print(f"      {where}, revision {revision}, {section}: {sentence}")
 
 
 def pages(db: sqlite3.Connection) -> Iterator[tuple[str, int, str]]:
@@ -435,6 +512,63 @@ def write_prose(db: sqlite3.Connection, path: Path) -> None:
     partial.unlink(missing_ok=True)
     append_jsonl(partial, ({"title": title, "text": text} for title, _, text in pages(db)))
     publish(partial, path)
+
+
+KGX_NODES = "_nodes.jsonl"  # how the name of a file of nodes ends; that of its edges ends in _edges.jsonl
+
+
+def write_kgx(db: sqlite3.Connection, path: Path) -> None:
+    """Write the graph as KGX JSON Lines in the terms of the Biolink Model: nodes, and edges in a file beside them.
+
+    A relation that a teacher denied is left out.
+    """
+    edges = path.with_name(path.name.removesuffix(KGX_NODES) + "_edges.jsonl")
+    meta = dict(db.execute("SELECT key, value FROM meta"))
+    address = meta.get("address")
+    rows = ((path, kgx_nodes(db, address)), (edges, kgx_edges(db, meta.get("wiki", ""), address)))
+    partials = []
+    for final, objects in rows:
+        partials.append(final.with_name(final.name + ".partial"))
+        partials[-1].unlink(missing_ok=True)
+        append_jsonl(partials[-1], objects)
+    for partial, (final, _) in zip(partials, rows):
+        publish(partial, final)
+    print(f"the graph is in {path} and {edges}")
+
+
+def ids_of_nodes(db: sqlite3.Connection) -> dict[int, str]:
+    """Entity -> the id of its node."""
+    items = dict(db.execute("SELECT entity, item FROM wikidata")) if has_table(db, "wikidata") else {}
+    return {entity: node_id(page, items.get(entity)) for entity, page in db.execute("SELECT id, page FROM entity")}
+
+
+def kgx_nodes(db: sqlite3.Connection, address: str | None) -> Iterator[dict]:
+    """`address`: what stands before a title in the URL of its page, if that is known."""
+    ids = ids_of_nodes(db)
+    query = "SELECT id, title, type, page, revision, "
+    query += "(SELECT json_group_array(DISTINCT relation) FROM relation r WHERE r.object = e.id), "
+    query += "(SELECT json_group_array(name) FROM alias WHERE entity = e.id) FROM entity e ORDER BY id"
+    for entity, title, kind, page, revision, objects_of, aliases in db.execute(query):
+        xref = [node_id(page, None)] if ids[entity] != node_id(page, None) else []
+        xref += [permanent_link(address, title, revision)] if address else []
+        yield node(ids[entity], title, kind, json.loads(objects_of), sorted(json.loads(aliases)), xref)
+
+
+def kgx_edges(db: sqlite3.Connection, wiki: str, address: str | None) -> Iterator[dict]:
+    """Without an address, edges have no links to the pages of their evidence."""
+    ids = ids_of_nodes(db)
+    titles = dict(db.execute("SELECT page, title FROM entity"))
+    columns = f"r.id, subject, r.relation, object, {column(db, 'confidence')}, {column(db, 'verdict')}"
+    said_where = "SELECT page, revision, sentence FROM evidence WHERE relation = ? ORDER BY trust DESC, rowid"
+    for number, subject, relation, object_, sure, verdict in db.execute(f"SELECT {columns} FROM relation r ORDER BY 1"):
+        if verdict == "no":
+            continue
+        pieces = db.execute(said_where, [number]).fetchall()
+        sentences = list(dict.fromkeys(sentence for *_, sentence in pieces))
+        pages = dict.fromkeys((titles[page], revision) for page, revision, _ in pieces if page in titles)
+        links = [permanent_link(address, *page) for page in pages] if address else []
+        said = Statement(relation, ids[subject], ids[object_], sentences, links, judged(sure, verdict), verdict)
+        yield edge(number, said, wiki)
 
 
 GRAPHML = {  # element -> its query; the columns up to "label" make its XML attributes, the others its data

@@ -27,6 +27,8 @@ untrusted too: what it made up is counted in `rejected`, as is text that gives i
     python kg_build.py --source api --contact you@example.org --teacher openai:openai/gpt-oss-120b
     python kg_build.py --show Candidiasis                                       # what the graph knows, with evidence
     python kg_build.py --stats --export kg.graphml                              # counts; the graph for networkx, Gephi
+    python kg_build.py --verify-relations --teacher openai:openai/gpt-oss-120b  # does each sentence state its relation?
+    python kg_build.py --page-props enwiki-latest-page_props.sql.gz --export kg_nodes.jsonl  # KGX with Wikidata's ids
     python kg_build.py --text runs/main/corpus.jsonl                            # plain prose for pretraining
 """
 
@@ -39,15 +41,30 @@ import sqlite3
 import time
 import zlib
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
-from graph import SCHEMA, add_relations, print_entity, print_stats, write_graphml, write_prose
-from teacher import Request, Teacher, add_teacher_arguments, teacher_of
-from tools.cli import UserError, at_least, progress_bar, run_stage, stage_parser
+from graph import (
+    KGX_NODES,
+    SCHEMA,
+    add_items,
+    add_relations,
+    add_verdicts,
+    changed,
+    print_entity,
+    print_stats,
+    unjudged,
+    write_graphml,
+    write_kgx,
+    write_prose,
+)
+from teacher import Request, Teacher, add_teacher_arguments, fact_sentence, teacher_of
+from tools.cli import UserError, at_least, fraction, progress_bar, run_stage, stage_parser
 from tools.run import Metrics, RunDir, publish
-from wiki.consult import Consultant
+from wiki.consult import VERDICTS, Claim, Consultant
 from wiki.kinds import ruled_out
 from wiki.mediawiki import ApiSource, DumpSource, Page, Source, normalise_title
+from wiki.page_props import check_page_props, read_page_props
 from wiki.pages import read_page
 from wiki.reading import STATES_FACT, Readers, Reading
 from wiki.recognition import INFOBOX_TYPES, TYPES
@@ -56,6 +73,7 @@ from wiki.wikitext import listed, tidy
 
 # ----------------------------------------------------------------------------------------------- limits and preferences
 
+VERIFIED_TOGETHER = 200  # sentences that the teacher is given between two looks at the progress
 BATCH = 50  # pages a transaction and titles an API request, MediaWiki's own limit
 # The frontier's order: where a link to the page stands, less the distance from the seeds (in links), more if the
 # linking page is rare. A medical page of a dump that nothing links to comes last.
@@ -102,6 +120,29 @@ def consultant_of(teacher: Teacher) -> Consultant:
     return Consultant(ask, TYPES, JOINED)
 
 
+def verify_relations(path: Path, teacher: Teacher, below: float) -> None:
+    """Have a teacher judge whether the sentence of each relation below a confidence states it; note its verdicts.
+
+    What has a verdict is not asked again. Where it is interrupted, what was judged is noted, and answers are cached.
+    """
+    with closing(sqlite3.connect(path)) as db:
+        claims = [
+            Claim(f"relation/{number}", page, section, sentence, fact_sentence(subject, relation, object_))
+            for number, subject, relation, object_, page, section, sentence in unjudged(db, below)
+        ]
+    consultant, verdicts = consultant_of(teacher), {}
+    try:
+        for at in progress_bar(range(0, len(claims), VERIFIED_TOGETHER), unit=" batches", desc="verify"):
+            verdicts |= consultant.verify(claims[at : at + VERIFIED_TOGETHER])
+    finally:
+        if verdicts:
+            with changed(path) as db:
+                add_verdicts(db, {int(name.removeprefix("relation/")): said for name, said in verdicts.items()})
+    said = Counter(verdicts.values())
+    rest = "".join(f"; {count:,}: {reason}" for reason, count in (+consultant.rejected).items())
+    print(f"{len(claims):,} relations judged: {', '.join(f'{said[word]:,} {word}' for word in VERDICTS)}{rest}")
+
+
 # ------------------------------------------------------------------------------------------------------------ the graph
 
 # Needed while building only. A frontier page's state is NULL until visited, then one of these (and how that is told).
@@ -138,6 +179,8 @@ def add_entity(db: sqlite3.Connection, page: Page, reading: Reading, distance: i
     prose = "\n".join(paragraph for _, paragraph in reading.paragraphs)
     entity = db.execute("INSERT INTO entity VALUES (NULL, ?, ?, ?, ?, ?, 0)", row).lastrowid
     db.execute("INSERT INTO prose VALUES (?, ?)", (entity, zlib.compress(prose.encode())))
+    if page.item:
+        add_items(db, [(page.page, page.item)])
     db.executemany("INSERT INTO mention VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [(entity, *m) for m in reading.mentions])
     names = sorted(
         name for name in set(map(tidy, reading.names)) if 2 <= len(name) <= 80 and name.lower() not in NO_NAMES
@@ -294,8 +337,9 @@ def build(
         )
     source.open()
     if "linked" not in begun:
+        meta = [*task.items(), ("wiki", source.name()), ("address", source.address())]
         with db:
-            db.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", [*task.items(), ("wiki", source.name())])
+            db.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", meta)
             for title in filter(None, map(normalise_title, listed(seeds))):
                 push(db, title, STATES_FACT, 0)
             for title in source.landmarks():
@@ -344,41 +388,100 @@ def parse_args() -> argparse.Namespace:
     )
     why = "sorts the pages that rules do not recognise and reads facts out of the text (none: rules alone)"
     add_teacher_arguments(parser, "none", why)
+    add = parser.add_argument_group("what is added to a finished graph (alone or after building)").add_argument
+    add("--page-props", type=Path, metavar="FILE", help="dump of page_props (.sql.gz): Wikidata's ids of the pages")
+    why = "ask --teacher whether the sentence of each relation states it; synth.py asks about none that it denies"
+    add("--verify-relations", action="store_true", help=why)
+    why = "of the relations that it is asked about, the most confident left out"
+    add("--verify-below", type=fraction, default=0.9, metavar="CONFIDENCE", help=why)
     add = parser.add_argument_group("looking at a finished graph (alone or after building)").add_argument
     add("--show", metavar="TITLE", help="print an entity with all its relations and their evidence")
     add("--stats", action="store_true", help="print counts by type and relation")
     add("--text", type=Path, metavar="FILE", help="write the plain prose of every medical page as JSON lines")
-    add("--export", type=Path, metavar="FILE.graphml", help="write the graph for networkx, Gephi, ...")
+    why = "write the graph for networkx, Gephi; as FILE_nodes.jsonl (and FILE_edges.jsonl) in KGX, for Biolink's tools"
+    add("--export", type=Path, metavar="FILE.graphml", help=why)
     return parser.parse_args()
+
+
+def check_args(args: argparse.Namespace) -> None:
+    """What can be known to be wrong before hours of work. Raises UserError."""
+    if args.verify_relations and args.teacher == "none":
+        raise UserError("--verify-relations asks a language model: name it with --teacher openai:MODEL or local:FOLDER")
+    for flag, path in (("--text", args.text), ("--export", args.export)):
+        if path and not path.parent.is_dir():
+            raise UserError(f"{flag} {path}: there is no folder {path.parent}; make it, or name another")
+    if args.export and args.export.suffix == ".jsonl" and not args.export.name.endswith(KGX_NODES):
+        raise UserError(f"--export {args.export}: the file of nodes has to end in {KGX_NODES}")
+    if args.page_props:
+        check_page_props(args.page_props)
+
+
+def reader_of(args: argparse.Namespace, run: RunDir) -> Teacher | None:
+    """The language model that `--teacher` names, if it names one. Raises UserError for a teacher that is none."""
+    teacher = None if args.teacher == "none" else teacher_of(args, run)
+    if teacher and not teacher.is_language_model:
+        raise UserError(f"--teacher {args.teacher} cannot read pages; use openai:MODEL or local:FOLDER, or none")
+    return teacher
+
+
+def source_of(args: argparse.Namespace, run: RunDir) -> Source:
+    """The pages that `--source` names."""
+    if args.source in {None, "api"}:
+        return ApiSource(args.api_url, args.contact)
+    return DumpSource(Path(args.source), run.output("kg.pages.sqlite"), list(INFOBOX_TYPES), args.workers)
+
+
+def add_page_props(path: Path, page_props: Path) -> None:
+    """Note the Wikidata items of the graph's pages. Raises UserError if the file knows none of them."""
+    with changed(path) as db:
+        count = add_items(db, read_page_props(page_props))
+        if not count:
+            raise UserError(f"--page-props {page_props} knows no page of this graph; is it of the same wiki?")
+    print(f"{count:,} entities have a Wikidata item")
+
+
+def look(args: argparse.Namespace, path: Path) -> None:
+    """Print and write what was asked for of a finished graph."""
+    with closing(sqlite3.connect(path)) as db:
+        if args.text:
+            write_prose(db, args.text)
+        if args.export:
+            (write_kgx if args.export.name.endswith(KGX_NODES) else write_graphml)(db, args.export)
+        if args.show:
+            print_entity(db, args.show)
+        if args.stats:
+            print_stats(db)
+
+
+def make_graph(args: argparse.Namespace, run: RunDir) -> None:
+    """Build kg.sqlite, unless it is there."""
+    if run.begin("kg.sqlite"):
+        build(run, source_of(args, run), args.seeds, args.target, args.workers, reader_of(args, run), args.teacher)
+        args.stats = args.stats or not asked_of_graph(args)
+    for left in run.path.glob("kg.pages.sqlite*"):
+        left.unlink()  # killed after the graph was complete
+
+
+def asked_of_graph(args: argparse.Namespace) -> bool:
+    """Whether something is to be done with a finished graph."""
+    return any((args.show, args.stats, args.text, args.export, args.page_props, args.verify_relations))
 
 
 def main() -> None:
     args = parse_args()
-    looking = bool(args.show or args.stats or args.text or args.export)
-    run = RunDir(args.run, create=not looking or args.source is not None)
-    building = (args.source or not looking) and run.begin("kg.sqlite")
-    for left in run.path.glob("kg.pages.sqlite*") if run.output("kg.sqlite").exists() else ():
-        left.unlink()  # killed after the graph was complete
+    check_args(args)
+    building = args.source is not None or not asked_of_graph(args)
+    run = RunDir(args.run, create=building)
     if building:
-        source: Source
-        if args.source in {None, "api"}:
-            source = ApiSource(args.api_url, args.contact)
-        else:
-            store = run.output("kg.pages.sqlite")
-            source = DumpSource(Path(args.source), store, list(INFOBOX_TYPES), args.workers)
-        teacher = None if args.teacher == "none" else teacher_of(args, run)
-        if teacher and not teacher.is_language_model:
-            raise UserError(f"--teacher {args.teacher} cannot read pages; use openai:MODEL or local:FOLDER, or none")
-        build(run, source, args.seeds, args.target, args.workers, teacher, args.teacher)
-    db = sqlite3.connect(run.input("kg.sqlite"))
-    if args.text:
-        write_prose(db, args.text)
-    if args.export:
-        write_graphml(db, args.export)
-    if args.show:
-        print_entity(db, args.show)
-    if args.stats or building and not looking:
-        print_stats(db)
+        make_graph(args, run)
+    path = run.input("kg.sqlite")
+    if args.page_props or args.verify_relations:
+        run.claim("kg.sqlite")
+    if args.page_props:
+        add_page_props(path, args.page_props)
+    if args.verify_relations:
+        verify_relations(path, reader_of(args, run), args.verify_below)
+    look(args, path)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Both sources answer the same calls, so an agent that walks through a wiki does n
     fetch(titles)         title -> Page, for the pages that exist
     redirects_to(titles)  (title, target) of every redirect that leads to one of the titles
     name()                the wiki's name: Wikipedia
+    address()             what stands before a title in the URL of its page; None if that is unknown
     close()
 
 Wikipedia's dumps are files of many bz2 streams with 100 whole pages each: several processes read such a file together.
@@ -32,7 +33,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from xml.etree import ElementTree
 
 import mwparserfromhell
@@ -55,17 +56,28 @@ ELSEWHERE += "wikisource meta doi pmid s q b d w c n v m"
 NO_ARTICLE = {"", *HIDDEN, *ELSEWHERE.split()}
 MOST_REPLIES = 1_000  # to one query, by continuation; 50 titles have fewer portions of text and of redirects
 SITE_NAME = re.compile(r"<sitename>([^<]{1,200})</sitename>")
+MAIN_PAGE = re.compile(r"<base>([^<]{1,200}[/=])[^<]{1,200}</base>")
+WIKIDATA_ITEM = re.compile(r"Q[1-9]\d{0,17}")
 NO_TITLE = re.compile(r"[<>\[\]{}|]")  # characters that no title has
 
 
 class Page(NamedTuple):
-    """One page as a source gives it. `redirect` is the target's title, or None. Ids are MediaWiki's own."""
+    """One page as a source gives it. `redirect` is the target's title, or None. Ids are MediaWiki's own.
+
+    `item` is its Wikidata id, if the source tells it: a live wiki does.
+    """
 
     title: str
     page: int
     revision: int
     wikitext: str
     redirect: str | None = None
+    item: str | None = None
+
+
+def permanent_link(address: str, title: str, revision: int) -> str:
+    """The URL of one revision of a page. `address` is what a source of pages says of itself."""
+    return f"{address}{quote(title.replace(' ', '_'))}{'&' if '?' in address else '?'}oldid={revision}"
 
 
 def normalise_title(raw: str) -> str | None:
@@ -338,9 +350,18 @@ class DumpSource:
 
     def name(self) -> str:
         """As the head of the dump gives it; the file's name if it does not."""
-        with open(self.dump, "rb") as raw:
-            found = SITE_NAME.search(unpacked(raw, self.dump).read(10_000).decode("utf-8", "replace"))
+        found = SITE_NAME.search(self.head())
         return html.unescape(found[1]) if found else self.dump.name
+
+    def address(self) -> str | None:
+        found = MAIN_PAGE.search(self.head())
+        address = html.unescape(found[1]) if found else ""
+        return address if is_address(address) else None
+
+    def head(self) -> str:
+        """The beginning of the dump, where it tells of the wiki as a whole."""
+        with open(self.dump, "rb") as raw:
+            return unpacked(raw, self.dump).read(10_000).decode("utf-8", "replace")
 
     def close(self) -> None:
         self.db.close()
@@ -415,17 +436,20 @@ class ApiSource:
         """The pages that exist. A title that the server writes otherwise comes back as a redirect to that."""
         pages: dict[str, Page] = {}
         redirects: set[str] = set()  # told once, while the pages' text may come with a continuation
-        for reply in self.query(titles, prop="info|revisions", rvprop="ids|content", rvslots="main"):
+        items: dict[str, str] = {}  # the same
+        properties = {"prop": "info|revisions|pageprops", "ppprop": "wikibase_item"}
+        for reply in self.query(titles, **properties, rvprop="ids|content", rvslots="main"):
             for change in reply.get("normalized", []):
                 pages[change["from"]] = Page(change["from"], 0, 0, "", redirect=encodable(change["to"]))
             redirects |= {found["title"] for found in reply.get("pages", []) if found.get("redirect")}
+            items |= {found["title"]: item for found in reply.get("pages", []) if (item := wikidata_item(found))}
             for found in reply.get("pages", []):
                 for revision in found.get("revisions", []):
                     title, wikitext = found["title"], revision.get("slots", {}).get("main", {}).get("content", "")
                     wikitext = encodable(wikitext)
                     redirect = redirect_target(wikitext) if title in redirects else None
                     pages[title] = Page(title, found.get("pageid", 0), revision["revid"], wikitext, redirect)
-        return pages
+        return {title: page._replace(item=items.get(title)) for title, page in pages.items()}
 
     def redirects_to(self, titles: list[str]) -> list[tuple[str, str]]:
         replies = self.query(titles, prop="redirects", rdnamespace="0", rdlimit="max")
@@ -435,6 +459,11 @@ class ApiSource:
 
     def name(self) -> str:
         return str(urlsplit(self.url).hostname)
+
+    def address(self) -> str | None:
+        """MediaWiki keeps api.php and index.php in one place."""
+        place = self.url.removesuffix("api.php")
+        return f"{place}index.php?title=" if place != self.url else None
 
     def close(self) -> None:
         self.session.close()
@@ -451,6 +480,7 @@ REPLY = {  # the shape of what we read of a reply of api.php (format version 2, 
                 "pageid?": int,
                 "revisions?": [{"revid": int, "slots?": {"main?": {"content?": str}}}],
                 "redirects?": [{"title": str}],
+                "pageprops?": {"wikibase_item?": str},
             }
         ],
         "normalized?": [{"from": str, "to": str}],
@@ -463,6 +493,12 @@ REPLY = {  # the shape of what we read of a reply of api.php (format version 2, 
 def is_reply(body: Any) -> bool:
     """Whether a reply has the form of an api.php, as far as we read it."""
     return misfit(body, REPLY) is None
+
+
+def wikidata_item(found: dict[str, Any]) -> str | None:
+    """The Wikidata id of a page in a reply, if it is one."""
+    item = found.get("pageprops", {}).get("wikibase_item", "")
+    return item if WIKIDATA_ITEM.fullmatch(item) else None
 
 
 def encodable(text: str) -> str:
