@@ -140,7 +140,7 @@ def verify_relations(path: Path, teacher: Teacher, below: float) -> None:
                 add_verdicts(db, {int(name.removeprefix("relation/")): said for name, said in verdicts.items()})
     said = Counter(verdicts.values())
     rest = "".join(f"; {count:,}: {reason}" for reason, count in (+consultant.rejected).items())
-    print(f"{len(claims):,} relations judged: {', '.join(f'{said[word]:,} {word}' for word in VERDICTS)}{rest}")
+    print(f"{len(claims):,} relations below {below}: {', '.join(f'{said[word]:,} {word}' for word in VERDICTS)}{rest}")
 
 
 # ------------------------------------------------------------------------------------------------------------ the graph

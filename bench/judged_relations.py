@@ -1,6 +1,6 @@
 """How right the graph's relations are, by reading: the verdicts of judged/relations.tsv as a table.
 
-    python -m bench.judged_relations
+    python -m bench.judged_relations [FILE]
 
 Each row is one relation, drawn with a stated seed (so many of each kind), and judged from its sentence alone: correct,
 wrong or debatable. `edges` is how many relations of its kind the graph had: the last line weighs the kinds by it.
@@ -12,9 +12,28 @@ import csv
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from tools.cli import UserError, run_stage, stage_parser
 from tools.statistics import wilson_interval
+from wiki.rules import JOINED
 
-VERDICTS = Path(__file__).parent / "judged" / "relations.tsv"
+JUDGED = Path(__file__).parent / "judged" / "relations.tsv"
+NAMES = {"verdict": ("correct", "wrong", "debatable"), "relation": tuple(JOINED)}
+
+
+def read_judged(path: Path) -> list[dict[str, str]]:
+    """The rows of a judged file. Raises UserError if it is none, or for a relation or a verdict that is unknown."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; give a table of judged relations, such as {JUDGED}")
+    with open(path, encoding="utf-8", errors="replace", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    for number, row in enumerate(rows, 2):
+        for column, known in NAMES.items():
+            if row.get(column) not in known:
+                named = f"{path}, line {number}: {column} {row.get(column)!r}"
+                raise UserError(f"{named} is unknown; it has to be one of {', '.join(known)}")
+        if not (row.get("edges") or "").isdecimal():
+            raise UserError(f"{path}, line {number}: edges {row.get('edges')!r} is no number of relations")
+    return rows
 
 
 def print_table(seed: str, rows: list[dict[str, str]]) -> None:
@@ -32,17 +51,18 @@ def print_table(seed: str, rows: list[dict[str, str]]) -> None:
         print("| " + " | ".join(map(str, cells)) + f" | {100 * low:.0f} to {100 * high:.0f}% |")
     shares = {
         verdict: sum(edges[name] * counts[name][verdict] / counts[name].total() for name in edges) / sum(edges.values())
-        for verdict in ("correct", "wrong", "debatable")
+        for verdict in NAMES["verdict"]
     }
     print("\nweighted by edges: " + ", ".join(f"{100 * share:.1f}% {verdict}" for verdict, share in shares.items()))
 
 
 def main() -> None:
-    with open(VERDICTS, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    parser = stage_parser(__doc__)
+    parser.add_argument("file", nargs="?", type=Path, default=JUDGED, help="tab-separated, with a head")
+    rows = read_judged(parser.parse_args().file)
     for seed in sorted({row["seed"] for row in rows}):
         print_table(seed, [row for row in rows if row["seed"] == seed])
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

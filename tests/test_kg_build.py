@@ -143,9 +143,16 @@ def test_command_line_errors_are_one_line(tmp_path):
         (["--source", "api", "--api-url", "ftp://x", "--contact", "a@b.c"], "no http"),
         (["--target", "0"], "--target: 0 must be at least 1"),
         (["--source", str(ENCYCLOPEDIA), "--teacher", "evidence"], "cannot read pages"),
+        (["--verify-relations"], "name it with --teacher"),
+        (["--verify-relations", "--teacher", "openai:x", "--verify-below", "1.5"], "1.5 must be from 0 to 1"),
+        (["--source", str(ENCYCLOPEDIA), "--export", str(tmp_path / "no" / "kg.graphml")], "there is no folder"),
+        (["--source", str(ENCYCLOPEDIA), "--text", str(tmp_path / "no" / "corpus.jsonl")], "there is no folder"),
+        (["--export", str(tmp_path / "kg.jsonl")], "has to end in _nodes.jsonl"),
+        (["--source", str(ENCYCLOPEDIA), "--page-props", str(ENCYCLOPEDIA)], "is no SQL dump of page_props"),
     ):
         result = python("kg_build.py", "--run", tmp_path, *arguments)
         assert result.returncode == 1 and message in result.stderr and result.stderr.count("\n") == 1, result.stderr
+    assert not (tmp_path / "kg.sqlite.partial").exists()  # told before the work begins
 
 
 def test_a_dump_without_medical_pages_is_a_user_error(tmp_path):

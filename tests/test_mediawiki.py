@@ -128,6 +128,9 @@ def test_a_bad_dump_is_a_user_error(tmp_path, name, content, message):
         list(mediawiki.read_dump(tmp_path / name))
 
 
+ITEMS = {"Pneumonia": "Q12192", "Sepsis": "Q183134", "Cough": "Q0; DROP TABLE", "London": "Q84"}
+
+
 class FakeWiki(http.server.BaseHTTPRequestHandler):
     """A MediaWiki api.php over PAGES that misbehaves: every fault of the list `faults` is answered once, in turn."""
 
@@ -175,6 +178,8 @@ class FakeWiki(http.server.BaseHTTPRequestHandler):
                 page["revisions"] = [{"revid": 1000 + list(texts).index(title), "slots": slots}]
             if title in REDIRECTS and not later:
                 page["redirect"] = True
+            if title in ITEMS and not later:
+                page["pageprops"] = {"wikibase_item": ITEMS[title]}
             pages.append(page)
         return {"query": {"pages": pages}} | (
             {} if later else {"continue": {"rvcontinue": "1|2", "continue": "||info"}}
@@ -207,6 +212,32 @@ def test_the_api_gives_the_same_graph_as_the_dump(tmp_path, wiki, page_graph):
     agents = {headers["User-Agent"] for _, headers in wiki.requests}
     assert agents == {"fleming-r1-kg-build/1.0 (me@example.org)"}
     assert all("gzip" in headers["Accept-Encoding"] for _, headers in wiki.requests)
+
+
+def test_a_live_wiki_tells_wikidatas_items_and_where_its_pages_are(tmp_path, wiki):
+    db = build(tmp_path, mediawiki.ApiSource(wiki.url, None))
+    select = "SELECT title, item FROM wikidata JOIN entity ON entity.id = entity ORDER BY title"
+    assert db.execute(select).fetchall() == [("Pneumonia", "Q12192"), ("Sepsis", "Q183134")]
+    (address,) = db.execute("SELECT value FROM meta WHERE key = 'address'").fetchone()
+    link = mediawiki.permanent_link(address, "Crohn's disease & more", 17)
+    assert link == wiki.url.replace("api.php", "index.php") + "?title=Crohn%27s_disease_%26_more&oldid=17"
+
+
+@pytest.mark.parametrize(
+    ("base", "link"),
+    [
+        ("https://en.wikipedia.org/wiki/Main_Page", "https://en.wikipedia.org/wiki/A_b%3F?oldid=7"),
+        ("http://x.org/w/index.php/Main_Page", "http://x.org/w/index.php/A_b%3F?oldid=7"),
+        ("http://x.org/w/index.php?title=Main_Page", "http://x.org/w/index.php?title=A_b%3F&oldid=7"),
+        ("javascript:alert(1)/Main_Page", None),
+        (None, None),
+    ],
+)
+def test_a_dump_tells_where_its_pages_are(tmp_path, base, link):
+    told = f"<siteinfo><base>{base}</base>" if base else "<siteinfo>"
+    (tmp_path / "dump.xml").write_text(export({"Rash": ""}, {}).replace("<siteinfo>", told))
+    address = dump_source(tmp_path / "dump.xml", tmp_path / "x.sqlite").address()
+    assert (address and mediawiki.permanent_link(address, "A b?", 7)) == link
 
 
 def test_a_request_asks_for_fifty_titles(tmp_path, wiki):

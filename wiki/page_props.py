@@ -10,7 +10,7 @@ from pathlib import Path
 from tools.cli import UserError, progress_bar
 from wiki.mediawiki import chunks_of, unpacked
 
-TABLE = re.compile(rb"(?:CREATE TABLE|INSERT INTO) [^\n]{0,60}\bpage_props\b", re.IGNORECASE)
+TABLE = re.compile(rb"(?:CREATE TABLE|INSERT INTO) (?:IF NOT EXISTS )?[`\"]?(?:\w{1,30}_)?page_props\b", re.IGNORECASE)
 # Quotes within a value are escaped, so that no value can hold what looks like such a row.
 ITEM = re.compile(rb"\((\d{1,18}),'wikibase_item','(Q[1-9]\d{0,17})'")
 LONGEST_ROW = 100  # bytes, of a row with an item
