@@ -46,7 +46,7 @@ from functools import partial
 from itertools import accumulate, chain
 from math import prod
 
-from absence import are_nested, could_hold, go_together, is_class, is_cleared, is_common, is_denied, named_on_page
+from absence import are_nested, go_together, is_class, is_cleared, is_common, is_denied, may_hold, named_on_page
 from graph import Graph, inverse
 from metapath import FINDINGS, LONG_PATHS, META_PATHS, MetaPath, tell_features, wordings_of
 from question import LETTERS, TIERS, Question
@@ -63,8 +63,8 @@ MOST_OFTEN = 0.01  # at most this share of the questions starts from the same en
 MOST_OFTEN_RARE = 0.002  # the same for the answers among the rarest quarter
 FEW = 50  # single facts are asked for where a graph holds nothing else
 REFUSED = 0.05  # of such a draw is one that was asked about often enough: it may be welcome later
-MOST_ALIKE = 0.5  # pairs of diseases that would have all that is observed by chance, where the disease is asked for
-MOST_ALIKE_ON = 0.03  # the same where the question leads on from the disease
+MOST_ALIKE = 1.0  # pairs of diseases that would have all that is observed by chance, where the disease is asked for
+MOST_ALIKE_ON = 0.1  # the same where the question leads on from the disease
 LEAST_SURE = 0.7  # confidence of all facts from the start to the answer together; a finding may be less sure
 LEAST_TELLING = 0.2  # of the diseases may have a finding that is no symptom: pages tell of few of them
 MOST_MEANT = 2  # entities that a hop may pass through: with more, what is observed does not determine what comes next
@@ -72,7 +72,8 @@ REDRAWS = 8  # answers drawn at once: the first that was not asked for too often
 FORGOTTEN = 200  # questions, after which answers that were asked for too often are drawn again
 PATIENCE = 600  # draws in a row that give no question, after which a meta-path counts as exhausted
 KIN = ("treated_by", "~treated_by", "diagnosed_by", "complication")  # two things that go together here may do so again
-LACKING = 2  # observed features that a wrong diagnosis lacks for sure
+LACKING = 2  # observed features that a wrong diagnosis lacks for sure, and all that tell something but one
+TELLING_FINDING = (8, 0.02)  # at least one finding is seen in no more diseases: fatigue, pain and malaise fit any
 COMMON_FINDING = (10, 0.05)  # what more diseases (than so many, and than this share) have is no proof against another
 COMMON_OPTION = (6, 0.03)  # what belongs to more is no wrong option: it may belong to any
 MOST_RIVALS = 150  # competitors, and what they lead to, that are looked at
@@ -233,7 +234,7 @@ def is_determined(graph: Graph, meta: MetaPath, subgraph: Subgraph) -> bool:
     return not (
         has_vague_ends(graph, subgraph)
         or prod(graph.confidence[fact] for fact in hops) < LEAST_SURE
-        or (meta.presentation and pairs_alike(graph, subgraph.features) > most_alike)
+        or (meta.presentation and fits_many(graph, subgraph.features, most_alike))
         or any(len(meant) > MOST_MEANT for meant in meant_along(graph, meta, subgraph))
         or any(is_loose(graph, step, entity) for step, entity in zip(meta.steps[:-1], subgraph.path))
         or any(has_many_causes(graph, disease) for disease, relation, _ in hops if relation == "cause")
@@ -260,6 +261,12 @@ def has_many_causes(graph: Graph, disease: int) -> bool:
     """Whether more pathogens cause a disease than it would be determined by, or its page names more."""
     causes = sum(graph.type[other] == "pathogen" for other in graph.could_mean(disease, "cause"))
     return max(causes, len(named_on_page(graph, disease, "pathogen"))) > MOST_MEANT
+
+
+def fits_many(graph: Graph, features: list[tuple[str, int]], most_alike: float) -> bool:
+    """Whether a presentation consists of common findings only, or many diseases would have all of it by chance."""
+    common = all(is_common(graph, entity, step, *TELLING_FINDING) for step, entity in features if step == "symptom")
+    return common or pairs_alike(graph, features) > most_alike
 
 
 def pairs_alike(graph: Graph, features: list[tuple[str, int]]) -> float:
@@ -336,11 +343,12 @@ def is_ruled_out(graph: Graph, meta: MetaPath, subgraph: Subgraph, option: int) 
         telling = [
             (step, entity) for step, entity in subgraph.features if not is_common(graph, entity, step, *COMMON_FINDING)
         ]
-        return sum(is_denied(graph, entity, inverse(step), option) for step, entity in telling) >= LACKING
+        lacking = sum(is_denied(graph, entity, inverse(step), option) for step, entity in telling)
+        return lacking >= max(LACKING, len(telling) - 1)
     step, meant = meta.steps[-1], meant_along(graph, meta, subgraph)[-1]
     if is_common(graph, option, step, *COMMON_OPTION):
         return False
-    if step == "treated_by" and any(could_hold(graph, seen, step, option) for seen in subgraph.observed):
+    if step == "treated_by" and any(may_hold(graph, seen, step, option) for seen in subgraph.observed):
         return False  # levetiracetam, where a seizure is presented
     if step in KIN and any(go_together(graph, step, right, option) for right in graph.reach(meant, (step,))):
         return False
