@@ -314,24 +314,27 @@ class Watch:
 
     loss: float = 0.0
     entropy: float = 0.0
+    surprise: float = 0.0  # - log pi of the sampled tokens: in expectation the entropy, if they are the policy's own
     gaps: list[Tensor] = field(default_factory=list)  # log pi of the trainer minus that of the sampler, by token
 
     def note(self, loss: Tensor, logprobs: Tensor, sampled: Tensor, entropies: Tensor) -> None:
         self.loss += loss.item()
         self.entropy += entropies.sum().item()
+        self.surprise -= logprobs.sum().item()
         self.gaps.append((logprobs.detach() - sampled).cpu())
 
     def over_ranks(self, device: torch.device) -> dict[str, float]:
         """Loss, and means over the trained tokens, of all ranks; empty if there are none."""
         gap = torch.cat(self.gaps) if self.gaps else torch.zeros(0)
         outside = ((gap.exp() > 1.1) | (gap.exp() < 0.9)).sum().item()
-        sums = [float(len(gap)), self.entropy, self.loss, gap.abs().sum().item(), float(outside)]
-        tokens, entropy, loss, gap_sum, outside = fsdp_utils.reduce_over_ranks(sums, "sum", device)
+        sums = [float(len(gap)), self.entropy, self.surprise, self.loss, gap.abs().sum().item(), float(outside)]
+        tokens, entropy, surprise, loss, gap_sum, outside = fsdp_utils.reduce_over_ranks(sums, "sum", device)
         if not tokens:
             return {}
         return {
             "loss": loss,
             "entropy": entropy / tokens,
+            "surprise": surprise / tokens,
             "logprob_gap": gap_sum / tokens,
             "logprob_gap_p95": p95(torch.cat(fsdp_utils.gather_objects(gap.abs()))),
             "ratio_outside": outside / tokens,

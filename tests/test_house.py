@@ -157,9 +157,10 @@ def commands(text):
     for name, value in re.findall(r'^(\w+)="([^"]* [^"]*)"', text, re.MULTILINE):
         text = text.replace(f"${name}", value)
     for line in text.splitlines():
-        words = words_of(line)
-        if words:
-            yield line.strip(), words
+        for command in line.split(" && "):
+            words = words_of(command)
+            if words:
+                yield command.strip(), words
 
 
 def blocks(page):

@@ -14,8 +14,8 @@ import report
 from tools.run import read_jsonl, write_jsonl
 from tools.watch import CONDITIONS, Watcher
 
-HEALTHY = {"zero_advantage": 0.3, "truncated": 0.02, "format": 0.95, "entropy": 0.2, "reward": 0.7, "top_letter": 0.3,
-           "logprob_gap": 1e-6, "ratio_outside": 0.0, "grad_norm": 2.0, "sampled_tokens": 16000.0,
+HEALTHY = {"zero_advantage": 0.3, "truncated": 0.02, "format": 0.95, "entropy": 0.2, "surprise": 0.21, "reward": 0.7,
+           "top_letter": 0.3, "logprob_gap": 1e-6, "ratio_outside": 0.0, "grad_norm": 2.0, "sampled_tokens": 16000.0,
            "tokens_per_s": 6000.0, "memory_share": 0.8}  # fmt: skip
 # What makes each condition hold and nothing else, step by step.
 WRONG = {
@@ -24,6 +24,7 @@ WRONG = {
     "truncation rises": {"truncated": lambda step: min(0.45, 0.02 * step)},
     "no format": {"format": 0.05},
     "entropy collapses": {"entropy": lambda step: 0.2 * 0.95**step},
+    "samples are not the policy's": {"surprise": 0.1},
     "one letter": {"top_letter": 0.9},
     "sampler and trainer disagree": {"ratio_outside": 0.2},
     "no gradient": {"grad_norm": 0.0},

@@ -76,6 +76,10 @@ CONDITIONS = (
         lambda rows: rows[-1]["logprob_gap"] > 0.05 or rows[-1]["ratio_outside"] > 0.1,
         "sampler and trainer disagree on log pi (gap above 0.05 or a tenth of the ratios outside 0.9 to 1.1): another "
         "precision or a changed forward; the gradient is no longer that of Eq. 1"),
+    Condition("samples are not the policy's", 5,
+        lambda rows: rows[-1]["surprise"] < 0.8 * rows[-1]["entropy"],
+        "the sampled tokens are likelier than the policy's own would be (`surprise` below 0.8 of `entropy`): sample at "
+        "temperature 1 without truncation (top-p 1), or the gradient is not that of Eq. 1"),
     Condition("no gradient", 5, lambda rows: rows[-1]["grad_norm"] == 0,
         "the gradient is zero: nothing is learned; are all rewards of a group alike (`zero_advantage`)?"),
     Condition("gradient explodes", 1, _gradient_explodes,
