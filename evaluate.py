@@ -50,7 +50,7 @@ from reward import PROMPTS, prompt_messages, prompt_tokens, response_opening
 from rollout import Sampler
 from tables import ORDERS, PATHS, ablation_table, orders_table, paths_table
 from teacher import Request, add_server_arguments, teacher_of
-from tools.cli import UserError, above, at_least, progress_bar, run_stage, stage_parser
+from tools.cli import Progress, UserError, above, at_least, progress_bar, run_stage, stage_parser
 from tools.cost import count
 from tools.run import MADE_BY, Metrics, RunDir, append_jsonl, read_jsonl, write_text
 
@@ -183,10 +183,14 @@ class LocalModel:
                 raise UserError(f"question {longest}: {error} (--cache-gb {self.args.cache_gb})") from None
         return digest([self.prompts, self.opening])
 
-    def answer(self, questions: list[Question]) -> list[dict[str, Any]]:
-        return self.letter_logprobs(questions) if self.letters else self.responses(questions)
+    def answer(self, questions: list[Question], progress: Progress) -> list[dict[str, Any]]:
+        if not self.letters:
+            return self.responses(questions, progress)
+        rows = self.letter_logprobs(questions)
+        progress.update(len(rows))
+        return rows
 
-    def responses(self, questions: list[Question]) -> list[dict[str, Any]]:
+    def responses(self, questions: list[Question], progress: Progress) -> list[dict[str, Any]]:
         """`--samples` responses to each question. What the chat template writes of a response is part of it."""
         if not questions:  # this process has no share of the last few
             return []
@@ -199,6 +203,7 @@ class LocalModel:
                 temperature=self.args.temperature,
                 top_p=self.args.top_p,
                 seeds=[question_seed(self.args.seed, question) for question in questions],
+                on_sample=lambda *_: progress.update(),
             )
         except ValueError as error:
             raise UserError(f"{self.path}: {error}") from None
@@ -252,7 +257,7 @@ class ServedModel:
     def prepare(self, questions: list[Question]) -> None:
         """Nothing is known of how the prompts look: the server applies its own chat template."""
 
-    def answer(self, questions: list[Question]) -> list[dict[str, Any]]:
+    def answer(self, questions: list[Question], progress: Progress) -> list[dict[str, Any]]:
         """`--samples` responses to each question. Raises UserError if the server fails; what it answered is kept."""
         args, asked = self.args, [(question, number) for question in questions for number in range(self.args.samples)]
         answers = self.teacher.answers([
@@ -260,6 +265,7 @@ class ServedModel:
                     args.max_new_tokens, (question_seed(args.seed, question) + number) & 0x7FFFFFFF, contract=True)
             for question, number in asked
         ])  # fmt: skip
+        progress.update(len(answers))
         return [
             result_row(*pair, response=answer.text, tokens=answer.written, truncated=answer.truncated)
             for pair, answer in zip(asked, answers)
@@ -271,15 +277,18 @@ def answer_questions(
 ) -> None:
     """Append the model's responses to `out`, a chunk at a time: the samples of each question that it lacks.
 
-    All processes take a share of the questions. How a new file is made is noted beside it with the first responses.
+    All processes take a share of the questions; the bar is the first one's. How a new file is made is noted beside it
+    with the first responses.
     """
-    progress = progress_bar(total=len(todo), desc=f"{out.parent.name}: {out.stem}", unit="question", disable=rank() > 0)
-    size = max(1, CHUNK // settings["samples"]) * world_size()
+    samples, name = settings["samples"], f"{out.parent.name}: {out.stem}"
+    own = samples * len(my_share(todo))
+    progress = progress_bar(total=own, desc=name, unit="response", disable=rank() > 0)
+    size = max(1, CHUNK // samples) * world_size()
     for start in range(0, len(todo), size):
         chunk = todo[start : start + size]
         mine = my_share(chunk)
-        missing = {question.id: samples for question, samples in mine}
-        rows = model.answer([question for question, _ in mine])
+        missing = {question.id: numbers for question, numbers in mine}
+        rows = model.answer([question for question, _ in mine], progress)
         rows = [row for row in rows if row["sample"] in missing[row["id"]]]
         everyone = [row for share in gather_objects(rows) for row in share]
         if rank() == 0:
@@ -287,7 +296,6 @@ def answer_questions(
                 write_text(out.with_suffix(".json"), json.dumps({"settings": settings}, indent=1))
             append_jsonl(out, everyone)
             count("tokens sampled", sum(row.get("tokens") or 0 for row in everyone))
-            progress.update(len(chunk))
     progress.close()
     fsdp_utils.barrier()
 

@@ -38,8 +38,10 @@ def run(tmp_path, questions):
     return tmp_path
 
 
-def test_every_question_is_answered_once_and_a_cut_file_is_continued(run, tiny, questions):
+def test_every_question_is_answered_once_and_a_cut_file_is_continued(run, tiny, questions, capsys):
     call_main(evaluate, "--run", run, "--model", f"tiny={tiny}", "--max-new-tokens", "8")
+    shown = capsys.readouterr().err
+    assert "heldout: tiny: 100%" in shown and f" {len(questions)}/{len(questions)} " in shown
     out = run / "eval" / "heldout" / "tiny.jsonl"
     whole = list(read_jsonl(out))
     assert [row["id"] for row in whole] == [question.id for question in questions]
