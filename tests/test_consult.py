@@ -105,7 +105,7 @@ def test_the_teacher_sorts_pages_and_reads_facts_that_stand_on_the_page(tmp_path
         "no relation of this type of page": 1,
         "neither end is the page": 1,
         "no triple": 1,
-        "no JSON": 2 + 2,  # "none" is no JSON either: of Aspirin and Tophus
+        "no JSON": 2,  # not that of Aspirin and Tophus, "none", which is what nothing is called
     }
     graph.print_stats(db)
     assert "sentence is not on the page" in capsys.readouterr().out

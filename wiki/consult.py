@@ -36,13 +36,14 @@ FACT_PROMPT = """You read medical facts out of a page of an encyclopedia. {stran
 Write one JSON object a line and nothing else: {{"subject": ..., "relation": ..., "object": ..., "sentence": ...}}
 - Subject or object is the page's title. The other one is named as in the sentence.
 - The sentence states the fact, and is a whole sentence of the text, copied letter by letter.
-- Leave out what is negated, doubtful or not stated in the text.
+- Leave out what is negated, doubtful or not stated in the text. If nothing is left, write none.
 Relations, with the types that they join:
 {relations}"""
 VERIFY_PROMPT = """You check a fact that was read out of a page of an encyclopedia. {strangers}
 Does the sentence state the fact? It stands in the given section of the page, so it may leave out the page's subject.
 Answer with one word: yes if it states the fact, no if it states something else or denies it, unclear if one cannot
 tell from the sentence."""
+NOTHING = re.compile(r"none\.?", re.IGNORECASE)  # an empty answer would look like trouble and be asked for again
 ORDERS = re.compile(
     r"\b(?:ignore|disregard|forget|override)\b[^.\n]{0,60}\b(?:instructions?|prompts?|rules|above|previous|prior)\b"
     r"|\b(?:system prompt|language model|as an ai|you are an? (?:ai|assistant))\b"
@@ -117,7 +118,8 @@ class Consultant:
         sections = {}
         for section, paragraph in reading.paragraphs:
             sections.update({paragraph[start:end].strip(): section for start, end in split_sentences(paragraph)})
-        for line in [line for answer in answers for line in answer[:MAX_ANSWER_CHARS].splitlines() if line.strip()]:
+        lines = [line.strip() for answer in answers for line in answer[:MAX_ANSWER_CHARS].splitlines()]
+        for line in [line for line in lines if line and not NOTHING.fullmatch(line)]:
             try:
                 found = self.check_fact(json.loads(line), page, reading, sections)
             except (ValueError, RecursionError):
