@@ -118,11 +118,15 @@ def printable(text: str) -> str:
 # -------------------------------------------------------------------------------------------------------------- reading
 
 
-def read_sources(public: Sequence[str], run: RunDir, outcome: Outcome) -> list[Question]:
-    """All questions of synth.jsonl and of the public datasets (see `read_dataset`); malformed rows are rejected."""
+def read_sources(public: Sequence[str], limit: int | None, run: RunDir, outcome: Outcome) -> list[Question]:
+    """All questions of synth.jsonl and of the public datasets (see `read_dataset`); malformed rows are rejected.
+
+    `limit`: so many of each dataset.
+    """
     questions = read_synthetic(run, outcome)
     for item in public:
         name, valid, rejections = read_dataset(item, "train")
+        valid = longest(valid, limit)
         outcome.read[name] += len(valid) + len(rejections)
         questions += valid
         for id, reason in rejections:
@@ -134,6 +138,13 @@ def read_dataset(item: str, split: str) -> tuple[str, list[Question], list[tuple
     """A dataset's name, questions and rejections; `item` is NAME or NAME=hub (from the hub), or NAME=PATH."""
     name, _, path = item.partition("=")
     return name, *(read_hub(name, split, Question) if path in ("", "hub") else read_native(name, path, Question))
+
+
+def longest(questions: list[Question], limit: int | None) -> list[Question]:
+    """Up to `limit` of the questions, the longest first: what is too long for a model or a server shows there."""
+    if limit is None:
+        return questions
+    return sorted(questions, key=lambda question: -len(question.question))[:limit]
 
 
 def read_benchmarks(names: Sequence[str]) -> list[Question]:
@@ -423,7 +434,7 @@ def grade_benchmarks(items: Sequence[str], args: argparse.Namespace, run: RunDir
         teacher = language_model(args.teacher, args, run)
         if teacher is None:
             raise UserError("--tiers are given by a language model: --teacher openai:MODEL or local:FOLDER")
-        graded = grade(read_dataset(item, "test")[1], teacher, args, Outcome())
+        graded = grade(longest(read_dataset(item, "test")[1], args.limit), teacher, args, Outcome())
         run.output("tiers").mkdir(exist_ok=True)
         write_jsonl(run.output(f"tiers/{name}.jsonl"), [{"id": q.id, "tier": q.tier} for q in graded if q.tier])
 
@@ -734,6 +745,9 @@ def parse_args() -> argparse.Namespace:
         help="evaluation benchmarks to keep out of training, or none; Table 3's nine if --public uses the hub",
     )
     files.add_argument(
+        "--limit", type=at_least(1), metavar="N", help="of each dataset, the N longest questions alone: for a trial"
+    )
+    files.add_argument(
         "--accept", metavar="FILE", help="review.jsonl with a person's decisions: make the outputs again with them"
     )
     shares = parser.add_argument_group("shares")
@@ -823,7 +837,7 @@ def main() -> None:
     verifier = language_model(args.verifier, args, run) if args.verifier else teacher
     decisions = read_decisions(args.accept, run)
 
-    questions = [anonymise_question(question) for question in read_sources(args.public, run, outcome)]
+    questions = [anonymise_question(question) for question in read_sources(args.public, args.limit, run, outcome)]
     questions = drop_near_duplicates(filter_questions(questions, outcome), outcome)
     questions = decontaminate(questions, read_benchmarks(args.benchmark), outcome)
     require_known(decisions, questions)
@@ -850,7 +864,9 @@ def main() -> None:
         )
     outcome.train, outcome.heldout, outcome.heldout_public = train, heldout, heldout_public
     if not outcome.train:
-        raise UserError(f"no question is left for training out of {sum(outcome.read.values())}; see the inputs' format")
+        why = f"for {len(outcome.review)} the verifier never gave their answer: take another --verifier or --teacher"
+        why = why if outcome.review else "see the inputs' format"
+        raise UserError(f"no question is left for training out of {sum(outcome.read.values())}; {why}")
 
     lines = summary(outcome, notes_on(args, verifier, outcome))
     print("\n".join(lines))

@@ -371,7 +371,7 @@ def evaluate_model(
         asked = in_other_orders(questions, args.shuffle_options, args.seed)
         settings = settings_of(hashed, asked, args) | {"questions": len(questions)}
         require_same_settings(out, settings)
-        todo = unanswered(out, asked, args.samples)
+        todo = unanswered(out, asked, args.samples)[: args.limit]
         if todo:
             if rank() == 0:
                 run.claim(str(out.relative_to(run.path)))
@@ -439,6 +439,11 @@ def parse_args() -> argparse.Namespace:
     what.add_argument(
         "--benchmark", nargs="+", default=["heldout"], metavar="NAME[=FILE]", help="from the hub, or a file"
     )
+
+    what.add_argument(
+        "--limit", type=at_least(1), metavar="N", help="answer at most N more questions of each benchmark: for a trial;"
+        " the same command without it answers the rest",
+    )  # fmt: skip
 
     how = parser.add_argument_group("how the question is put and the answer is scored")
     how.add_argument(

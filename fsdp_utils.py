@@ -365,6 +365,8 @@ def add_machine_arguments(parser: argparse.ArgumentParser, save_every: int) -> a
     add("--gradient-checkpointing", action=argparse.BooleanOptionalAction, help=recompute)
     often = "steps between checkpoints of the training state"
     add("--save-every", type=at_least(1), default=save_every, help=often)
+    worst = "sequences as long as they may be, whatever they say: the most memory and time; learns nothing of use"
+    add("--worst-case", action="store_true", help=worst)
     precision = "of the trained model's folder; bfloat16 halves it, but rounds what was trained"
     add("--save-dtype", choices=("float32", "bfloat16"), default="float32", help=precision)
     return group

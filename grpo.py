@@ -190,6 +190,8 @@ def rollout(
             CUT if sample.stop_id is None else rewarded(setup, question, setup.opening + text)
             for sample, text in zip(group, texts)
         ]
+        if args.worst_case:  # every second one is right: no group is left out of the update
+            rewards = [Reward(number % 2, number % 2 == 1, False) for number in range(len(group))]
         groups.append(Group(question, setup.prompts[question.id], group, rewards))
     return groups
 
@@ -968,7 +970,8 @@ def load_setup(
     reference = None
     if args.kl:
         reference = policy if args.lora else fsdp_utils.load_sharded(model_path, *how)[0]
-    stops, opening = stop_tokens(model, tokenizer), response_opening(tokenizer)
+    stops = [] if args.worst_case else stop_tokens(model, tokenizer)
+    opening = response_opening(tokenizer)
     return Setup(args, policy, tokenizer, sampler, stops, device, prompts, reference, opening, model_path)
 
 

@@ -367,14 +367,14 @@ def build(
 def parse_args() -> argparse.Namespace:
     parser = stage_parser(__doc__)
     parser.add_argument("--run", "--run-dir", default="runs/main", metavar="DIR", help="run directory")
-    api, cpus = "https://en.wikipedia.org/w/api.php", os.cpu_count() or 2
+    api, cpus = os.environ.get("WIKI_API", "https://en.wikipedia.org/w/api.php"), os.cpu_count() or 2
     add = parser.add_argument_group("where the knowledge comes from").add_argument
     add(
         "--source",
         metavar="FILE|api",
         help="MediaWiki XML export (.xml, .bz2, .gz) or 'api' (which is also the default)",
     )
-    add("--api-url", default=api, metavar="URL", help="MediaWiki API")
+    add("--api-url", default=api, metavar="URL", help="MediaWiki API; WIKI_API in the environment")
     add("--contact", metavar="MAIL", help="your address for the User-Agent; Wikipedia demands one")
     add = parser.add_argument_group("how far the agent walks").add_argument
     add("--seeds", default=SEEDS, metavar="'A; B'", help="titles to start from: broad medical articles")

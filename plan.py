@@ -334,7 +334,8 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--plan", action="store_true", help="print memory, disk and steps a day, and do nothing else")
     gpus = int(os.environ.get("WORLD_SIZE", 8))
     add("--gpus", type=at_least(1), default=gpus, help="GPUs to plan for, of all nodes")
-    add("--gpu-gb", type=above(0.0), default=80.0, help="GB of each of them to plan for")
+    gpu_gb = os.environ.get("GPU_GB", "80")  # a text is read as the flag's would be
+    add("--gpu-gb", type=above(0.0), default=gpu_gb, help="GB of each of them to plan for; GPU_GB in the environment")
 
 
 def mined_responses(args: argparse.Namespace) -> int:

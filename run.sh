@@ -6,10 +6,10 @@
 #   32b    our recipe for the paper's 32B setting: Qwen3-32B, without a cold start
 # Run it again and it resumes where it stopped. It reads RUN=folder SEED=0 GPUS=8 from the environment, for 1gpu also MODEL,
 # TEACHER and LOCAL=folder (docs/hardware.md), for 7b and 32b CONTACT=address TEACHER=openai:MODEL VERIFIER=openai:MODEL.
+# First: bash run.sh 7b rehearse    tries every stage of a recipe on tiny amounts, at its largest memory (docs/large.md)
 # An ablation, forked from a finished run (BASELINE=runs/tiny):   bash run.sh tiny STAGE [flags for this stage ...]
 #   bash run.sh tiny rl1 --with-std    the stages before STAGE are shared; STAGE and those after it run again
-set -euo pipefail
-cd "$(dirname "$0")"
+set -euo pipefail && cd "$(dirname "$0")"
 fail() { echo "run.sh: error: $1" >&2 && exit 1; }
 words=("$0" "$@") recipe=${1:-tiny} ablated=${2:-} seed=${SEED:-0} contact=${CONTACT:-} teacher=${TEACHER:-}
 case $recipe in
@@ -21,6 +21,7 @@ esac
 [[ $recipe = tiny || $recipe = 1gpu || $teacher ]] || fail "TEACHER is not set: name a language model (export TEACHER=openai:openai/gpt-oss-120b)"
 baseline=${BASELINE:-runs/$recipe}
 run=${RUN:-$baseline${ablated:+-$(sed 's/ --/--/g; s/[ /]/-/g' <<<"${*:2}")}} # e.g. runs/tiny-rl1--with-std
+rehearsal=${RUN:-$baseline}-rehearsal
 train=(torchrun --nproc_per_node "${GPUS:-8}" --) # without the --, torchrun takes --run for an option of its own
 ladder=("Base=base" "+CoT cold start=sft" "+RL stage 1=rl1" "+RL stage 2=rl2")
 nine=(careqa jmed medbullets medmcqa medqa medxpertqa pubmedqa mmlu_pro_biology mmlu_pro_health) # Table 3
@@ -29,6 +30,7 @@ stage() { # NAME COMMAND: announce and run it in the run directory, with the res
   echo "== $1 =="
   local status=0 command=("${@:2}" --run "$run")
   [ "$1" != "$ablated" ] || command+=("${words[@]:3}")
+  [ "$ablated" != rehearse ] || command=(python -m tools.rehearse "$rehearsal" "$1" "${@:2}")
   "${command[@]}" & # in the background: only then a request to stop (Ctrl-C, SIGTERM) can be handed on while it runs
   trap "kill -TERM $! 2>/dev/null" INT TERM
   until wait $!; do status=$? && kill -0 $! 2>/dev/null || break; done # asked to stop, it saves first
@@ -37,12 +39,12 @@ stage() { # NAME COMMAND: announce and run it in the run directory, with the res
   return $status
 }
 source ./setup.sh
-[ -z "$ablated" ] || [ -d "$run" ] || python -m tools.fork "${ladder[@]/#/--model=}" "$baseline" "$run" "$ablated" "${words[@]:3}"
+[[ $ablated || -e $run/teacher_cache.jsonl || ! -e $rehearsal/teacher_cache.jsonl ]] || { mkdir -p "$run" && cp "$rehearsal/teacher_cache.jsonl" "$run"; }
+[[ ! $ablated || $ablated = rehearse || -d $run ]] || python -m tools.fork "${ladder[@]/#/--model=}" "$baseline" "$run" "$ablated" "${words[@]:3}"
 # glibc gives every freed tensor back to the kernel and asks for it again; on a CPU that costs a fifth of the time.
 export MALLOC_MMAP_THRESHOLD_=10000000000 MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_TOP_PAD_=100000000
 case $recipe in
-tiny)
-  export HF_HUB_OFFLINE=1
+tiny) export HF_HUB_OFFLINE=1
   rl=(--questions 64 --group-size 8 --max-new-tokens 80 --lr 3e-4 --lr-decay 0.9 --share-prompts --micro-tokens 8192 --cache-gb 0.5 --seed "$seed")
   stage kg_build python kg_build.py --source data/encyclopedia.xml
   stage synth python synth.py --questions 12000 --no-long-paths --plain-wordings --single-facts 0.45
@@ -51,8 +53,7 @@ tiny)
   stage sft python sft.py --model data/base --epochs 1 --batch-size 8 --lr 1e-3 --micro-tokens 4096 --save-every 25 --seed "$seed"
   stage rl1 python grpo.py --stage 1 --steps 110 "${rl[@]}"
   stage rl2 python grpo.py --stage 2 --steps 96 --round-steps 32 --mine-samples 2 --group-growth 2 "${rl[@]}"
-  stage evaluate python evaluate.py --max-new-tokens 80 --cache-gb 0.5 --model "Base=data/base" "${ladder[@]:1}"
-  ;;
+  stage evaluate python evaluate.py --max-new-tokens 80 --cache-gb 0.5 --model "Base=data/base" "${ladder[@]:1}" ;;
 1gpu)
   model=${LOCAL:+$LOCAL/}${MODEL:-Qwen/Qwen2.5-1.5B-Instruct}
   exams=("medqa${LOCAL:+=$LOCAL/medqa_train.jsonl}" "medmcqa${LOCAL:+=$LOCAL/medmcqa_train.json}")
@@ -67,8 +68,7 @@ tiny)
   stage rl1 python grpo.py --stage 1 --steps 100 "${rl[@]}"
   stage rl2 python grpo.py --stage 2 --steps 100 --mine-budget 8000 "${rl[@]}"
   stage evaluate python evaluate.py --benchmark "${tests[@]}" heldout --score loglikelihood --model "Base (likeliest letter)=$model"
-  stage evaluate python evaluate.py --benchmark "${tests[@]}" heldout --max-new-tokens 512 "${cache[@]}" --model "Base=$model" "${ladder[@]:1}"
-  ;;
+  stage evaluate python evaluate.py --benchmark "${tests[@]}" heldout --max-new-tokens 512 "${cache[@]}" --model "Base=$model" "${ladder[@]:1}" ;;
 7b | 32b) # the same data
   stage kg_build python kg_build.py --source api --contact "$contact" --teacher "$teacher"
   stage synth python synth.py --teacher "$teacher"
@@ -87,4 +87,4 @@ tiny)
   fi ;;
 esac
 stage report python report.py
-[ -z "$ablated" ] || python report.py --table "$baseline" "$run"
+[[ ! $ablated || $ablated = rehearse ]] || python report.py --table "$baseline" "$run"

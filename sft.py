@@ -126,6 +126,14 @@ def load_examples(path: Path, made_by: str, tokenizer: Any, stops: list[int], ma
     return examples
 
 
+def lengthened(examples: list[Example], length: int, count: int) -> list[Example]:
+    """`--worst-case`: `count` sequences of `length` tokens each, those of the examples over and over."""
+    return [
+        Example(*(list(itertools.islice(itertools.cycle(part), length)) for part in (item.tokens, item.scored)))
+        for item in itertools.islice(itertools.cycle(examples), count)
+    ]
+
+
 def batches_of_epoch(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """An epoch's batches of indices, shuffled. (Like lengths meet in micro-batches, where padding costs.)"""
     order = list(range(count))
@@ -215,6 +223,8 @@ def train(args: argparse.Namespace, run: RunDir, data: Path, made_by: str, job: 
     max_length = min(args.max_length, policy.model.config.max_position_embeddings)
     examples = load_examples(data, made_by, tokenizer, stops, max_length)
     random.Random(args.seed).shuffle(examples)
+    if args.worst_case:
+        examples = lengthened(examples, max_length, 2 * args.batch_size)
     held = min(int(len(examples) * args.validation), 512)
     validation, examples = examples[:held], examples[held:]
     optimizer = torch.optim.AdamW(
