@@ -63,9 +63,10 @@ MOST_OFTEN = 0.01  # at most this share of the questions starts from the same en
 MOST_OFTEN_RARE = 0.002  # the same for the answers among the rarest quarter
 FEW = 50  # single facts are asked for where a graph holds nothing else
 REFUSED = 0.05  # of such a draw is one that was asked about often enough: it may be welcome later
-MOST_ALIKE = 1.0  # pairs of diseases that would have all that is observed by chance, where the disease is asked for
+MOST_ALIKE = 2.5  # pairs of diseases that would have all that is observed by chance, where the disease is asked for
 MOST_ALIKE_ON = 0.3  # the same where the question leads on from the disease
 LEAST_SURE = 0.7  # confidence of all facts from the start to the answer together; a finding may be less sure
+FULL_PAGE = 6  # symptoms that a page tells which tells all: where pages tell fewer, findings are commoner than they say
 LEAST_TELLING = 0.2  # of the diseases may have a finding that is no symptom: pages tell of few of them
 MOST_MEANT = 2  # entities that a hop may pass through: with more, what is observed does not determine what comes next
 REDRAWS = 8  # answers drawn at once: the first that was not asked for too often is taken
@@ -73,8 +74,7 @@ FORGOTTEN = 200  # questions, after which answers that were asked for too often 
 PATIENCE = 600  # draws in a row that give no question, after which a meta-path counts as exhausted
 KIN = ("treated_by", "~treated_by", "diagnosed_by", "complication")  # two things that go together here may do so again
 LACKING = 2  # observed features that a wrong diagnosis lacks for sure, and all that tell something but one
-TELLING_FINDING = (8, 0.02)  # at least one finding is seen in no more diseases: fatigue, pain and malaise fit any
-COMMON_FINDING = (10, 0.05)  # what more diseases (than so many, and than this share) have is no proof against another
+COMMON_FINDING = (10, 0.05)  # what more diseases (and more than this share) have proves nothing, nor is it asked alone
 COMMON_OPTION = (6, 0.03)  # what belongs to more is no wrong option: it may belong to any
 MOST_RIVALS = 150  # competitors, and what they lead to, that are looked at
 MOST_TRIED = 60  # candidates for wrong options that are looked at
@@ -265,15 +265,17 @@ def has_many_causes(graph: Graph, disease: int) -> bool:
 
 def fits_many(graph: Graph, features: list[tuple[str, int]], most_alike: float) -> bool:
     """Whether a presentation consists of common findings only, or many diseases would have all of it by chance."""
-    common = all(is_common(graph, entity, step, *TELLING_FINDING) for step, entity in features if step == "symptom")
+    common = all(is_common(graph, entity, step, *COMMON_FINDING) for step, entity in features if step == "symptom")
     return common or pairs_alike(graph, features) > most_alike
 
 
 def pairs_alike(graph: Graph, features: list[tuple[str, int]]) -> float:
     """How many pairs of diseases of the graph would have all of the features, if these were independent."""
     number = float(len(graph.told["symptom"]) ** 2)
+    told = sum(map(len, graph.possible["symptom"].values())) / len(graph.possible["symptom"])
     for step, entity in features:
         share = len(graph.could_mean(entity, inverse(step))) / len(graph.possible[step])
+        share *= max(1.0, FULL_PAGE / told)
         number *= min(1.0, max(share, 0.0 if step == "symptom" else LEAST_TELLING))
     return number
 
@@ -352,7 +354,8 @@ def is_ruled_out(graph: Graph, meta: MetaPath, subgraph: Subgraph, option: int) 
         return False  # levetiracetam, where a seizure is presented
     if step in KIN and any(go_together(graph, step, right, option) for right in graph.reach(meant, (step,))):
         return False
-    return all(is_denied(graph, entity, step, option) for entity in meant)
+    denied = is_cleared if step == "contraindication" else is_denied  # no page tells which drugs it rules out
+    return all(denied(graph, entity, step, option) for entity in meant)
 
 
 def perturb(meta: MetaPath, subgraph: Subgraph, draw: Draw) -> set[int]:

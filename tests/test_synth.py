@@ -2,6 +2,7 @@
 
 import random
 import re
+import shutil
 import sqlite3
 import zlib
 from collections import Counter, defaultdict
@@ -262,15 +263,20 @@ def test_questions_have_many_surface_forms(encyclopedia):
         forms = synth.wordings_of(meta)
         assert len(set(forms)) == len(forms) >= 4 > len(synth.wordings_of(meta, plain=True))
         assert all(form.count("{seen}") == 1 and form.endswith("?") for form in forms)
-    told = defaultdict(set)
+    told, asked = defaultdict(set), Counter()
     for question in synth.synthesize(encyclopedia, 800, 0, 4, EVERY_PATH):
+        asked[question.kind] += 1
         shown = sorted(encyclopedia.in_text.values(), key=len, reverse=True)
         told[question.kind].add(re.sub("|".join(map(re.escape, shown)), "X", question.question))
-    assert all(len(forms) >= 3 for forms in told.values()) and len(told["presentation>disease"]) > 20
+    assert (
+        all(len(forms) >= min(3, asked[kind] / 2) for kind, forms in told.items())
+        and len(told["presentation>disease"]) > 20
+    )
     plain = {meta.name: synth.wordings_of(meta, plain=True) for meta in EVERY_PATH}
     for question in synth.synthesize(encyclopedia, 300, 0, 4, EVERY_PATH, plain=True):
         ends = [wording.split("{seen}")[1] for wording in plain[question.kind]]
-        assert any(question.question.endswith(end) for end in ends)
+        forms = (re.escape(end).replace(r"\{given\}", ".+") for end in ends)
+        assert any(re.search(f"{form}$", question.question) for form in forms)
 
 
 NAMES = {  # title -> type, name within a sentence
@@ -376,8 +382,8 @@ def test_a_seed_gives_the_same_questions(encyclopedia):
 
 def test_command_line(tmp_path):
     make_graph(tmp_path / "kg.sqlite", 0)
-    done = python("synth.py", "--run", tmp_path, "--questions", "60", "--options", "3")
-    assert done.returncode == 0 and "60 questions" in done.stdout and "sampled uniformly" in done.stdout
+    done = python("synth.py", "--run", tmp_path, "--questions", "40", "--options", "3")
+    assert done.returncode == 0 and "40 questions" in done.stdout and "sampled uniformly" in done.stdout
     (row,) = metrics_of(tmp_path, "synth")
     assert 0 <= row["rare_share"] <= 1 and 0 <= row["rare_share_uniform"] <= 1
     assert all(len(question.options) == 3 for question in load_questions(tmp_path / "synth.jsonl"))
@@ -605,11 +611,11 @@ def test_a_vignette_tells_what_is_observed_and_no_more(encyclopedia, tuberculosi
     assert vignettes.vignette_problem(encyclopedia, meta, tuberculosis, text) == problem
 
 
-def test_vignettes_on_the_command_line(tmp_path, monkeypatch, capsys):
-    make_graph(tmp_path / "kg.sqlite", 0)
+def test_vignettes_on_the_command_line(tmp_path, monkeypatch, capsys, encyclopedia_path):
+    shutil.copy(encyclopedia_path, tmp_path / "kg.sqlite")
     with pytest.raises(UserError, match="writes no vignettes"):
         call_main(synth, "--run", tmp_path, "--teacher", "evidence")
     monkeypatch.setattr(synth, "teacher_of", lambda args, run: Writer(lambda findings: ""))
-    call_main(synth, "--run", tmp_path, "--questions", "40", "--teacher", "local:x")
+    call_main(synth, "--run", tmp_path, "--questions", "30", "--teacher", "local:x")
     assert "empty, too long, or a question" in capsys.readouterr().out
-    assert len(load_questions(tmp_path / "synth.jsonl")) == 40
+    assert len(load_questions(tmp_path / "synth.jsonl")) == 30
