@@ -303,7 +303,7 @@ def answer_questions(
 def unanswered(out: Path, questions: list[Question], samples: int) -> list[tuple[Question, set[int]]]:
     """The questions of which `out` lacks samples, each with the numbers of those."""
     done = defaultdict(set)
-    for row in read_jsonl(out, appended=True) if out.exists() else []:
+    for row in read_jsonl(out, appended=True, shape={"id": str, "sample?": int}) if out.exists() else []:
         done[row["id"]].add(row.get("sample", 0))
     left = [(question, set(range(samples)) - done[question.id]) for question in questions]
     return [(question, numbers) for question, numbers in left if numbers]

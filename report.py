@@ -46,7 +46,19 @@ from question import TIERS, Question, load_questions
 from results import Results, provenance, read_answer
 from tools.cli import UserError, at_least, run_stage, stage_parser
 from tools.run import METRIC, RunDir, read_jsonl, write_jsonl, write_text
+from tools.shape import misfit
 
+TRAINED = {f"{name}?": float for name in "reward accuracy heldout_accuracy zero_advantage length".split()} | {
+    "ended?": str
+}
+MINED = {"questions": int, "passed": float, "mix": float, "mined": int, "set_aside": int}
+DRAWN = {  # the shape of what the page shows of a stage's metrics
+    "rl1": TRAINED,
+    "rl2": TRAINED,
+    "mining": {"round": int, **{f"{tier}?": MINED for tier in TIERS}},
+    "evaluate": {"model": str, "benchmark": str, "accuracy": float, "n": int, "low?": float, "high?": float,
+                 "subsets?": {str: [float]}},
+}  # fmt: skip
 Row = dict[str, Any]  # of metrics.jsonl or of saved responses
 Stages = dict[str, list[Row]]  # stage -> its metrics
 Answers = dict[str, dict[str, Row]]  # model -> question id -> its saved response
@@ -68,8 +80,11 @@ def load_metrics(path: Path) -> Stages:
         file = RunDir(path).output("metrics.jsonl")
     stages: Stages = defaultdict(list)
     for row in read_jsonl(file, appended=True, shape=(METRIC, {"reference": {}})) if file.exists() else ():
-        if "reference" not in row:
-            stages[row["stage"]].append(row)
+        if "reference" in row:
+            continue
+        if problem := misfit(row, DRAWN.get(row["stage"], {})):
+            raise UserError(f"{file}, a row of {row['stage']}: {problem}; delete that line, or run the stage again")
+        stages[row["stage"]].append(row)
     return stages
 
 
@@ -138,7 +153,7 @@ def accuracies(benchmark: str, models: dict[str, Row]) -> dict[str, dict[str, li
     }
     bars = {benchmark: whole}
     for tier in TIERS:
-        scores = {model: row["subsets"][tier] for model, row in models.items() if tier in row.get("subsets", {})}
+        scores = {model: row["subsets"][tier] for model, row in models.items() if row.get("subsets", {}).get(tier)}
         if scores:
             bars[f"{benchmark}, {tier}"] = scores
     return bars
@@ -180,7 +195,7 @@ def warnings_section(stages: Stages) -> str:
 
 def plateau(rows: list[Row]) -> str:
     """Why stage 1 ended, and what that was judged by, over its last steps (grpo.Plateau)."""
-    last = [row for row in rows if "zero_advantage" in row][-PLATEAU_WINDOW:]
+    last = [row for row in rows if {"zero_advantage", "reward"} <= row.keys()][-PLATEAU_WINDOW:]
     half = len(last) // 2
     if not half:
         return ""

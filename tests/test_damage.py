@@ -1,0 +1,292 @@
+"""Every input of every stage, damaged: a stage says so in one line, or leaves what it would have left without it.
+
+Seeded: `DAMAGES=3100 pytest tests/test_damage.py` damages ten times as much as the suite does.
+"""
+
+import json
+import os
+import random
+import shutil
+import sqlite3
+import sys
+import traceback
+
+import pytest
+from conftest import PROJECT
+from pages import PAGES, REDIRECTS, export
+from test_synth import make_graph
+
+import curate
+import distill
+import evaluate
+import grpo
+import kg_build
+import report
+import sft
+import synth
+from reward import format_response
+from tools.cli import run_stage
+from tools.run import seal, write_jsonl
+from wiki.mediawiki import Page
+
+TIMES = int(os.environ.get("DAMAGES", 310)) / 310
+# How often each stage's inputs are damaged; a page of charts takes a second.
+DAMAGES = {"kg_build": 30, "synth": 20, "curate": 70, "review": 50, "distill": 50}
+DAMAGES |= {"sft": 25, "grpo": 15, "evaluate": 40, "report": 10}
+TRAINING = "--steps 1 --micro-tokens 512"
+ANY_CHAT = "cot.jsonl"  # chats have no ids: one may come twice
+OPTIONAL = {"kind", "tier"}  # fields that may be lacking
+STAGES = {  # name: module, flags, what it reads, what it leaves
+    "kg_build": (kg_build, "--source dump.xml --seeds Pneumonia --workers 1", ["dump.xml"], ["kg.sqlite"]),
+    "synth": (synth, "--questions 12 --options 3", ["kg.sqlite"], ["synth.jsonl"]),
+    "curate": (curate, "--heldout 0", ["synth.jsonl", "decisions.jsonl"], ["train.jsonl", "heldout.jsonl"]),
+    "review": (
+        curate,
+        "--heldout 0 --accept review.jsonl",
+        ["synth.jsonl", "review.jsonl"],
+        ["train.jsonl", "heldout.jsonl"],
+    ),
+    "distill": (distill, "--teacher evidence", ["train.jsonl"], ["cot.jsonl"]),
+    "sft": (
+        sft,
+        f"--model model {TRAINING} --batch-size 2 --samples 0 --validation 0",
+        ["cot.jsonl", "model"],
+        ["sft/model.safetensors"],
+    ),
+    "grpo": (
+        grpo,
+        f"--stage 1 --model model {TRAINING} --questions 2 --group-size 2 --max-new-tokens 3 --cache-gb 0.05",
+        ["train.jsonl", "model"],
+        ["rl1/model.safetensors"],
+    ),
+    "evaluate": (
+        evaluate,
+        "--model m=model --max-new-tokens 3 --cache-gb 0.05",
+        ["heldout.jsonl", "eval/heldout/m.jsonl", "eval/heldout/m.json", "tiers/heldout.jsonl", "model"],
+        ["eval/heldout/m.jsonl"],
+    ),
+    "report": (report, "--transcripts 0", ["metrics.jsonl", "eval/heldout/m.jsonl", "eval/heldout/m.json"], []),
+}
+
+
+class Here:
+    """`kg_build.Readers` in this process."""
+
+    def __init__(self, read, workers):
+        self.read_page = read
+
+    def read(self, pages: list[Page], kinds=None):
+        return {page.title: self.read_page(page, (kinds or {}).get(page.title)) for page in pages}
+
+    def close(self):
+        pass
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny, questions):
+    """A folder with every input, as the stages leave them."""
+    folder = tmp_path_factory.mktemp("whole")
+    evidence = [["Asthma", "symptom", "Cough", 1, "Asthma causes cough."]]
+    rows = [
+        question.to_json() | {"evidence": [[f"{evidence[0][0]} {number}", *evidence[0][1:]]], "kind": "x"}
+        for number, question in enumerate(questions)
+    ]
+    shutil.copytree(tiny, folder / "model")
+    seal(folder / "model")
+    for name in ("synth", "train"):
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    write_jsonl(folder / "heldout.jsonl", rows[:4])
+    write_jsonl(folder / "review.jsonl", [row | {"votes": ["A"], "decision": "reject"} for row in rows[4:6]])
+    write_jsonl(folder / "decisions.jsonl", [row | {"votes": ["A"], "decision": "reject"} for row in rows[5:8]])
+    chats = [
+        {"messages": [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": "x"}]}
+        for row in rows[:3]
+    ]
+    for row in chats:
+        row["messages"][-1]["content"] = format_response("It is so.", "A")
+    write_jsonl(folder / "cot.jsonl", chats)
+    (folder / "dump.xml").write_text(export(PAGES, REDIRECTS), encoding="utf-8")
+    (folder / "tiers").mkdir()
+    write_jsonl(folder / "tiers" / "heldout.jsonl", [{"id": row["id"], "tier": "easy"} for row in rows[:4]])
+    make_graph(folder / "kg.sqlite", 0)
+    status, said = run("evaluate", folder)
+    assert status == 0, said
+    return folder
+
+
+def run(name, folder):
+    """A stage in this process: its exit status and what it printed, or None and a traceback."""
+    module, flags, reads, _ = STAGES[name]
+    words = [str(folder / word) if word in reads and word != "model" else word for word in flags.split()]
+    words = [word.replace("=model", f"={folder / 'model'}") for word in words]
+    words = [str(folder / "model") if word == "model" else word for word in words]
+    sys.argv = [f"{module.__name__}.py", *words, "--run", str(folder)]
+    out, streams = folder.with_suffix(".out"), (sys.stdout, sys.stderr)
+    with open(out, "w", encoding="utf-8") as file:
+        sys.stdout = sys.stderr = file
+        try:
+            run_stage(module.main)
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        except BaseException:
+            status = None
+            traceback.print_exc(file=file)
+        finally:
+            sys.stdout, sys.stderr = streams
+    return status, out.read_text(encoding="utf-8")
+
+
+# -------------------------------------------------------------------------------------------------------------- damages
+
+
+def of_bytes(path, rng):
+    """What happens to any file. Returns its description."""
+    content = path.read_bytes()
+    kind = rng.choice(["cut", "empty", "folder", "missing", "noise", "zeros"])
+    place = rng.randrange(len(content))
+    if kind in ("folder", "missing"):
+        path.unlink()
+        path.mkdir() if kind == "folder" else None
+    elif kind in ("cut", "empty"):
+        path.write_bytes(content[: rng.randrange(1, len(content)) if kind == "cut" else 0])
+    else:
+        junk = rng.randbytes(40) if kind == "noise" else bytes(40)
+        path.write_bytes(content[:place] + junk + content[place + 40 :])
+    return kind
+
+
+WRONG = (None, True, 7, -1.5, 10**30, "", [], [None], {}, {"": 1}, [[1]])
+
+
+def of_lines(path, rng):
+    """What happens to JSON lines: a record that is none, one that comes twice, a field of another type or lacking."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    number = rng.randrange(len(lines))
+    kind = rng.choice(
+        ["line", "field", "field", "field", "lacking", "lacking", "twice"][: 6 if ANY_CHAT == path.name else 7]
+    )
+    row = json.loads(lines[number])
+    if kind == "line":
+        junk = ("nonsense", "[1]", "[" * 5000, '{"id": ' + "9" * 5000 + "}", '{"id": NaN}', '"x"')
+        lines.insert(number, rng.choice(junk))
+    elif kind == "twice":
+        lines.insert(number, lines[number])
+    else:
+        owner = row
+        name = rng.choice(sorted(owner.keys() - OPTIONAL))
+        if isinstance(owner[name], dict) and owner[name] and rng.random() < 0.5:
+            owner = owner[name]
+            name = rng.choice(sorted(owner))
+        if kind == "lacking":
+            del owner[name]
+        else:
+            owner[name] = rng.choice([value for value in WRONG if type(value) is not type(owner[name])])
+        kind = f"{kind} {name}"
+        lines[number] = json.dumps(row)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return kind
+
+
+def of_json(path, rng):
+    """A setting of another type or lacking, also in a setting's own settings."""
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    owner = whole
+    name = rng.choice(sorted(owner))
+    while isinstance(owner[name], dict) and owner[name] and rng.random() < 0.7:
+        owner = owner[name]
+        name = rng.choice(sorted(owner))
+    owner[name] = rng.choice([value for value in WRONG if type(value) is not type(owner[name])])
+    path.write_text(json.dumps(whole), encoding="utf-8")
+    return f"setting {name} = {owner[name]!r}"
+
+
+def of_tables(path, rng):
+    """A table or column that lacks or holds other things."""
+    database = sqlite3.connect(path)
+    tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    table = rng.choice(sorted(tables))
+    columns = [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
+    column = rng.choice(columns)
+    kind = rng.choice(["drop", "rename", "null", "blob", "word", "number"])
+    value = {"null": "NULL", "blob": "x'ff00'", "word": "'x y'", "number": "-7"}.get(kind)
+    changes = {"drop": f"DROP TABLE {table}", "rename": f"ALTER TABLE {table} RENAME COLUMN {column} TO other"}
+    change = changes.get(kind, f"UPDATE OR IGNORE {table} SET {column} = {value}")
+    try:
+        with database:
+            database.execute(change)
+    except sqlite3.Error:  # the schema forbids it
+        pass
+    database.close()
+    return change
+
+
+def damage(path, rng):
+    """Damage a file, or one of a folder's. Returns what was done to which."""
+    if path.is_dir():
+        path = rng.choice(sorted(path.iterdir()))
+    special = {".jsonl": of_lines, ".json": of_json, ".sqlite": of_tables}.get(path.suffix)
+    how = special if special and path.stat().st_size < 1 << 20 and rng.random() < 0.6 else of_bytes
+    return path.name, how(path, rng)
+
+
+# ---------------------------------------------------------------------------------------------------------------- tests
+
+
+def leave(name, whole, folder):
+    """Lay a stage's inputs into a folder."""
+    for item in STAGES[name][2]:
+        (folder / item).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (whole / item).is_dir() else shutil.copy2
+        copy(whole / item, folder / item)
+
+
+def outputs(name, folder):
+    found = {}
+    for output in STAGES[name][3]:
+        path = folder / output
+        if path.suffix == ".sqlite" and path.is_file():
+            database = sqlite3.connect(path)
+            found[output] = [
+                database.execute(f"SELECT * FROM {t} ORDER BY 1").fetchall() for t in ("entity", "relation")
+            ]
+            database.close()
+        else:
+            found[output] = path.read_bytes() if path.is_file() else None
+    return found
+
+
+def told(name, said):
+    """Whether a stage that ended well has said what it left out or found missing."""
+    return any(
+        word in said for word in ("rejected  ", "not applied", "are beyond", "could not be read", "Warning", "left out")
+    )
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_no_damage_ends_in_a_traceback_or_passes_unsaid(name, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(kg_build, "Readers", Here)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.chdir(PROJECT)
+    rng = random.Random(name)
+    (tmp_path / "sound").mkdir()
+    leave(name, whole, tmp_path / "sound")
+    status, said = run(name, tmp_path / "sound")
+    assert status == 0, said
+    expected, faults = outputs(name, tmp_path / "sound"), []
+    for number in range(int(TIMES * DAMAGES[name])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        leave(name, whole, folder)
+        item = rng.choice(STAGES[name][2])
+        what = damage(folder / item, rng)
+        status, said = run(name, folder)
+        errors = [line for line in said.splitlines() if ": error: " in line]
+        if status is None or "Traceback" in said:
+            faults.append((number, *what, said[-1500:]))
+        elif status == 1 and len(errors) != 1 or status not in (0, 1):
+            faults.append((number, *what, f"status {status}: {said[-300:]}"))
+        elif status == 0 and outputs(name, folder) != expected and not told(name, said):
+            faults.append((number, *what, f"silent: {said[-300:]}"))
+        shutil.rmtree(folder)
+    assert not faults, "\n\n".join(" | ".join(map(str, fault)) for fault in faults)
