@@ -43,7 +43,6 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -590,7 +589,7 @@ def look_up(questions: Sequence[Question], graph_path: Path, guidelines: str | N
         return None
     titles, texts = [], []
     if graph_path.exists():
-        with closing(graph.connect(graph_path)) as db:
+        with graph.reading(graph_path) as db:
             titles = graph.names(db)
             texts = [(f"{title}, revision {revision}", text) for title, revision, text in graph.pages(db)]
     for number, row in enumerate(read_jsonl(Path(guidelines)) if guidelines else [], 1):

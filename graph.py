@@ -94,6 +94,8 @@ def add_relations(db: sqlite3.Connection) -> None:
 def changed(path: Path) -> Iterator[sqlite3.Connection]:
     """A finished graph to be changed: a copy, which takes its place as soon as the block has ended without an error."""
     partial = path.with_name(path.name + ".changed")
+    with reading(path):
+        pass  # it is sound
     shutil.copyfile(path, partial)
     with closing(sqlite3.connect(partial)) as db:
         with db:
@@ -184,7 +186,68 @@ def occurs_in(name: str, sentence: str, after_word: bool = False) -> bool:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    """A graph's file, to be read only."""
+    return sqlite3.connect(path.resolve().as_uri() + "?mode=ro", uri=True)
+
+
+NUMBER = "typeof({0}) = 'integer' AND {0} >= 0"
+TEXT = "typeof({0}) = 'text'"
+ENTITY = "{0} IN (SELECT id FROM entity)"
+# What holds of every row of a sound graph, by table and column; SQLite itself takes any value in any column.
+SOUND = {
+    ("entity", "id"): "typeof({0}) = 'integer'",
+    ("entity", "title"): TEXT + " AND trim({0}, char(9, 10, 13, 32)) <> ''",
+    ("entity", "type"): TEXT,
+    ("entity", "rare"): NUMBER,
+    ("entity", "incoming"): NUMBER,
+    ("relation", "subject"): ENTITY,
+    ("relation", "relation"): TEXT,
+    ("relation", "object"): ENTITY,
+    ("relation", "revision"): NUMBER,
+    ("relation", "sentence"): TEXT,
+    ("relation", "confidence"): "coalesce({0}, 1) BETWEEN 0 AND 1",
+    ("relation", "verdict"): "coalesce({0}, 'yes') IN ('yes', 'no', 'unclear')",
+    ("wikidata", "entity"): ENTITY,
+    ("wikidata", "item"): TEXT,
+    ("evidence", "relation"): "{0} IN (SELECT id FROM relation)",
+    ("evidence", "page"): NUMBER,
+    ("alias", "name"): TEXT,
+    ("alias", "entity"): ENTITY,
+    ("prose", "entity"): ENTITY,
+    ("prose", "text"): "typeof({0}) = 'blob'",
+    ("page_error", "title"): TEXT,
+    ("rejected", "count"): NUMBER,
+}
+
+
+def check_rows(database: sqlite3.Connection) -> None:
+    """Raise sqlite3.DatabaseError, naming table and column, if a row holds what no reader expects there."""
+    columns = "SELECT t.name, c.name FROM sqlite_master t, pragma_table_info(t.name) c WHERE t.type = 'table'"
+    for table, column in database.execute(columns).fetchall():
+        sound = SOUND.get((table, column), "1").format(f'"{column}"')
+        unsound = database.execute(f'SELECT count(*) FROM "{table}" WHERE NOT coalesce({sound}, 0)').fetchone()[0]
+        if unsound:
+            raise sqlite3.DatabaseError(f"damaged: {unsound:,} values of {table}.{column} are none that it can have")
+
+
+def prose_of(blob: object, most: int = 0) -> str:
+    """The text of a row of `prose`, or its first `most` bytes. Raises UserError if it is damaged."""
+    try:
+        text = zlib.decompressobj().decompress(blob, most) if most else zlib.decompress(blob)
+        return text.decode(errors="ignore")
+    except (zlib.error, TypeError) as error:
+        raise UserError(f"kg.sqlite is damaged: a page's prose cannot be read ({error}); make it again") from None
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A graph's file, checked, for as long as the block reads from it. Raises UserError if it is missing or damaged."""
+    try:
+        with closing(connect(path)) as database:
+            check_rows(database)
+            yield database
+    except sqlite3.Error as error:
+        raise UserError(f"{path} is not a knowledge graph ({error}); make it again with: python kg_build.py") from None
 
 
 def read_tables(path: Path) -> tuple[list[tuple], list[tuple], list[tuple]]:
@@ -193,20 +256,17 @@ def read_tables(path: Path) -> tuple[list[tuple], list[tuple], list[tuple]]:
 
     Raises UserError if the file is no knowledge graph.
     """
-    try:
-        with closing(connect(path)) as database:
-            evidence = has_table(database, "evidence")
-            page = "e.page" if evidence else column(database, "page")
-            confidence, verdict = column(database, "confidence"), column(database, "verdict")
-            joined = "LEFT JOIN evidence e ON e.relation = r.id" if evidence else ""
-            entities = database.execute("SELECT id, title, type, page, incoming FROM entity ORDER BY id").fetchall()
-            relations = database.execute(
-                f"SELECT r.subject, r.relation, r.object, {page}, r.revision, r.sentence, {confidence}, {verdict} "
-                f"FROM relation r {joined} ORDER BY r.id"
-            ).fetchall()
-            aliases = database.execute("SELECT name, entity FROM alias ORDER BY name").fetchall()
-    except sqlite3.Error as error:
-        raise UserError(f"{path} is not a knowledge graph ({error}); make it again with: python kg_build.py") from None
+    with reading(path) as database:
+        evidence = has_table(database, "evidence")
+        page = "e.page" if evidence else column(database, "page")
+        confidence, verdict = column(database, "confidence"), column(database, "verdict")
+        joined = "LEFT JOIN evidence e ON e.relation = r.id" if evidence else ""
+        entities = database.execute("SELECT id, title, type, page, incoming FROM entity ORDER BY id").fetchall()
+        relations = database.execute(
+            f"SELECT r.subject, r.relation, r.object, {page}, r.revision, r.sentence, {confidence}, {verdict} "
+            f"FROM relation r {joined} ORDER BY r.id"
+        ).fetchall()
+        aliases = database.execute("SELECT name, entity FROM alias ORDER BY name").fetchall()
     if not relations:
         raise UserError(f"{path} holds no relation; build it from a medical dump with: python kg_build.py")
     return entities, relations, aliases
@@ -289,15 +349,13 @@ class Graph:
     def leads(self) -> dict[int, str]:
         """The first characters of each page's prose, where it says what its subject is."""
         rows = self.database.execute("SELECT entity, text FROM prose") if self.has_prose else ()
-        return {
-            entity: zlib.decompressobj().decompress(text, LONGEST_LEAD).decode(errors="ignore") for entity, text in rows
-        }
+        return {entity: prose_of(text, LONGEST_LEAD) for entity, text in rows}
 
     def page_prose(self, entity: int) -> str:
         """The plain prose of an entity's page; "" if the source has no text of it."""
         query = "SELECT text FROM prose WHERE entity = ?"
         row = self.database.execute(query, [entity]).fetchone() if self.has_prose else None
-        return zlib.decompress(row[0]).decode() if row else ""
+        return prose_of(row[0]) if row else ""
 
     @cached_property
     def database(self) -> sqlite3.Connection:
@@ -497,7 +555,7 @@ def print_entity(db: sqlite3.Connection, name: str) -> None:
 def pages(db: sqlite3.Connection) -> Iterator[tuple[str, int, str]]:
     """Title, revision and plain prose of every medical page."""
     query = "SELECT title, revision, text FROM prose JOIN entity ON entity.id = prose.entity ORDER BY entity.id"
-    return ((title, revision, zlib.decompress(text).decode()) for title, revision, text in db.execute(query))
+    return ((title, revision, prose_of(text)) for title, revision, text in db.execute(query))
 
 
 def names(db: sqlite3.Connection) -> list[str]:

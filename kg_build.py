@@ -53,6 +53,7 @@ from graph import (
     changed,
     print_entity,
     print_stats,
+    reading,
     unjudged,
     write_graphml,
     write_kgx,
@@ -442,7 +443,7 @@ def add_page_props(path: Path, page_props: Path) -> None:
 
 def look(args: argparse.Namespace, path: Path) -> None:
     """Print and write what was asked for of a finished graph."""
-    with closing(sqlite3.connect(path)) as db:
+    with reading(path) as db:
         if args.text:
             write_prose(db, args.text)
         if args.export:

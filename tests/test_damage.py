@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import sys
 import traceback
+import zlib
 
 import pytest
 from conftest import PROJECT
@@ -24,6 +25,7 @@ import kg_build
 import report
 import sft
 import synth
+from graph import SCHEMA
 from reward import format_response
 from tools.cli import run_stage
 from tools.run import seal, write_jsonl
@@ -31,13 +33,14 @@ from wiki.mediawiki import Page
 
 TIMES = int(os.environ.get("DAMAGES", 310)) / 310
 # How often each stage's inputs are damaged; a page of charts takes a second.
-DAMAGES = {"kg_build": 30, "synth": 20, "curate": 70, "review": 50, "distill": 50}
+DAMAGES = {"kg_build": 20, "look": 10, "synth": 20, "curate": 70, "review": 50, "distill": 50}
 DAMAGES |= {"sft": 25, "grpo": 15, "evaluate": 40, "report": 10}
 TRAINING = "--steps 1 --micro-tokens 512"
 ANY_CHAT = "cot.jsonl"  # chats have no ids: one may come twice
 OPTIONAL = {"kind", "tier"}  # fields that may be lacking
 STAGES = {  # name: module, flags, what it reads, what it leaves
     "kg_build": (kg_build, "--source dump.xml --seeds Pneumonia --workers 1", ["dump.xml"], ["kg.sqlite"]),
+    "look": (kg_build, "--stats --export graph.xml --text prose.jsonl", ["kg.sqlite"], []),
     "synth": (synth, "--questions 12 --options 3", ["kg.sqlite"], ["synth.jsonl"]),
     "curate": (curate, "--heldout 0", ["synth.jsonl", "decisions.jsonl"], ["train.jsonl", "heldout.jsonl"]),
     "review": (
@@ -108,16 +111,34 @@ def whole(tmp_path_factory, tiny, questions):
     (folder / "dump.xml").write_text(export(PAGES, REDIRECTS), encoding="utf-8")
     (folder / "tiers").mkdir()
     write_jsonl(folder / "tiers" / "heldout.jsonl", [{"id": row["id"], "tier": "easy"} for row in rows[:4]])
-    make_graph(folder / "kg.sqlite", 0)
+    graph_of(folder / "kg.sqlite")
     status, said = run("evaluate", folder)
     assert status == 0, said
     return folder
 
 
+def graph_of(path):
+    """A random graph with all the tables of a real one."""
+    database = sqlite3.connect(make_graph(path, 0))
+    database.executescript("ALTER TABLE relation ADD COLUMN page; ALTER TABLE relation ADD COLUMN section;" + SCHEMA)
+    database.executescript(
+        "ALTER TABLE relation ADD COLUMN confidence REAL; UPDATE relation SET page = subject, confidence = 0.9;"
+        "INSERT INTO evidence SELECT id, page, revision, 'lead', sentence, 0.9 FROM relation;"
+        "INSERT INTO rejected VALUES ('too long', 3); INSERT INTO page_error VALUES ('Gout', 'too deep')"
+    )
+    prose = [
+        (id, zlib.compress(f"{title} is a thing.".encode()))
+        for id, title in database.execute("SELECT id, title FROM entity")
+    ]
+    database.executemany("INSERT INTO prose VALUES (?, ?)", prose)
+    database.commit()
+    database.close()
+
+
 def run(name, folder):
     """A stage in this process: its exit status and what it printed, or None and a traceback."""
     module, flags, reads, _ = STAGES[name]
-    words = [str(folder / word) if word in reads and word != "model" else word for word in flags.split()]
+    words = [str(folder / word) if word.endswith((".xml", ".jsonl")) else word for word in flags.split()]
     words = [word.replace("=model", f"={folder / 'model'}") for word in words]
     words = [str(folder / "model") if word == "model" else word for word in words]
     sys.argv = [f"{module.__name__}.py", *words, "--run", str(folder)]
