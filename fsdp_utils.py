@@ -21,6 +21,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -88,8 +89,23 @@ def join_processes() -> torch.device:
         torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         # Ranks wait for each other's rollouts, longer than the default of ten minutes allows.
-        dist.init_process_group(BACKENDS[device.type], timeout=timedelta(hours=1))
+        dist.init_process_group(BACKENDS[device.type], timeout=timedelta(hours=1), **on_loopback())
     return device
+
+
+def on_loopback() -> dict[str, Any]:
+    """Of processes that share a machine, arguments of `init_process_group` with which they listen on loopback alone:
+    by default its store listens on every network, without a password. {} of processes on several machines, and where
+    torchrun itself holds the store (docs/large.md says how to keep it from that)."""
+    number, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if int(os.environ.get("LOCAL_WORLD_SIZE", 0)) != world or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return {}
+    for library in ("GLOO", "NCCL"):
+        os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    port = int(os.environ["MASTER_PORT"])
+    listener = socket.create_server(("127.0.0.1", port)).detach() if number == 0 else None
+    store = dist.TCPStore("127.0.0.1", port, world, number == 0, timedelta(minutes=5), master_listen_fd=listener)
+    return {"store": store, "rank": number, "world_size": world}
 
 
 @dataclass(slots=True)

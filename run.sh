@@ -22,7 +22,7 @@ esac
 baseline=${BASELINE:-runs/$recipe}
 run=${RUN:-$baseline${ablated:+-$(sed 's/ --/--/g; s/[ /]/-/g' <<<"${*:2}")}} # e.g. runs/tiny-rl1--with-std
 rehearsal=${RUN:-$baseline}-rehearsal
-train=(torchrun --nproc_per_node "${GPUS:-8}" --) # without the --, torchrun takes --run for an option of its own
+train=(env TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --rdzv-backend c10d --rdzv-conf store_type=file --nproc_per_node "${GPUS:-8}" --) # on loopback
 ladder=("Base=base" "+CoT cold start=sft" "+RL stage 1=rl1" "+RL stage 2=rl2")
 nine=(careqa jmed medbullets medmcqa medqa medxpertqa pubmedqa mmlu_pro_biology mmlu_pro_health) # Table 3
 

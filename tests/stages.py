@@ -3,6 +3,7 @@
 A process that imports torch and transformers by itself takes three seconds of a processor to do so.
 """
 
+import contextlib
 import functools
 import importlib
 import multiprocessing
@@ -49,7 +50,12 @@ def run_on_two(words, folder, timeout=100):
     """Run a stage's command line in two processes with what torchrun tells them; their exit statuses."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        place = {
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free.getsockname()[1]),
+        }
     both = []
     for rank in ("0", "1"):
         (Path(folder) / rank).mkdir()
@@ -58,6 +64,19 @@ def run_on_two(words, folder, timeout=100):
         process.join(timeout)
         process.kill()
     return [process.exitcode for process in both]
+
+
+def listening(process):
+    """The IP addresses, in hex, at which a process listens."""
+    descriptors = set()
+    for link in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            descriptors.add(os.readlink(link))
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    return {row[1].split(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in descriptors}
+
+
+LOOPBACK = "0100007F"
 
 
 def run(words, timeout=300, dies_at=None, environment=()):

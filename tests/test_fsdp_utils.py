@@ -1,13 +1,14 @@
 """Two processes train what one process trains; checkpoints and saved models are whole, whoever reads them."""
 
 import json
+import re
 import signal
 import warnings
 
 import pytest
 import stages
 import torch
-from conftest import call_main, metrics_of, python, weights
+from conftest import PROJECT, call_main, metrics_of, python, weights
 from test_grpo import SMALL, make_run
 from test_policy import EXAMPLES
 from test_rollout import make
@@ -267,6 +268,26 @@ def test_torchrun_starts_a_stage_on_a_run_dir(tmp_path):
         "-m", "torch.distributed.run", "--nproc_per_node", 2, "kg_build.py", "--run-dir", tmp_path / "a b", "--stats"
     )
     assert f"kg_build.py: error: run directory {tmp_path}/a b does not exist" in done.stderr
+
+
+def test_torchrun_listens_nowhere_as_run_sh_starts_it(tmp_path):
+    """Nor do the docs' commands for one machine, which set the same; the processes' own sockets: two_processes.py."""
+    script = tmp_path / "listening.py"
+    script.write_text(
+        "import os, stages; print(stages.listening(os.getppid()), os.environ['TORCHELASTIC_USE_AGENT_STORE'])"
+    )
+    environment, flags = re.search(
+        r"^train=\(env (\S+) torchrun (.*) --nproc", (PROJECT / "run.sh").read_text(), re.M
+    ).groups()
+    variables = dict([environment.split("=")], PYTHONPATH=str(PROJECT / "tests"))
+    done = python("-m", "torch.distributed.run", *flags.split(), "--nproc_per_node", 2, script, **variables)
+    assert done.stdout.splitlines() == ["set() False"] * 2, done.stderr
+    as_variables = f"export {environment} PET_RDZV_BACKEND=c10d PET_RDZV_CONF=store_type=file"
+    assert flags == "--rdzv-backend c10d --rdzv-conf store_type=file"
+    for page in ("large", "baselines"):
+        blocks = re.findall(r"```bash\n(.*?)```", (PROJECT / f"docs/{page}.md").read_text(), re.S)
+        alone = [block for block in blocks if "torchrun" in block and "--nnodes" not in block]
+        assert alone and all(as_variables in block for block in alone)
 
 
 def test_one_process_needs_no_group():

@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+import stages
 import torch
 from conftest import call_main
 from test_policy import EXAMPLES
@@ -87,6 +88,7 @@ def main():
     folder = Path(case["folder"])
     fsdp_utils.join_processes()
     rank, world = fsdp_utils.rank(), fsdp_utils.world_size()
+    assert stages.listening(os.getpid()) == {stages.LOOPBACK}
     assert world == 2 and fsdp_utils.gather_objects({"rank": rank}) == [{"rank": 0}, {"rank": 1}]
     assert fsdp_utils.reduce_over_ranks([1.0, rank], "sum", CPU) == [2.0, 1.0]
     assert fsdp_utils.reduce_over_ranks([1.0, rank], "max", CPU) == [1.0, 1.0]
