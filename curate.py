@@ -714,7 +714,7 @@ def graph_source(run: RunDir) -> tuple[str, str]:
     """The wiki that the run's knowledge graph was built from, and its origin, as kg_build.py recorded them."""
     path = run.output("kg.sqlite")
     try:
-        with closing(sqlite3.connect(path.resolve().as_uri() + "?mode=ro", uri=True)) as database:
+        with closing(sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True)) as database:
             meta = dict(database.execute("SELECT key, value FROM meta"))
         return meta["wiki"], f"{meta['wiki']} ({meta['source']})"
     except (sqlite3.Error, KeyError):  # no graph here, or one that does not say

@@ -54,7 +54,7 @@ import reward
 from clean.calculations import calculations
 from fidelity import BY_PATH, OUTCOMES, PathJudge
 from question import TIERS, Question, can_move, load_questions, reordered
-from teacher import Request, Teacher, add_teacher_arguments, evidence_sentences, teacher_of
+from teacher import Request, Teacher, add_teacher_arguments, evidence_sentences, folder_state, teacher_of
 from tools.cli import UserError, at_least, between, fraction, progress_bar, run_stage, stage_parser
 from tools.run import Journal, Metrics, RunDir, origin_of, read_jsonl, write_jsonl
 from wiki.passages import Passages
@@ -735,6 +735,9 @@ def main() -> None:
     inputs = {"train.jsonl": run.input("train.jsonl")}
     inputs |= {"guidelines": Path(args.guidelines)} if args.guidelines else {}
     passages = look_up(questions, run.output("kg.sqlite"), args.guidelines) if teacher.is_language_model else None
+    inputs |= {"kg.sqlite": run.input("kg.sqlite")} if passages and run.output("kg.sqlite").exists() else {}
+    folders = {"teacher": args.teacher.removeprefix("local:"), "tokenizer": args.tokenizer or ""}
+    inputs |= {name: folder_state(folder) for name, folder in folders.items() if Path(folder or "-").is_dir()}
     journal = Journal(run.output("cot.partial.jsonl"), origin_of(args, FREE, **inputs))
     rows = distill(questions, teacher, args, journal, passages)
     note_paths(rows, questions, run)

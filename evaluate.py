@@ -29,7 +29,6 @@ is likeliest after the prompt, which is how plain language models are often scor
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import random
@@ -52,7 +51,7 @@ from tables import ORDERS, PATHS, ablation_table, orders_table, paths_table
 from teacher import Request, add_server_arguments, teacher_of
 from tools.cli import Progress, UserError, above, at_least, progress_bar, run_stage, stage_parser
 from tools.cost import count
-from tools.run import MADE_BY, Metrics, RunDir, append_jsonl, read_jsonl, write_text
+from tools.run import MADE_BY, Metrics, RunDir, append_jsonl, digest, read_jsonl, write_text
 
 CHUNK = 512  # responses that a process makes between two writes to disk: what a kill may cost
 MOST_CUT = 0.01  # share of responses that may be cut without a warning
@@ -310,11 +309,6 @@ def unanswered(out: Path, questions: list[Question], samples: int) -> list[tuple
 
 
 # ------------------------------------------------------------------------------------------ how a results file was made
-
-
-def digest(value: Any) -> str:
-    """Sixteen hex digits of the SHA-256 of plain data."""
-    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode(errors="replace")).hexdigest()[:16]
 
 
 def settings_of(model: str | None, questions: list[Question], args: argparse.Namespace) -> dict[str, Any]:

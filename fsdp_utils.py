@@ -34,6 +34,7 @@ import numpy
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -410,15 +411,26 @@ def save_hf(
             state.pop("lm_head.weight", None)
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        if any(map(is_adapter, state)):
-            save_adapter(policy.model, state, str(base), partial / "adapter")
-        result = empty_model(policy.model.config, dtype)  # the config of what is saved: its dtype
-        result.generation_config = policy.model.generation_config
-        result.save_pretrained(partial, state_dict=merged(policy.model, state, dtype))
-        tokenizer.save_pretrained(partial)
+        with writing(partial):
+            if any(map(is_adapter, state)):
+                save_adapter(policy.model, state, str(base), partial / "adapter")
+            result = empty_model(policy.model.config, dtype)  # the config of what is saved: its dtype
+            result.generation_config = policy.model.generation_config
+            result.save_pretrained(partial, state_dict=merged(policy.model, state, dtype))
+            tokenizer.save_pretrained(partial)
         seal(partial, hashes(sorted(partial.glob("*.safetensors"))))  # config and template may be edited
         publish(partial, folder)
     barrier()
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Raise UserError for what libraries raise, of their own classes, if the block cannot write to a folder."""
+    try:
+        yield
+    except (SafetensorError, CheckpointException) as error:
+        cause = str(error).strip().splitlines()[-1]
+        raise UserError(f"{folder} cannot be written ({cause}); mend that, and the same command resumes") from error
 
 
 class TrainingState:
@@ -442,10 +454,10 @@ class TrainingState:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         barrier()
-        with _one_process_is_enough():
+        with writing(partial), _one_process_is_enough():
             writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)  # safetensors: data, no code
             dcp.save(self._tensors(*self._state()), storage_writer=writer)
-        save_file(_random_states(), partial / f"random-{rank()}.state")  # another suffix: the reader takes all of one
+            save_file(_random_states(), partial / f"random-{rank()}.state")  # else the reader takes it
         barrier()
         shares = gather_objects(hashes(my_share(sorted(partial.iterdir()))))
         if rank() == 0:
@@ -566,7 +578,7 @@ class TrainingLoop:
     """The steps of a training stage from its last checkpoint on, with what surrounds them: progress, metrics,
     checkpoints, and the request to stop.
 
-        loop = TrainingLoop(run, args, policy, optimizer, job, model, data)    # loop.restored: the checkpoint's `state`
+        loop = TrainingLoop(run, args, policy, optimizer, job, model, data=path)    # loop.restored: its `state`
         for step in loop.steps(total):
             ...                                                     # change the policy
             loop.end_step(measured, shown, state, last=step + 1 == total)
@@ -581,12 +593,12 @@ class TrainingLoop:
         optimizer: torch.optim.Optimizer,
         job: Job,
         model: str | Path,
-        data: Path,
+        **inputs: Path | str,
     ):
-        """`model`, `data`: what training begins with. Raises UserError if the checkpoint was made with others, or with
-        other flags."""
+        """`model` and the `inputs` (files, or digests of data) decide with the flags what is learned. Raises UserError
+        if the checkpoint was made with others."""
         self.run, self.args, self.policy, self.job, self.model = run, args, policy, job, model
-        self.origin = on_first_rank(lambda: origin_of(args, FREE, model=model_hash(model), **{data.name: data}))
+        self.origin = on_first_rank(lambda: origin_of(args, FREE, model=model_hash(model), **inputs))
         self.checkpoints = TrainingState(run.output(args.output + ".state"), policy, optimizer, self.origin)
         self.metrics, self.watcher = Metrics(run, args.output), Watcher()
         self.restored = self.checkpoints.load()

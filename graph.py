@@ -187,7 +187,7 @@ def occurs_in(name: str, sentence: str, after_word: bool = False) -> bool:
 
 def connect(path: Path) -> sqlite3.Connection:
     """A graph's file, to be read only."""
-    return sqlite3.connect(path.resolve().as_uri() + "?mode=ro", uri=True)
+    return sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True)
 
 
 NUMBER = "typeof({0}) = 'integer' AND {0} >= 0"

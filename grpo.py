@@ -70,7 +70,7 @@ from tools.cli import (
     stage_parser,
 )
 from tools.cost import count
-from tools.run import Journal, Metrics, RunDir, write_jsonl
+from tools.run import Journal, Metrics, RunDir, digest, write_jsonl
 
 HELD_OUT = 128  # questions of --evaluate-every: an interval of +-9 points
 JOURNAL_PORTION = 2048  # questions between two entries in the mining's journal
@@ -770,7 +770,10 @@ def train(setup: Setup, run: RunDir, questions: list[Question], job: fsdp_utils.
     optimizer = torch.optim.AdamW(
         setup.policy.trained(), lr=args.lr, betas=(0.9, args.beta2), weight_decay=0.0, fused=True
     )
-    loop = TrainingLoop(run, args, setup.policy, optimizer, job, setup.source, run.input("train.jsonl"))
+    prompts = [setup.prompts[question.id] for question in questions]  # as rendered: a template may write a date
+    inputs = {"train.jsonl": run.input("train.jsonl"), "rendering of the prompts": digest(prompts)}
+    inputs |= {"kg.sqlite": run.input("kg.sqlite")} if args.path_reward else {}
+    loop = TrainingLoop(run, args, setup.policy, optimizer, job, setup.source, **inputs)
     stage = Stage1(args, questions) if args.stage == 1 else Stage2(setup, questions, run, loop)
     if loop.restored:
         stage.restore(loop.restored)

@@ -41,7 +41,6 @@ import sqlite3
 import time
 import zlib
 from collections import Counter
-from contextlib import closing
 from pathlib import Path
 
 from graph import (
@@ -126,7 +125,7 @@ def verify_relations(path: Path, teacher: Teacher, below: float) -> None:
 
     What has a verdict is not asked again. Where it is interrupted, what was judged is noted, and answers are cached.
     """
-    with closing(sqlite3.connect(path)) as db:
+    with reading(path) as db:
         claims = [
             Claim(f"relation/{number}", page, section, sentence, fact_sentence(subject, relation, object_))
             for number, subject, relation, object_, page, section, sentence in unjudged(db, below)
@@ -457,7 +456,14 @@ def look(args: argparse.Namespace, path: Path) -> None:
 def make_graph(args: argparse.Namespace, run: RunDir) -> None:
     """Build kg.sqlite, unless it is there."""
     if run.begin("kg.sqlite"):
-        build(run, source_of(args, run), args.seeds, args.target, args.workers, reader_of(args, run), args.teacher)
+        source, reader = source_of(args, run), reader_of(args, run)
+        try:
+            build(run, source, args.seeds, args.target, args.workers, reader, args.teacher)
+        except sqlite3.Error as error:
+            raise UserError(
+                f"{run.path}: the graph cannot be built ({error}); make room on the disk or, if it is damaged, delete "
+                "kg.sqlite.partial and kg.pages.sqlite to start over"
+            ) from error
         args.stats = args.stats or not asked_of_graph(args)
     for left in run.path.glob("kg.pages.sqlite*"):
         left.unlink()  # killed after the graph was complete

@@ -22,7 +22,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -67,11 +66,9 @@ def load_policy(
                 folder, config=config, dtype=dtype, use_safetensors=True, attn_implementation="sdpa"
             )
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise unusable(path, error) from error
-    except Exception as error:  # the tokenizers library raises nothing more precise
-        if type(error) is not Exception:
-            raise
+    except UserError:
+        raise
+    except Exception as error:  # whatever transformers, tokenizers and safetensors make of the files of others
         raise unusable(path, error) from error
     if len(tokenizer) > model.config.vocab_size:
         raise UserError(f"{path}: the tokenizer has {len(tokenizer)} tokens, the model only {model.config.vocab_size}")
@@ -99,11 +96,7 @@ def load_config(path: str | Path) -> PretrainedConfig:
         raise UserError(f"{path} holds adapters alone; give the merged model, which is the folder around adapter/")
     try:
         config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise unusable(path, error) from error
-    except Exception as error:  # the hub's validators raise classes of their own
-        if not type(error).__module__.startswith("huggingface_hub"):
-            raise
+    except Exception as error:
         raise unusable(path, error) from error
     if problem := unsupported(config):
         raise UserError(f"{path}: {problem}")

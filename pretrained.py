@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
-from jinja2 import TemplateError
 from safetensors import safe_open
 from torch import nn
 
@@ -109,7 +108,7 @@ def turn_end(tokenizer: Any) -> int | None:
     chat = [{"role": "user", "content": "Is it so?"}, {"role": "assistant", "content": "Yes."}]
     try:
         text = tokenizer.apply_chat_template(chat, tokenize=False)
-    except (TemplateError, ValueError, TypeError):  # there is none, or it is broken: said where a prompt is made
+    except Exception:  # there is none, or it is broken: said where a prompt is made
         return None
     ids = tokenizer(text.rpartition("Yes.")[2], add_special_tokens=False)["input_ids"]
     return next((token for token in ids if token in tokenizer.added_tokens_decoder), None)

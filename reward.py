@@ -17,8 +17,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
-
 from question import Question
 from tools.cli import UserError
 
@@ -93,8 +91,8 @@ def rendered(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> 
     for chat in (messages, without_system(messages)):
         try:
             text = tokenizer.apply_chat_template(chat, tokenize=False, **options)
-        except (TemplateError, TypeError, ValueError) as error:
-            problem = str(error)
+        except Exception as error:  # a template is a program of others: anything may come of it
+            problem = str(error) or type(error).__name__
             continue
         if all(_squeezed(turn["content"]) in _squeezed(text) for turn in chat if turn["role"] != "assistant"):
             return text

@@ -54,7 +54,7 @@ from tools.cli import (
     run_stage,
     stage_parser,
 )
-from tools.run import RunDir, read_jsonl
+from tools.run import RunDir, digest, read_jsonl
 
 # ------------------------------------------------------------------------------------------------------------- the data
 
@@ -230,7 +230,8 @@ def train(args: argparse.Namespace, run: RunDir, data: Path, made_by: str, job: 
     optimizer = torch.optim.AdamW(
         policy.trained(), lr=args.lr, betas=(0.9, args.beta2), weight_decay=args.weight_decay, fused=True
     )
-    loop = TrainingLoop(run, args, policy, optimizer, job, args.model, data)
+    asked = {"rendering of the chats": digest([example.tokens for example in examples])}  # templates may write a date
+    loop = TrainingLoop(run, args, policy, optimizer, job, args.model, **{data.name: data}, **asked)
     steps = args.steps or math.ceil(args.epochs * math.ceil(len(examples) / args.batch_size))
     if fsdp_utils.rank() == 0:
         print(f"{len(examples)} sequences, {steps} steps from step {loop.done}, {held} sequences for validation")

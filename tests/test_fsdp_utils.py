@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import signal
 import warnings
 
@@ -253,6 +254,24 @@ def test_a_checkpoint_of_one_process_warns_of_nothing(models, tmp_path):
         warnings.simplefilter("error")
         state.save(1, {})
         state.load()
+
+
+def test_a_full_disk_is_one_line_and_costs_no_checkpoint(tiny, tmp_path):
+    """Libraries raise errors of their own classes where a write fails; here the kernel refuses large files."""
+    policy, tokenizer = fsdp_utils.load_sharded(tiny, CPU)
+    state = fsdp_utils.TrainingState(tmp_path / "state", policy, torch.optim.AdamW(policy.parameters()))
+    state.save(1, {})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        for write in (lambda: state.save(2, {}), lambda: fsdp_utils.save_hf(policy, tokenizer, tmp_path / "sft")):
+            with pytest.raises(
+                UserError, match="partial cannot be written .*; mend that, and the same command resumes"
+            ):
+                write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert state.load() == {"step": 1} and not (tmp_path / "sft").exists()
 
 
 def test_a_gradient_is_clipped_to_its_norm():

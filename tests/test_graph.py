@@ -4,9 +4,12 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from conftest import python
+from conftest import call_main, python
+from pages import PAGES, REDIRECTS, export
+from test_synth import make_graph
 
 import graph
+import kg_build
 from tools.cli import UserError
 from tools.run import read_jsonl
 
@@ -24,6 +27,21 @@ def test_show_stats_and_text(tmp_path, page_graph, capsys):
     texts = {row["title"]: row["text"] for row in read_jsonl(tmp_path / "corpus.jsonl")}
     assert texts["Cough"] == "Cough is a sign.\nSepsis, and it is never seen in influenza."
     assert not any(mark in texts["Pneumonia"] for mark in ("[[", "{{", "'''", "<", "wikitable", "caption"))
+
+
+def test_a_graph_is_read_wherever_it_lies_and_refused_if_damaged(tmp_path):
+    """A folder may have any name; a graph under construction may be damaged too."""
+    folder = tmp_path / "a?b #c%41 'd'"
+    folder.mkdir()
+    make_graph(folder / "kg.sqlite", 0)
+    assert all(graph.read_tables(folder / "kg.sqlite"))
+    (folder / "kg.sqlite").write_bytes(bytes(5000))
+    with pytest.raises(UserError, match="is not a knowledge graph .*make it again with: python kg_build.py"):
+        call_main(kg_build, "--run", folder, "--stats")
+    (folder / "kg.sqlite").rename(folder / "kg.sqlite.partial")
+    (folder / "dump.xml").write_text(export(PAGES, REDIRECTS))
+    with pytest.raises(UserError, match="cannot be built .*delete kg.sqlite.partial"):
+        call_main(kg_build, "--run", folder, "--source", folder / "dump.xml", "--workers", 1)
 
 
 def test_networkx_reads_the_exported_graph(tmp_path, page_graph):

@@ -52,6 +52,8 @@ def refused(folder, message):
         ({"final_logit_softcapping": 30.0}, "does not know final_logit_softcapping"),
         ({"logit_scale": 0.1}, "does not know logit_scale"),
         ({"hidden_size": "many"}, "cannot load the model"),
+        ({"num_attention_heads": 0}, "cannot load the model"),
+        ({"vocab_size": -1}, "cannot load the model"),
         ({"num_hidden_layers": 3, "layer_types": ["full_attention"] * 3}, "lacks 12 weights, such as model.layers.2"),
         (
             {"num_hidden_layers": 1, "layer_types": ["full_attention"]},
@@ -63,7 +65,8 @@ def refused(folder, message):
 )
 def test_a_config_that_is_not_computed_as_it_says_is_refused(folder, changes, message):
     edit(folder, **changes)
-    if not set(changes) & {"num_hidden_layers", "intermediate_size", "tie_word_embeddings"}:
+    of_weights = {"num_hidden_layers", "intermediate_size", "tie_word_embeddings", "num_attention_heads", "vocab_size"}
+    if not set(changes) & of_weights:
         with pytest.raises(UserError, match=message):
             load_config(folder)  # all that --plan loads
     refused(folder, message)
@@ -177,6 +180,17 @@ def test_a_template_that_cuts_the_reasoning_out_is_refused(tiny, chats):
     tokenizer.chat_template = CUTS
     with pytest.raises(UserError, match="leaves out a part of the assistant's turn"):
         sft.chat_example(chats[0]["messages"], tokenizer, [tokenizer.eos_token_id])
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ 1 / 0 }}", "{% for n in range(10 ** 9) %}{% endfor %}", "{{ 'x'.y.z }}", "{%"]
+)
+def test_a_template_is_a_program_that_may_fail(tiny, chats, template):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.chat_template = template
+    with pytest.raises(UserError, match="the chat template cannot write this chat"):
+        prompt_text(tokenizer, chats[0]["messages"][:-1])
+    assert turn_end(tokenizer) is None
 
 
 def test_what_the_template_ends_a_turn_with_is_a_stop_too(folder):

@@ -31,6 +31,34 @@ def tokenizer(tiny):
     return AutoTokenizer.from_pretrained(tiny)
 
 
+def test_chats_that_the_template_writes_otherwise_are_other_data(tmp_path, tiny, chats, monkeypatch):
+    """Some templates write the date: the files are the same, what is trained on is not."""
+    write_jsonl(tmp_path / "cot.jsonl", chats)
+    arguments = ["--run", tmp_path, "--model", tiny, *"--steps 2 --batch-size 2 --save-every 1 --samples 0".split()]
+
+    def crash(*_):
+        raise OSError("power cut")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="power cut"):
+        patch.setattr(sft.TrainingLoop, "finish", crash)
+        call_main(sft, *arguments)
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="from another rendering of the chats.*delete"):
+        patch.setattr(AutoTokenizer, "from_pretrained", dated(AutoTokenizer.from_pretrained))
+        call_main(sft, *arguments)
+    call_main(sft, *arguments)
+
+
+def dated(from_pretrained):
+    """Tokenizers whose template writes the date, as far as a test can tell: something that no file of theirs holds."""
+
+    def load(folder):
+        tokenizer = from_pretrained(folder)
+        tokenizer.chat_template = "Tuesday\n" + tokenizer.chat_template
+        return tokenizer
+
+    return load
+
+
 # ------------------------------------------------------------------------------------------------------------- the data
 
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -1048,11 +1049,13 @@ def test_bad_input_is_one_line_and_exit_1(rows, more, message, tmp_path):
     assert not (tmp_path / "cot.jsonl").exists()
 
 
-@pytest.mark.parametrize("changed", ["flag", "questions"])
-def test_a_partial_file_of_other_questions_or_flags_is_not_resumed(tmp_path, monkeypatch, changed):
+@pytest.mark.parametrize("changed", ["flag", "questions", "tokenizer"])
+def test_a_partial_file_of_other_questions_or_flags_is_not_resumed(tmp_path, monkeypatch, changed, tiny):
     """The ids are the same: only what was asked, or how, has changed."""
     write_jsonl(tmp_path / "train.jsonl", [make_question(number).to_json() for number in range(6)])
     arguments = ["--run", tmp_path, "--teacher", "evidence", "--batch-size", "2"]
+    if changed == "tokenizer":
+        arguments += ["--tokenizer", shutil.copytree(tiny, tmp_path / "tokenizer")]
 
     def crash(*_):
         raise OSError("power cut")
@@ -1062,10 +1065,13 @@ def test_a_partial_file_of_other_questions_or_flags_is_not_resumed(tmp_path, mon
         call_main(distill, *arguments)
     if changed == "flag":
         arguments += ["--max-reasoning-tokens", "14"]
+    elif changed == "tokenizer":
+        (tmp_path / "tokenizer" / "tokenizer.json").touch()
     else:
         rows = [make_question(number).to_json() | {"question": f"Other {number}?"} for number in range(6)]
         write_jsonl(tmp_path / "train.jsonl", rows)
-    named = {"flag": "with --max-reasoning-tokens 600, now it is 14", "questions": "from another train.jsonl"}[changed]
+    named = {"flag": "with --max-reasoning-tokens 600, now it is 14", "questions": "from another train.jsonl"}
+    named = named.get(changed, "from another tokenizer")
     with pytest.raises(UserError, match=f"cot.partial.jsonl was made {named}.*delete"):
         call_main(distill, *arguments)
     (tmp_path / "cot.partial.jsonl").unlink()

@@ -5,8 +5,8 @@ may make an output (`RunDir.claim`). Five rules make a run restartable after `ki
 
 1. A finished output appears under its final name at once (written elsewhere, flushed to disk, renamed: `publish`). A
    stage whose output exists has nothing to do.
-2. Work in progress is appended line by line to JSON-lines files. A line that a crash cut in half is dropped on reading
-   and cut off before the next append, so it costs one item. All other files must be whole.
+2. Work in progress is appended line by line to JSON-lines files. A record that a crash cut in half is dropped on
+   reading and cut off before the next append, so it costs one item. All other files must be whole.
 3. Metrics are appended with their step. A stage that resumes from a checkpoint at step n first drops its own lines
    beyond n, so no step is missing or double.
 4. Whatever a stage resumes from (a `Journal`, a checkpoint) says which flags and which files it was made from, its
@@ -58,8 +58,8 @@ def read_jsonl(
 ) -> Iterator[dict[str, Any]]:
     """Yield the JSON objects of a file, one per line.
 
-    `appended`: a stage appends to the file, so a last line without its newline was cut by a crash and is dropped.
-    Other files, which people edit, must be whole: there the last line counts with or without its newline. Raises
+    `appended`: a stage appends to the file, so half a record at its end was cut by a crash and is dropped. Other files
+    must be whole. A whole last record counts with or without its newline, which editors leave out. Raises
     UserError if the file is missing (naming the command that makes it), or a line is no JSON object or has not the
     `shape` (see tools/shape.py).
     """
@@ -67,13 +67,13 @@ def read_jsonl(
         raise UserError(f"{path} does not exist" + (f"; make it with: {made_by}" if made_by else ""))
     with open(path, "rb") as lines:  # bytes: the cut may go through a character
         for number, line in enumerate(lines, 1):
-            if appended and not line.endswith(b"\n"):
-                return
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode())
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or nested too deeply
+                if appended and not line.endswith(b"\n"):
+                    return
                 cut = "" if line.endswith(b"\n") else "; the file ends in the middle of a line"
                 raise UserError(f"{path}, line {number}: not valid JSON ({error}){cut}") from None
             if not isinstance(row, dict):
@@ -84,7 +84,7 @@ def read_jsonl(
 
 
 def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Append rows and flush them to disk, one writer at a time. Half a line at the end, left by a crash, is cut off."""
+    """Append rows and flush them to disk, one writer at a time. Half a record at the end, of a crash, is cut off."""
     with locked(path) as file:
         end = file.seek(0, os.SEEK_END)
         keep = end
@@ -97,12 +97,24 @@ def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
                 break
             keep = start
         if keep < end:
-            file.truncate(keep)
+            file.seek(keep)
+            if is_object(file.read()):
+                file.write(b"\n")  # the file's end is where it writes
+            else:
+                file.truncate(keep)
         for row in rows:
             # A lone surrogate, which broken text may hold, becomes its JSON escape.
             file.write(json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def is_object(line: bytes) -> bool:
+    """Whether a line is a whole record; no part of one is."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 @contextlib.contextmanager
@@ -169,6 +181,11 @@ def origin_of(args: Namespace, free: Collection[str] = (), **inputs: Any) -> dic
     flags = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items() if name not in {"run", *free}}
     hashed = {name: file_hash(value) if isinstance(value, Path) else value for name, value in inputs.items()}
     return json.loads(json.dumps(flags | hashed))
+
+
+def digest(value: Any) -> str:
+    """Sixteen hex digits of the SHA-256 of plain data."""
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode(errors="replace")).hexdigest()[:16]
 
 
 def require_same_origin(path: Path, before: Any, now: Mapping[str, Any]) -> None:
