@@ -56,7 +56,7 @@ def two(tmp_path_factory, models, cold_started, questions, chats):
     lost = ["--run", run, "--stage", 1, "--output", "lost", *GRPO]
     case = {"folder": folder, "stages": launched, "stopped": stopped, "lost": lost, **models}
     (folder / "case.json").write_text(json.dumps(case, default=str))
-    statuses = stages.run_on_two(["two_processes.py", folder / "case.json"], folder, timeout=300)
+    statuses = stages.run_on_two(["two_processes.py", folder / "case.json"], folder, timeout=900)
     # At the very end one process kills itself: the job has failed, and the survivor has said why.
     assert statuses == [1, -signal.SIGKILL], (folder / "0" / "stderr").read_text()[-5000:]
     return folder
