@@ -193,6 +193,8 @@ def read_flags(script, words, monkeypatch):
 def check(words, monkeypatch):
     """Raises if the command would be refused for its words."""
     program, *rest = words
+    while program == "env" or "=" in program:
+        program, *rest = rest
     if program == "torchrun":
         assert "--" in rest, "torchrun takes --run for an option of its own"
         rest = rest[rest.index("--") + 1 :]
