@@ -62,8 +62,7 @@ class Stage:
 
     @classmethod
     def of(cls, name: str, command: list[str]) -> Stage:
-        torchrun = command[0] == "torchrun"
-        gpus = int(command[command.index("--nproc_per_node") + 1]) if torchrun else 1
+        gpus = int(command[command.index("--nproc_per_node") + 1]) if "torchrun" in command else 1
         return cls(name, command, flags_of(command), gpus)
 
     def amounts(self) -> list[str]:
