@@ -8,7 +8,8 @@ Reasoning goes by the path if
     sentence no entity before one that leads to it (within a sentence a fact may be told from either end). Names alone
     tell nothing, neither in a list nor where an option is looked up ("Losartan is (D).");
     it tells no stranger: an entity of a masked one's type that is neither on the path nor in the question. What stands
-    under a negation ("not", "unlikely", "rather than") is not told, so a dismissed option is no stranger;
+    under a negation ("not", "unlikely", "rather than") is not told, so a dismissed option is no stranger, but that a
+    drug must not be given in a disease is told;
     the last sentence that names an option names the answered one, and no other.
 
 Each response then has one of four `OUTCOMES`. Left out, with a count: questions without evidence, paths of which the
@@ -49,13 +50,16 @@ WORD = re.compile(r"\w+|→|⇒|->")
 SENTENCE_END = re.compile(r"[.!?;](?!\w)|\n|[。！？；]")
 PAUSE = re.compile(r"[,:()\[\]]|[–—]")
 CONTRAST = {"but", "while", "whereas", "although", "though", "however", "because", "since", "so", "therefore"}
-# In a part of a sentence whose words are joined by spaces: what denies all of it, and what denies the rest of it.
+# In a part of a sentence whose words are joined by spaces: what denies all of it, and what denies the rest of it. A
+# contraindication is a fact.
+CONTRAINDICATED = r" be (?:given|used|taken|prescribed|combined) (?:in|with|to|during)\b"
 DENIAL = re.compile(
     r"\b(?:is|are|was|were|be|does|do|did|can|could|would|should|has|have|had|will|may|might|must) (?:not|never)\b"
-    r"(?! only)|n t\b|\b(?:cannot|unlikely|less likely|implausible|incorrect|wrong|excluded|ruled out|rules? out)\b"
+    rf"(?! only|{CONTRAINDICATED})|n t\b"
+    r"|\b(?:cannot|unlikely|less likely|implausible|incorrect|wrong|excluded|ruled out|rules? out)\b"
 )
 DENIAL_AHEAD = re.compile(
-    r"\b(?:not(?! only)|no|nor|neither|never|without|unlike|except|excludes?|excluding|against"
+    rf"\b(?:not(?! only|{CONTRAINDICATED})|no|nor|neither|never|without|unlike|except|excludes?|excluding|against"
     r"|rather than|other than|instead of|ruling out)\b"
 )
 MENTION = "@"  # stands for a name among other words, so that a name's own "no" denies nothing

@@ -148,6 +148,18 @@ def test_the_path_of_a_chain_begins_where_the_question_does(fidelity):
     assert split_entities(back)[1] == ["Hyperkalemia", "Losartan", "Marfan syndrome"]
 
 
+def test_a_contraindication_is_told_by_its_negation(fidelity):
+    facts = [["Losartan", "contraindication", "Hepatitis C", 1, "So it is written."]]
+    options = {"A": "Marfan syndrome", "B": "Hepatitis C", "C": "Homocystinuria", "D": "Cough"}
+    question = Question(
+        "q/not", "synth", "en", "Which is a contraindication to Losartan?", options, "B", evidence=facts
+    )
+    for told in ("must not be given in hepatitis C", "should never be used in hepatitis C"):
+        assert fidelity.judge(question, f"Losartan {told}. Hepatitis C is (B).", "B").outcome(True) == BY_PATH
+    denied = "Losartan is not given for hepatitis C. Hepatitis C is (B)."
+    assert fidelity.judge(question, denied, "B").outcome(True) == ANOTHER_WAY
+
+
 def test_what_cannot_be_judged_says_why(fidelity):
     lost = replace(MARFAN, evidence=[["Marfan syndrome", "treated_by", "Thalidomide", 1, "x"]])
     public = replace(MARFAN, evidence=[])
