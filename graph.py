@@ -27,7 +27,7 @@ from xml.sax.saxutils import escape
 from tools.cli import UserError
 from tools.run import append_jsonl, publish
 from wiki.biolink import Statement, edge, node, node_id
-from wiki.kinds import LONGEST_LEAD, is_class, names_of_classes, singular, words_of
+from wiki.kinds import LONGEST_LEAD, is_class, name_of, names_of_classes, words_of
 from wiki.mediawiki import bare, normalise_title, permanent_link
 
 SCHEMA = """
@@ -331,8 +331,8 @@ class Graph:
         """Find each entity's classes: the graph's, and those that its title or its page's first sentence names."""
         self.classes: dict[int, set[int]] = defaultdict(set)
         self.members: dict[int, set[int]] = defaultdict(set)
-        named = {singular(name.split()): entities for name, entities in self.named.items()}
-        titles = {singular(words_of(bare(title))) for title in self.title.values()}
+        named = {name_of(name): entities for name, entities in self.named.items()}
+        titles = {name_of(bare(title)) for title in self.title.values()}
         leads = self.leads()
         self.are_classes = {entity for entity, lead in leads.items() if is_class(lead)}  # as their own page says
         for entity, title in self.title.items():

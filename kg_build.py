@@ -62,7 +62,7 @@ from teacher import Request, Teacher, add_teacher_arguments, fact_sentence, teac
 from tools.cli import UserError, at_least, fraction, progress_bar, run_stage, stage_parser
 from tools.run import Metrics, RunDir, publish
 from wiki.consult import VERDICTS, Claim, Consultant
-from wiki.kinds import ruled_out
+from wiki.kinds import class_named, class_names, names_class, ruled_out
 from wiki.mediawiki import ApiSource, DumpSource, Page, Source, normalise_title
 from wiki.page_props import check_page_props, read_page_props
 from wiki.pages import read_page
@@ -159,9 +159,10 @@ CREATE TABLE IF NOT EXISTS naming(name TEXT, entity INTEGER, PRIMARY KEY(name, e
 CREATE TABLE IF NOT EXISTS mention(entity INTEGER, relation TEXT, linked TEXT, inverse INTEGER, target TEXT,
     section TEXT, sentence TEXT, trust REAL);
 CREATE TABLE IF NOT EXISTS finding(entity INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS called(entity INTEGER PRIMARY KEY, class TEXT);  -- what a page calls its subject
 CREATE TABLE IF NOT EXISTS link(title TEXT PRIMARY KEY, entity INTEGER);
 """
-WORK_TABLES = ("frontier", "redirect", "meaning", "naming", "mention", "finding", "link")
+WORK_TABLES = ("frontier", "redirect", "meaning", "naming", "mention", "finding", "called", "link")
 
 
 def push(db: sqlite3.Connection, title: str, priority: float, distance: int) -> None:
@@ -182,6 +183,8 @@ def add_entity(db: sqlite3.Connection, page: Page, reading: Reading, distance: i
     if page.item:
         add_items(db, [(page.page, page.item)])
     db.executemany("INSERT INTO mention VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [(entity, *m) for m in reading.mentions])
+    lead = reading.paragraphs[0][1] if reading.paragraphs else ""
+    db.execute("INSERT INTO called VALUES (?, ?)", (entity, class_named(lead)))
     names = sorted(
         name for name in set(map(tidy, reading.names)) if 2 <= len(name) <= 80 and name.lower() not in NO_NAMES
     )
@@ -251,6 +254,29 @@ def walk(
         raise UserError(f"no medical page found among {visited} visited; check --source and --seeds")
 
 
+def settle_names(db: sqlite3.Connection, titles: list[str]) -> None:
+    """Fill `alias` with the names that mean one entity: those on its page and the redirects to it."""
+    db.execute(
+        "INSERT OR IGNORE INTO naming "
+        "SELECT fold(l.title), e.id FROM link l JOIN entity e ON e.id = l.entity WHERE e.title <> l.title"
+    )
+    classes = class_names(titles)
+    db.create_function("names_class", 2, lambda name, title: names_class(name, title, classes))
+    db.execute(
+        "DELETE FROM naming WHERE rowid IN (SELECT n.rowid FROM naming n JOIN entity e ON e.id = n.entity "
+        "WHERE names_class(n.name, e.title))"
+    )
+    # A name of two entities is nobody's alias, nor is one under which a page of its own stands.
+    db.execute(
+        "CREATE TEMP TABLE taken AS SELECT fold(title) AS name FROM entity UNION SELECT fold(title) FROM frontier "
+        "WHERE state IN ('redirect', 'disambiguation', 'other', 'error') AND title NOT IN (SELECT title FROM link)"
+    )
+    db.execute(
+        "INSERT INTO alias SELECT name, min(entity) FROM naming WHERE name NOT IN (SELECT name FROM taken) "
+        "GROUP BY name HAVING count(*) = 1"
+    )
+
+
 def link(db: sqlite3.Connection, source: Source) -> None:
     """Entity linking: settle redirects and aliases, then turn the mentions whose both ends fit into relations."""
     titles = [title for (title,) in db.execute("SELECT title FROM entity ORDER BY id")]
@@ -263,19 +289,7 @@ def link(db: sqlite3.Connection, source: Source) -> None:
         follow = "INSERT OR IGNORE INTO link SELECT r.title, l.entity FROM redirect r JOIN link l ON l.title = r.target"
         while db.execute(follow).rowcount > 0:  # a redirect to a redirect takes one more round; a circle leads nowhere
             pass
-        db.execute(
-            "INSERT OR IGNORE INTO naming "
-            "SELECT fold(l.title), e.id FROM link l JOIN entity e ON e.id = l.entity WHERE e.title <> l.title"
-        )
-        # A name of two entities is nobody's alias, nor is one under which a page of its own stands.
-        db.execute(
-            "CREATE TEMP TABLE taken AS SELECT fold(title) AS name FROM entity UNION SELECT fold(title) FROM frontier "
-            "WHERE state IN ('redirect', 'disambiguation', 'other', 'error') AND title NOT IN (SELECT title FROM link)"
-        )
-        db.execute(
-            "INSERT INTO alias SELECT name, min(entity) FROM naming WHERE name NOT IN (SELECT name FROM taken) "
-            "GROUP BY name HAVING count(*) = 1"
-        )
+        settle_names(db, titles)
         # A link to a page that does not exist may still name an entity by an alias.
         db.execute(
             "INSERT OR IGNORE INTO link "
@@ -300,10 +314,11 @@ def link(db: sqlite3.Connection, source: Source) -> None:
             "ORDER BY m.rowid",
             [json.dumps(sorted(VAGUE))],
         )
-        db.create_function("ruled_out", 4, ruled_out, deterministic=True)
+        db.create_function("ruled_out", 5, ruled_out, deterministic=True)
         db.execute(
             "DELETE FROM stated WHERE rowid IN (SELECT r.rowid FROM stated r JOIN entity s ON s.id = r.subject "
-            "JOIN entity o ON o.id = r.object WHERE ruled_out(r.relation, s.title, o.title, s.type = o.type))"
+            "JOIN entity o ON o.id = r.object JOIN called c ON c.entity = s.id "
+            "WHERE ruled_out(r.relation, s.title, o.title, s.type = o.type, c.class))"
         )
         add_relations(db)
         db.execute(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from wiki.kinds import ruled_out
+from wiki.headings import singular
+from wiki.kinds import class_names, names_class, ruled_out
 
 
 @pytest.mark.parametrize(
@@ -24,3 +25,34 @@ from wiki.kinds import ruled_out
 )
 def test_names_that_rule_a_relation_out(relation, subject, object_, same_type, out):
     assert ruled_out(relation, subject, object_, same_type) is out
+
+
+@pytest.mark.parametrize(
+    ("relation", "subject", "object_", "called", "out"),
+    [
+        ("cause", "Agoraphobia", "Anxiety disorder", " an anxiety disorder ", True),
+        ("differential", "Schizotypal disorder", "Personality disorder", " a personality disorder ", True),
+        ("symptom", "Primary juvenile glaucoma", "Glaucoma", " glaucoma ", True),
+        ("cause", "Agoraphobia", "Panic disorder", " an anxiety disorder ", False),
+        ("treated_by", "Agoraphobia", "Anxiety disorder", " an anxiety disorder ", False),
+    ],
+)
+def test_a_page_rules_out_what_it_calls_its_subject(relation, subject, object_, called, out):
+    assert ruled_out(relation, subject, object_, True, called) is out
+
+
+def test_a_class_is_no_name_of_its_member():
+    classes = class_names(["Wilms' tumor", "Brain tumor", "Relapsing polychondritis", "Type 2 diabetes"])
+    assert names_class("tumor", "Wilms' tumor", classes)
+    assert not names_class("polychondritis", "Relapsing polychondritis", classes)
+    assert not names_class("nephroblastoma", "Wilms' tumor", classes)
+
+
+@pytest.mark.parametrize(
+    ("word", "one"),
+    [("therapies", "therapy"), ("masses", "mass"), ("viruses", "virus"), ("diagnoses", "diagnosis"),
+     ("rabies", "rabies"), ("causes", "cause"), ("sepsis", "sepsis"), ("stress", "stress"), ("drugs", "drug"),
+     ("gas", "gas")],
+)  # fmt: skip
+def test_singular(word, one):
+    assert singular(word) == one

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wiki.doubts import KINDS, doubt, pattern, suspects
+from wiki.doubts import KINDS, doubt, pattern, says_so, suspects
 from wiki.sentences import clause_around, split_sentences, statements
 
 
@@ -78,6 +78,30 @@ from wiki.sentences import clause_around, split_sentences, statements
         ("As the situation improves, @ production resumes.", "treated_by", False),
         ("A regimen of @ has also been examined.", "treated_by", False),
         ("@ has been used, but with limited efficacy.", "treated_by", False),
+        ("@ is used, but evidence of its efficacy is lacking.", "treated_by", False),
+        ("@ can show clots, but is not diagnostic.", "diagnosed_by", False),
+        ("@ in those who have had a stroke or heart attack does not change the risk.", "treated_by", False),
+        ("@ is given to those who do not respond.", "treated_by", True),
+        ("A @-like toxin is produced.", "cause", False),
+        ("Antibodies act as @ antagonists.", "cause", False),
+        ("Tests for hormones like @ are sometimes helpful.", "treated_by", False),
+        ("@ levels are watched.", "treated_by", False),
+        ("@ is done to rule out a tumor.", "diagnosed_by", False),
+        ("@ may confirm the diagnosis and rule out others.", "diagnosed_by", True),
+        ("A metabolite, in a small open label trial of @.", "treated_by", False),
+        ("It must not be given in pregnancy due to risk of @.", "treated_by", False),
+        ("It is often comorbid with @.", "cause", False),
+        ("The ticks also transmit @.", "cause", False),
+        ("Components of the syndrome, such as @, are linked with a lack of exercise.", "cause", False),
+        ("Risk factors for @ include age.", "risk_factor", False),
+        ("Smoking raises the risk, as do age and @.", "risk_factor", True),
+        ("Three forms exist and include @.", "cause", False),
+        ("Causes of fainting include @.", "symptom", False),
+        ("It causes symptoms including @.", "symptom", True),
+        ("Its effects overlap with those of @.", "symptom", False),
+        ("Patients present with features of @.", "differential", False),
+        ("Features of @ may be mistaken for it.", "differential", True),
+        ("The cells may be resistant to @.", "mechanism", False),
         ("@ is used, but it has to be given early.", "treated_by", True),
         ("If rest does not help, @ is given.", "treated_by", True),
         ("@ is used when surgery is not possible.", "treated_by", True),
@@ -86,6 +110,25 @@ from wiki.sentences import clause_around, split_sentences, statements
 def test_what_a_sentence_asserts(sentence, relation, holds):
     at = sentence.index("@")
     assert (doubt(*clause_around(sentence, at, at + 1), relation) == "") is holds
+
+
+@pytest.mark.parametrize(
+    ("sentence", "relation", "says"),
+    [
+        ("@ is a disease of childhood.", "cause", False),
+        ("It is due to @.", "cause", True),
+        ("Familial @", "cause", True),
+        ("Some patients also have @.", "cause", False),
+        ("The hypothalamus is in the @.", "affects", False),
+        ("Inflammation of the @ follows.", "affects", True),
+        ("The @ is damaged early.", "affects", True),
+        ("Salt is pumped to the @.", "affects", False),
+        ("People have @.", "symptom", True),
+    ],
+)
+def test_what_a_sentence_names_a_thing_as(sentence, relation, says):
+    before, after = sentence.split("@")
+    assert says_so(relation, False, before, after) is says
 
 
 @given(data=st.data(), kind=st.sampled_from(KINDS), part=st.sampled_from(["clause", "before", "after"]))

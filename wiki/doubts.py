@@ -93,6 +93,14 @@ KINDS = [
         r"| later)",
     ),
     Kind("without it", STATED, r"without|free\b", before=r"\bwithout(?: an?| any)?\s{0,9}", after=r"[\s-]{0,9}free\b"),
+    Kind("like it only", STATED, r"like\b", after=r"[\s-]?-like\b"),
+    Kind(
+        "part of another name",
+        {"remedy", "indication", "origin", "effect", "differential"},
+        r"metabolite|receptor|agonist|antibod|antigen|precursor|transporter",
+        after=r"[\s-](?:metabolites?|receptors?|(?:receptor )?(?:ant)?agonists?|antibod(?:y|ies)"
+        r"|antigens?|precursors?|transporters?)\b",
+    ),
     Kind(
         "unlikely or disputed",
         STATED,
@@ -113,12 +121,14 @@ KINDS = [
         r"\bno\b|little|limited|minimal|doubtful|insufficient|questionable|without|lack|enough|weak|scant"
         r"|conflict|contradict|inconclusive|fail"
         r"|in vain|avail|unsuccess|disappoint|ineffect|useless|unhelp|futil|elusive|worthless|hard to"
-        r"|difficult|impossible|nothing|rarely|seldom|hardly|barely",
+        r"|difficult|impossible|nothing|uninformative|poor|rarely|seldom|hardly|barely",
         clause=r"\b(?:no|little|limited|minimal|doubtful|insufficient|questionable|without|lack(?:s|ed"
         r"|ing)?(?: of)?|not enough|weak|scant|conflicting|contradictory|inconclusive)"
         rf" (?:[\w-]+ ){{0,3}}{GOOD}\b|\b(?:fail(?:s|ed|ing)? to|in vain|of no avail|unsuccessful\w*"
         r"|disappointing\w*|ineffective|useless|unhelpful|futile|elusive|worthless"
-        r"|unavailable|inconclusive|contradictory)\b|\b(?:hard|difficult|impossible) to (?:make|develop"
+        r"|unavailable|inconclusive|contradictory|uninformative"
+        r"|evidence (?:\w+ ){0,6}(?:is|are) (?:lacking|limited|weak|poor))\b"
+        r"|\b(?:hard|difficult|impossible) to (?:make|develop"
         r"|produce|create|find|achieve|obtain)\b"
         r"|\b(?:does|do|did|has|have|had|could|can|will|would) (?:little|nothing)\b|\b(?:rarely|seldom"
         r"|hardly|barely) (?:\w+ ){0,2}(?:effective|useful|helps?|helpful|works?|used|needed|indicated"
@@ -133,7 +143,7 @@ KINDS = [
         rf"|risk factors?|culprits?|offending){REACH}",
         after=rf"(?:(?!{STOP}|\bthat\b|\bwhich\b|\bfor\b)[^;]){{0,120}}?\b(?:{WORSE}|caus(?:e|es) (?:the|it|this"
         r"|attacks)\b|increas\w+ the (?:risk|rate|chance|severity)|is harmful|are harmful|dangerous)"
-        r"|[^;]{0,120}?\b(?:linked|associated|correlat\w+) (?:with|to)\b",
+        r"|[^;]{0,120}?\b(?:linked|associated|correlat\w+) (?:with|to|as)\b",
     ),
     Kind(
         "harm named among uses",
@@ -143,8 +153,9 @@ KINDS = [
         before=r"(?:\b(?:caus(?:e|es|ing)\b(?! by| of)|leads? to|leading to|led to|results? in|resulting in"
         rf"|produc(?:e|es|ing)|associated with|side effects?|toxic\w*|{WORSE}"
         r"|(?<!reduc)(?<!lower)(?<!prevent)\b(?:increas\w+|higher|raises?) (?:the )?(?:risk|rate"
-        rf"|chance)s? of)(?:(?!{STOP}|\bprevent\w*|\breduc\w*)[^;]){{0,200}})",
-        unless=r"\b(?:caused|due to)\b",
+        rf"|chance)s? of|(?:due to|because of|given|with|carr(?:y|ies)|at) (?:an? |the )?(?:[\w-]+ )?risks? (?:of|for))"
+        rf"(?:(?!{STOP}|\bprevent\w*|\breduc\w*)[^;]){{0,200}})",
+        unless=r"\b(?:caused by|due to (?!(?:an? |the )?(?:\w+ )?risk))\b",
     ),
     Kind(
         "avoided or stopped",
@@ -252,6 +263,21 @@ KINDS = [
         after=r" (?:production|synthesis|secretion|release)\b",
     ),
     Kind(
+        "measured, not given",
+        REMEDY,
+        r"tests?\b|testing|measur|monitor|assays?|screen|levels?|concentrations?|status",
+        before=r"\b(?:tests?|testing|measur\w+|monitor\w*|assays?|screening|levels?|concentrations?) (?:for|of)\b"
+        rf"{MEANS}",
+        after=r" (?:levels?|concentrations?|status|tests?|assays?)\b",
+    ),
+    Kind(
+        "to exclude others",
+        {"test"},
+        r"rul(?:e|ed|es|ing) |exclu",
+        clause=r"\b(?:rul(?:e|es|ed|ing) (?:[\w-]+ ){0,3}out|(?:to|can|may|by|and) exclud(?:e|ing))\b",
+        unless=r"\b(?:confirm\w*|diagnos(?:e|es|ed|is|tic)|establish\w*|detect\w*|reveals?|shows?|demonstrat\w*)\b",
+    ),
+    Kind(
         "treated, not caused",
         {"effect", "origin"},
         r"treat|reliev|used|reduc|lower|decreas|protect|prevent|improv|alleviat|fewer|less|indicat|prescrib"
@@ -285,7 +311,8 @@ KINDS = [
         r"caused by|due to|because|secondary to|result of|resulting from|arising|owing|preced|following"
         r"|after|history|triggered|precipitated|anteced|cause|prior to|before",
         before=r"\b(?:caused by|due to|because of|secondary to|as a result of|resulting from|arising from|owing to"
-        r"|triggered by|precipitated by|preced\w+ by|history of|antecedent|causes include)\b"
+        r"|triggered by|precipitated by|preced\w+ by|history of|antecedent|causes (?:of [\w-]{1,30} )?"
+        r"(?:(?:are|may|can|also|and|but|many|manifold|common) ){0,4}includ\w*)\b"
         r"(?:(?!\b(?:may|can|lead\w*|caus(?:e|es|ing)|develop\w*|occur\w*)\b)[^;]){0,160}|\b(?:prior to"
         r"|before) (?:the )?(?:onset|illness)\b[^;]{0,160}",
         after=r"[^;]{0,80}?\b(?:prior to|before) (?:the )?(?:onset|illness)\b",
@@ -331,11 +358,37 @@ KINDS = [
         r" (?:that )?(?:is |are )?(?:\w+ )?caused by\b[^;]{0,200}",
     ),
     Kind(
+        "together with it",
+        {"origin"},
+        r"co-?morbid|co-?occur|co-?exist|recorded with",
+        clause=r"\b(?:co-?morbid\w*|co-?occur\w*|co-?exist\w*|recorded with)\b",
+    ),
+    Kind(
+        "carried along with it",
+        {"origin"},
+        r"transmi|carr|spread",
+        before=r"\balso (?:\w+ )?(?:transmits?|carry|carries|spreads?)\b[^;]{0,100}",
+    ),
+    Kind(
+        "a part of it",
+        {"origin"},
+        r"component|criteri",
+        before=r"\b(?:components?|criteria) (?:of|for)\b[^;]{0,200}",
+    ),
+    Kind(
+        "what the risk is of",
+        {"origin"},
+        r"risk|cause|chance|likelihood|odds|susceptib",
+        before=r"\b(?:risk factors?|risks?|causes?|chances?|likelihood|odds|susceptibility) (?:for|of|to)\b"
+        r"(?:(?!\b(?:is|are|was|were|can|may|includ\w*|by|due|with|from|in|such|as|after)\b)[^;:]){0,80}",
+    ),
+    Kind(
         "another form of it",
         {"origin"},
         r"form|type|variant|subtype|kind|categor|class|group|is (?:an?|one|the)|are (?:an?|one|the)|known as"
         r"|called|genus|member|famil|relat|they |it ",
-        clause=r"\b(?:they|it) (?:form|make up|belongs?)\b"
+        clause=r"\b(?:forms|types|variants|subtypes) (?:exist|are (?:known|recogni[sz]ed|distinguished|described))\b"
+        r"|\b(?:they|it) (?:form|make up|belongs?)\b"
         r"|\b(?:there are|divided into|classified|exists? in|comes? in|has|have) (?:[\w-]+ ){0,3}(?:forms"
         r"|types|variants|subtypes|kinds|categories)\b",
         before=r"\b(?:is|are) (?:an?|one|the) (?:[\w-]+ ){0,4}|\b(?:forms?|types?|variants?|subtypes?|kinds?) (?:of"
@@ -350,17 +403,27 @@ KINDS = [
         STATED - {"differential"},
         r"unlike|rather|instead|contrast|mistaken|confus|\bthan\b|compar|similar to|resembl|mimic|akin"
         r"|as with|differential|distinguish|differentiat|distinct|different from|versus|\bvs\b|opposed"
-        r"|equivalent|\bas \w+ as"
+        r"|equivalent|\bas \w+ as|overlap"
         r"|indistinguish|superior|inferior",
         clause=r"\b(?:mistaken|confused with)\b",
         before=r"\b(?:unlike|as with|differential diagnos\w+|rather than|instead of|(?:in )?contrast\w* (?:to"
         r"|with|feature from)|than"
-        r"|compar\w+ (?:to|with)|similar to|resembl\w*|mimic\w*|akin to|(?:in)?distinguish\w*"
+        r"|compar\w+ (?:to|with)|overlap\w* with|similar to|resembl\w*|mimic\w*|akin to|(?:in)?distinguish\w*"
         r"|indistinguishable from|differentiat\w*"
         r"|distinct from|different from|versus|vs\.?|as opposed to|equivalent to|superior to|inferior to"
         r"|as (?:effective|good|safe|common|severe|likely|useful|potent) as)\b[^;,]{0,80}",
         after=r"\s{0,9}(?:is|are)? ?(?:mistaken|confused) (?:for|with)",
     ),
+    Kind(
+        "what both have",
+        {"differential"},
+        r"features?|symptoms?|signs?|present|mild|severe",
+        before=r"\b(?:(?:features?|symptoms?|signs?) (?:of|such as|includ\w+)|present\w* with|milder|mild|severe)"
+        r" (?:[\w-]+ ){0,2}",
+        unless=r"\b(?:similar\w*|mistaken|confus\w+|mimic\w*|resembl\w*|differ\w*|distinguish\w*|exclud\w*|rul\w+"
+        r"|misdiagnos\w+)\b",
+    ),
+    Kind("resistance to it", {"process"}, r"resist", before=r"\bresist\w* to (?:[\w-]+ ){0,3}"),
     Kind(
         "only in animals",
         STATED,
@@ -405,7 +468,7 @@ KINDS = [
         {"remedy", "indication"},
         r"may|might|could|propos|suggest|postulat|hypothe|speculat|theor|investigat|experiment|prelimin"
         r"|promising|tentativ|anecdot|candidate|pilot|trial|stud|research|explor|evaluat"
-        r"|develop|test|tried|hope|potential|possib|perhaps|probabl|presum|apparent|allege|reported|purport"
+        r"|develop|test|tried|hope|look|potential|possib|perhaps|probabl|presum|apparent|allege|reported|purport"
         r"|claim|believed|thought|limited|some|case|uncertain|unknown|attempt|future|phase|obscure|yet"
         r"|consider|little|examined",
         clause=r"\b(?:might|could)\b|\bmay (?:\w+ ){0,2}(?:help|benefit|improve|reduce"
@@ -418,8 +481,9 @@ KINDS = [
         r"|candidates?|pilot"
         r"|(?:is|are|been|being|was|were) (?:[\w-]+ )?(?:studied|investigated|explored|evaluated|tested"
         r"|tried|researched|examined)|under (?:study|investigation|development|research|evaluation)"
-        r"|in development|being developed"
-        r"|(?:clinical|controlled|ongoing|open|uncontrolled) trials?|(?:stud(?:y|ies)|trials?) (?:of|on|into"
+        r"|in development|being (?:developed|looked into)"
+        r"|(?:clinical|controlled|ongoing|open|uncontrolled|small)(?: (?:open|label|pilot)){0,2} trials?"
+        r"|(?:stud(?:y|ies)|trials?) (?:of|on|into"
         r"|using|are|is|has been|have been)|research (?:into|on|is)|area of research|hopes?|hoped"
         r"|potential(?:ly)?|perhaps"
         r"|probabl[ey]|presumably|apparently|allegedly|reportedly|purported|claim\w*"
@@ -434,10 +498,10 @@ KINDS = [
         "hypothesis",
         {"origin", "effect", "process"},
         r"hypothe|speculat|theor|postulat|propos|inconclusive|uncertain|anecdot|implicat|there may|seem|name"
-        r"|suggest|evidence|established",
+        r"|suggest|evidence|established|studied|investigated",
         clause=r"\b(?:hypothe\w+|speculat\w+|theor(?:y|ies|i[sz]ed)|postulat\w+|(?:been|is|are|was|were) proposed"
         r"|inconclusive|anecdotal\w*|there may be|seems? to|although the name|not (?:been )?established"
-        r"|(?:been|some|studies) suggest\w*)\b",
+        r"|(?:been|some|studies) suggest\w*|(?:have|has) been (?:studied|investigated))\b",
     ),
     Kind(
         "caution only",
@@ -449,6 +513,43 @@ KINDS = [
         before=r"\b(?:caution|care)\b[^;]{0,150}",
     ),
 ]
+
+
+# What a full sentence has to say of a thing besides denying nothing: that it is a cause, or that an organ is ill.
+VERB = re.compile(
+    r"\b(?:is|are|was|were|has|have|had|can|may|might|will|would|could|does|do|did|occurs?|causes?|leads?|results?|seems?"
+    r"|appears?|shows?|allows?|makes?|gives?|exists?|includes?)\b",
+    re.IGNORECASE,
+)
+CAUSAL = re.compile(
+    r"\b(?:caus(?:e|es|ed|ing|ative)|due|results?|resulting|leads?|led|leading|induc\w+|produc\w+|trigger\w*|provok\w+"
+    r"|precipitat\w+|secondary|follow(?:ing|s|ed)|after|during|associat\w+|link\w*|risk\w*|predispos\w+|contribut\w+"
+    r"|responsible|complications? of|because|isolated|develop\w*|symptom of|sign of|part of|consequence|implicated"
+    r"|culprits?|involved|exposure|episodes?|infections?|includ\w+|such as|can be|may be|susceptible|most common"
+    r"|are common|exemplified"
+    r"|(?:occurs?|occurring|seen|found|appears?|common|frequent|present) (?:\w+ ){0,2}(?:in|with))\b",
+    re.IGNORECASE,
+)
+ILL = (
+    r"\b(?:(?:dis|en|un|de|mal|hyper|hypo|a|non)?(?:damag|inflam|infect|lesion|atroph|degenerat|dysfunction|loss|lost"
+    r"|destr|affect|involv|tumou?r|cancer|carcinoma|sarcoma|neoplas|malignan|defect|swell|swollen|enlarg|obstruct|thicken"
+    r"|fibros|necro|invad|invas|disseminat|spread|accumul|deposit|bleed|ha?emorrh|ruptur|injur|impair|abnormal|scar"
+    r"|ulcer|compress|narrow|dilat|block|infiltrat|thin|hole|tear|torn|malform|anomal|disorder|disease|failure|form(?:ed|s"
+    r"|ation)|dystroph|absen|lack|deficien|displac|prolaps|irritat|toxic|patholog|attack|coloni|clot|thromb|isch|paraly"
+    r"|contract|spasm|weak|pain|reduc|decreas|agenes|plas[it]|cyst|growth|fissur|fistula|abscess|hernia|vari[cx]|plaque|atresi|congest|kill|disten[ds]|susceptib|trauma))"
+)
+ORGAN_ILL = re.compile(rf"{ILL}[^;.]{{0,60}}$", re.IGNORECASE), re.compile(rf"[^;.]{{0,40}}?{ILL}", re.IGNORECASE)
+STATES_ALONE = {"cause": "; pathogen;"}  # what a sentence need not call a cause where causes are told
+
+
+def says_so(relation: str, inverse: bool, before: str, after: str) -> bool:
+    """Whether a sentence has a word for what it names a thing as; a list item needs none."""
+    role = ROLES[relation, inverse]
+    if role == "organ":
+        return bool(ORGAN_ILL[0].search(before) or ORGAN_ILL[1].match(after))
+    return role != "origin" or bool(CAUSAL.search(f"{before} {after}")) or not VERB.search(f"{before} {after}")
+
+
 WORDS = re.compile("|".join(f"(?:{kind.words})" for kind in KINDS), re.IGNORECASE)
 
 

@@ -8,10 +8,11 @@ from functools import lru_cache
 JOINT = re.compile(r"\s*(?:\band\b|\bor\b|&|/|,|;|:| - | – )\s*")
 TAIL = re.compile(r"\b(?:of|in|for|with|to|on|by|from|during|after|associated|due)\b.*")
 ARTICLE = re.compile(r"^(?:the|its|his|her|their|a|an) ")
-PLURALS = {"diagnoses": "diagnosis", "prognoses": "prognosis", "etiologies": "etiology", "aetiologies": "etiology",
-           "therapies": "therapy", "surgeries": "surgery", "pathologies": "pathology", "aetiology": "etiology",
-           "sequelae": "sequela", "uses": "use", "causes": "cause", "diseases": "disease"}  # fmt: skip
-SINGULAR_S = ("ss", "is", "us", "ous")
+UNUSUAL = {"diagnoses": "diagnosis", "prognoses": "prognosis", "sequelae": "sequela", "viruses": "virus",
+           "aetiologies": "etiology", "aetiology": "etiology",
+           "series": "series", "species": "species", "rabies": "rabies", "scabies": "scabies",
+           "caries": "caries"}  # fmt: skip
+NO_PLURAL = ("ss", "is", "us")
 
 
 @lru_cache(10_000)
@@ -22,9 +23,12 @@ def normal_heading(title: str) -> str:
 
 
 def singular(word: str) -> str:
-    if word in PLURALS:
-        return PLURALS[word]
-    return word[:-1] if word.endswith("s") and len(word) > 3 and not word.endswith(SINGULAR_S) else word
+    """A word in lower case without its plural's ending: "therapies" -> "therapy", "masses" -> "mass"."""
+    if word in UNUSUAL or len(word) < 4 or not word.endswith("s") or word.endswith(NO_PLURAL):
+        return UNUSUAL.get(word, word)
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    return word[:-2] if word.endswith("sses") else word[:-1]
 
 
 @lru_cache(10_000)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
+
+from wiki.headings import singular
 
 # "Mycosis fungoides is the most common form of cutaneous T-cell lymphoma that ...": what stands after the verb
 IS_A = re.compile(r"\b(?:is|are|was|were|refers? to)\b")
@@ -26,9 +29,9 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())
 
 
-def singular(words: list[str]) -> tuple[str, ...]:
-    """Words without a plural's s."""
-    return tuple(word[:-1] if len(word) > 3 and word.endswith("s") and word[-2] != "s" else word for word in words)
+def name_of(text: str) -> tuple[str, ...]:
+    """The words of a name in the singular, for comparing names."""
+    return tuple(map(singular, words_of(text)))
 
 
 def is_class(lead: str) -> bool:
@@ -55,11 +58,11 @@ def class_named(lead: str) -> str:
 def names_of_classes(title: str, lead: str) -> Iterator[tuple[str, ...]]:
     """What may be the name of a class of a page's subject, in singular words: the beginnings and ends of its title
     (hepatitis of "Hepatitis B", pneumonia of "Aspiration pneumonia"), and what its lead calls it."""
-    words = singular(words_of(title))
+    words = name_of(title)
     for cut in range(1, len(words)):
         yield words[:cut]
         yield words[cut:]
-    told = singular(words_of(class_named(lead)))
+    told = name_of(class_named(lead))
     for end in range(1, len(told) + 1):
         for start in range(max(0, end - LONGEST_CLASS), end):
             yield told[start:end]
@@ -67,7 +70,8 @@ def names_of_classes(title: str, lead: str) -> Iterator[tuple[str, ...]]:
 
 # What heals is no examination, and the harm that a substance does is not undone by more of it.
 HEALS = re.compile(
-    r"(?:therapy|dialysis|transplant(?:ation)?|surgery|ectomy|plasty|ventilation|resuscitation|rehabilitation)$", re.I
+    r"(?:therapy|dialysis|transplant(?:ation)?|surgery|ectomy|plasty|amputation|ventilation|resuscitation|rehabilitation)$",
+    re.I,
 )
 HARM_OF = re.compile(
     r"(?: use)? (?:dependence|addiction|abuse|misuse|overdose|poisoning|intoxication|toxicity|allergy)$", re.I
@@ -76,15 +80,38 @@ HARM_OF = re.compile(
 
 def nested(title: str, other: str) -> bool:
     """Whether one of two names is a kind of the other by its last words: ideomotor apraxia is an apraxia."""
-    short, long = sorted((singular(words_of(title)), singular(words_of(other))), key=len)
+    short, long = sorted((name_of(title), name_of(other)), key=len)
     return long[-len(short) :] == short
 
 
-def ruled_out(relation: str, subject: str, object_: str, same_type: bool) -> bool:
-    """Whether the names of its ends alone say that a relation was misread: a disease is not caused by its own class."""
-    if relation in {"cause", "risk_factor", "complication"}:
-        return same_type and nested(subject, object_)
+def ruled_out(relation: str, subject: str, object_: str, same_type: bool, called: str = "") -> bool:
+    """Whether the names of its ends alone say that a relation was misread: a disease is not caused by its own class.
+
+    `called` is what the subject's page calls it (`class_named`).
+    """
+    if relation in {"cause", "risk_factor", "complication", "differential"} and same_type and nested(subject, object_):
+        return True
+    if relation in {"cause", "risk_factor", "complication", "differential", "symptom"}:
+        return same_type and contains(name_of(called), name_of(object_))
     if relation == "diagnosed_by":
         return bool(HEALS.search(object_))
     substance = HARM_OF.sub("", subject)
     return relation in {"treated_by", "prevented_by"} and substance != subject and nested(substance, object_)
+
+
+def contains(words: tuple[str, ...], name: tuple[str, ...]) -> bool:
+    return any(words[at : at + len(name)] == name for at in range(len(words) - len(name) + 1))
+
+
+def class_names(titles: list[str]) -> set[tuple[str, ...]]:
+    """The ends of titles that more than one has: no page's own name, but of its class ("tumor" of "Wilms' tumor")."""
+    ends: Counter[tuple[str, ...]] = Counter()
+    for name in set(map(name_of, titles)):
+        ends.update(name[at:] for at in range(1, len(name)))
+    return {end for end, count in ends.items() if count > 1}
+
+
+def names_class(name: str, title: str, classes: set[tuple[str, ...]]) -> bool:
+    """Whether a name of a page is but the end of its title, and of others'."""
+    words, end = name_of(title), name_of(name)
+    return end in classes and len(end) < len(words) and words[-len(end) :] == end

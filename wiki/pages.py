@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import mwparserfromhell
 from mwparserfromhell.nodes import Template
 from mwparserfromhell.parser import ParserError
 from mwparserfromhell.wikicode import Wikicode
 
-from wiki.doubts import PREVENTING, doubt, suspects
+from wiki.doubts import PREVENTING, STATES_ALONE, doubt, says_so, suspects
 from wiki.mediawiki import Page, bare, normalise_title
 from wiki.reading import MENTIONED, STATES_FACT, Mention, Reading
 from wiki.recognition import RARE_CATEGORY, recognise
@@ -49,6 +50,12 @@ WEAK = re.compile(
     r"\b(?:may|can|possibl[ey]|sometimes|occasionally|rarely|suspected|suggest\w*|implicated)\b", re.IGNORECASE
 )
 
+COMMON_NAMES = Path(__file__).parents[1] / "data" / "common_names.tsv"
+COMMON = dict(row.split("\t") for row in COMMON_NAMES.read_text().splitlines() if not row.startswith("#"))
+COMMON_TITLES = frozenset(COMMON.values())
+COMMON_ENDS = {True: {"affects", "belongs_to"}, False: {"symptom", "complication", "adverse_effect", "treated_by",
+                                                        "diagnosed_by"}}  # fmt: skip  # in the lead, or below it
+COMMON = {name.lower() + plural: title for name, title in COMMON.items() for plural in ("", "s")}
 WORD = re.compile(r"\w[\w'’-]*")
 LONGEST_NAME = 6  # words of a name that is looked for in plain text
 FIELD_NAME = re.compile(r"[^,;\n()]{2,80}")
@@ -61,11 +68,17 @@ PART_OF_NAME = re.compile(  # what follows makes it the name of something else
 
 
 def find_mentions(
-    flat: Flattener, rules: list[list[Rule]], section: str, heading: str = "", names: tuple[Link, ...] = ()
+    flat: Flattener,
+    rules: list[list[Rule]],
+    section: str,
+    heading: str = "",
+    names: tuple[Link, ...] = (),
+    common: frozenset[str] = frozenset(),
 ) -> Iterator[Mention]:
     """The mentions that `rules` make of the links, and of the plain `names`, in a text.
 
-    The evidence is the sentence, after `heading` if given.
+    The evidence is the sentence, after `heading` if given. Names of the pages `common`, which are linked nowhere, count
+    only where they mostly mean what they seem to (`COMMON_ENDS`).
     """
     spots = sorted([*flat.links, *names])
     if not rules or not spots:
@@ -82,12 +95,17 @@ def find_mentions(
             for spot in spots[first:at]:
                 before, after = clause_around(sentence, spot.start - start, max(spot.end, spot.start) - start)
                 for rule in fitting:
+                    if spot.target in common and rule.relation not in COMMON_ENDS[section == "lead"]:
+                        continue
                     if kinds and doubt(context + before, after, rule.relation, rule.inverse, kinds):
                         continue
+                    linked = f"; {rule.linked};"
+                    if (section != "lead" or spot in names) and not says_so(rule.relation, rule.inverse, before, after):
+                        linked = STATES_ALONE.get(rule.relation, "")
                     prevents = rule.relation == "treated_by" and rule.inverse and PREVENTING.search(before)
                     relation = "prevented_by" if prevents else rule.relation
                     trust = trust_in(relation, section, spot in names, before + after)
-                    yield Mention(relation, f"; {rule.linked};", rule.inverse, spot.target, section, evidence, trust)
+                    yield Mention(relation, linked, rule.inverse, spot.target, section, evidence, trust)
         if section == "lead" and tidy(sentence):
             return
 
@@ -104,27 +122,28 @@ def plain_names(flat: Flattener, known: dict[str, str]) -> Iterator[Link]:
         for length in range(min(LONGEST_NAME, len(words) - first), 0, -1):
             start, end = word.start(), words[first + length - 1].end()
             target = known.get(flat.text[start:end].lower())
-            if not target:
+            if target is None:
                 continue
             last_end = end
             while at < len(linked) and linked[at].end <= start:
                 at += 1
             inside = at < len(linked) and linked[at].start < end
-            if target not in seen and not inside and not PART_OF_NAME.match(flat.text, end):
+            if target and target not in seen and not inside and not PART_OF_NAME.match(flat.text, end):
                 seen.add(target)
                 yield Link(start, end, target)
             break
 
 
 def names_linked(flats: list[Flattener], own: set[str]) -> dict[str, str]:
-    """Lower-case name (and its plural) -> the page that it is linked to somewhere on this one; "" for its own names."""
+    """Lower-case name (and its plural) -> the page that it is linked to somewhere on this one, or means in general; ""
+    for the page's own names."""
     targets = {link.target for flat in flats for link in flat.links}
     known: dict[str, str] = {}
     for target in sorted(targets):
         name = bare(target).lower()
         if len(name) > 3 and name not in VAGUE:
             known[name] = known[name + "s"] = target
-    return known | dict.fromkeys(own, "")
+    return COMMON | known | dict.fromkeys(own, "")
 
 
 def read_page(page: Page, kind: str | None = None) -> Reading | str:
@@ -160,13 +179,15 @@ def read_sections(code: Wikicode, title: str, reading: Reading) -> None:
     sections = [(path, heading, Flattener(nodes)) for path, _, heading, nodes in split_sections(code)]
     sections = [section for section in sections if section[0][0] not in NOT_PROSE]
     reading.names += lead_names(sections[0][2])
-    known = names_linked([flat for *_, flat in sections], {title.lower(), *(name.lower() for name in reading.names)})
+    flats = [flat for *_, flat in sections]
+    common = COMMON_TITLES - {link.target for flat in flats for link in flat.links}
+    known = names_linked(flats, {title.lower(), *(name.lower() for name in reading.names)})
     for path, heading, flat in sections:
         texts = map(tidy, re.split(r"\n[ \t]*\n", flat.text))
         reading.paragraphs += [(heading, text) for text in texts if text]
         rules = rules_for(reading.kind, path)
-        names = tuple(plain_names(flat, known)) if rules and path != ("(lead)",) else ()
-        reading.mentions += find_mentions(flat, rules, heading, names=names)
+        names = tuple(plain_names(flat, known)) if rules else ()
+        reading.mentions += find_mentions(flat, rules, heading, "", names, common)
         for link in flat.links:
             reading.links[link.target] = max(reading.links.get(link.target, 0), STATES_FACT if rules else MENTIONED)
 

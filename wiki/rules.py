@@ -108,6 +108,8 @@ YIELDS = {
     "adverse_effect": {"contraindication", "interaction"},
     "contraindication": {"adverse_effect", "interaction"},
 }
+# Under causes, these inner headings speak of something else (medications and surgery do not: they cause diseases too).
+CLOSED = {"cause": {"symptom", "complication", "diagnosed_by", "differential"}}
 # Under these headings, and all below them, nothing is stated of the page's subject, or nothing that holds today.
 SILENT = set(map(normal_heading, listed(
     "history; research; society and culture; culture; classification; cost; economics; epidemiology; prevalence; "
@@ -115,18 +117,18 @@ SILENT = set(map(normal_heading, listed(
     "people; controversy; controversies; criticism; legal issues; law; evolution; evolutionary considerations; media; "
     "fiction; directions; trials; case studies; alternative medicine; other animals; animals; veterinary medicine; "
     "dogs; cats; horses; livestock; recreational use; non-medical use; misuse; overuse; abuse; popular culture; "
-    "theories; hypotheses; types; subtypes; variants"
+    "theories; hypotheses; types; subtypes; variants; comorbidity; comorbidities"
 )))  # fmt: skip
 SILENCING = re.compile(
     r"\b(?:research|experimental|investigational|future|emerging|novel|alternative|complementary|folk|traditional"
     r"|historical|homeopath\w*|herbal|veterinary|animal|recreational|obsolete|former|discontinued|ineffective"
-    r"|unproven|disproven|proposed|hypothetical|speculative|protective|potential|legal|non medical)\b"
+    r"|unproven|disproven|evolutionary|proposed|hypothetical|speculative|protective|potential|legal|non medical)\b"
 )
 # Under treatment and uses, what these headings say is no treatment.
 ASIDES = set(map(normal_heading, listed(
     "complications; side effects; adverse effects; adverse events; pregnancy; breastfeeding; lactation; overdose; "
     "risks; safety; prognosis; outcome; outcomes; resistance; failure; monitoring; precautions; warnings; toxicity; "
-    "triggers; what to avoid; avoidance; special populations; limitations"
+    "triggers; what to avoid; avoidance; special populations; special considerations; special precautions; limitations"
 )))  # fmt: skip
 USING = {"treated_by", "prevented_by", "diagnosed_by"}
 # Under a heading that joins subjects ("Prevention and treatment"), the sentence says which of their relations is meant.
@@ -163,6 +165,10 @@ def rules_for(kind: str, path: tuple[str, ...]) -> list[list[Rule]]:
         outer = {rule.relation for rules in found for rule in rules}
         if not found or here and yields(outer, here):
             found = here
+        elif any(
+            CLOSED.get(relation, set()) & {rule.relation for rules in here for rule in rules} for relation in outer
+        ):
+            return []
         elif outer & USING and any(name in ASIDES for names in subjects(title) for name in names):
             return []
     return found

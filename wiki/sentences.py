@@ -17,11 +17,12 @@ SENTENCE_END = re.compile(r"\n[ \t]*\n|[.!?][\"'”’)\]]{0,2}\s+")
 TAKEN_BACK = (  # "have been used, but with limited efficacy": no new clause, for it speaks of the same thing
     r" (?:(?:these|this|they|it) )?(?:is|are|was|were|has|have|had|with)\b[^,;]{0,40}\b(?:limited|little|no|poor"
     r"|lack\w*|un(?:substantiated|proven|successful)|disappoint\w*|ineffective|fail\w*"
-    r"|not (?:been )?(?:\w+ )?(?:substantiated|proven|shown|confirmed|supported|effective|successful))\b"
+    r"|not (?:been )?(?:\w+ )?(?:substantiated|proven|shown|confirmed|supported|effective|successful|diagnostic"
+    r"|useful|helpful|reliable))\b|(?: \w+)? evidence\b[^,;]{0,60}\b(?:lack\w*|limited|weak|poor)\b"
 )
 CLAUSE_END = re.compile(
     r";|, (?=(?:and|so) (?:it|they|this|these|those)\b)"
-    rf"|\b(?:but(?! (?:not|also)|{TAKEN_BACK})|although|though|whereas|while|however)\b",
+    rf"|\b(?:but(?! (?:not|also|(?:may|can) include)|{TAKEN_BACK})|although|though|whereas|while|however)\b",
     re.IGNORECASE,
 )
 OWN_VERB = re.compile(
@@ -42,10 +43,11 @@ CONTINUES = re.compile(  # a sentence or a clause that begins like this shares t
 CONDITION_BEFORE = re.compile(
     r"\b(?:if|when|where|once|unless|in (?:those|patients|people|cases) (?:who|where|in whom))\b[^,;]{0,150},", re.I
 )
-CONDITION_AFTER = re.compile(
-    r"\b(?:if|when|where|unless|until|who|in whom|for whom)\b[^,;]{0,200}"
+CONDITION_AFTER = re.compile(  # as far as a verb that denies: "in those who had one, or have one now, do not change"
+    r"\b(?:if|when|where|unless|until|who|in whom|for whom)\b(?: \w+){0,3}(?:(?! (?:do|does|did) not\b)[^,;]){0,200}"
     r"|(?<!occur )(?<!found )(?<!seen )(?<!observed )"
-    r"\bin (?:\w+ ){0,2}(?:those|patients|people|cases|women|men|children) (?:that|not|with(?:out)?)\b[^,;]{0,200}",
+    r"\bin (?:\w+ ){0,2}(?:those|patients|people|cases|women|men|children) (?:that|not|with(?:out)?)\b"
+    r"(?:(?! (?:do|does|did) not\b)[^,;]){0,200}",
     re.I,
 )
 
