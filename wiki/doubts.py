@@ -127,7 +127,7 @@ KINDS = [
         rf" (?:[\w-]+ ){{0,3}}{GOOD}\b|\b(?:fail(?:s|ed|ing)? to|in vain|of no avail|unsuccessful\w*"
         r"|disappointing\w*|ineffective|useless|unhelpful|futile|elusive|worthless"
         r"|unavailable|inconclusive|contradictory|uninformative"
-        r"|evidence (?:\w+ ){0,6}(?:is|are) (?:lacking|limited|weak|poor))\b"
+        r"|less (?:\w+ )?evidence|evidence (?:\w+ ){0,6}(?:is|are) (?:lacking|limited|weak|poor))\b"
         r"|\b(?:hard|difficult|impossible) to (?:make|develop"
         r"|produce|create|find|achieve|obtain)\b"
         r"|\b(?:does|do|did|has|have|had|could|can|will|would) (?:little|nothing)\b|\b(?:rarely|seldom"
@@ -327,11 +327,12 @@ KINDS = [
         "effect, not origin",
         {"origin"},
         r"caus|lead|led to|result|complicat|present|characteri|accompan|associated finding|sympto|sign"
-        r"|develop|manifest|concurrent|along with|together with|implies",
+        r"|develop|manifest|concurrent|along with|together with|implies|abnormalit|anomal|malformat|feature",
         before=r"\b(?:caus(?:e|es|ing) (?!of|by)|leads? to|leading to|led to|results? in|resulting in"
         r"|complicat\w+ (?:by|include)|present\w* with|characteri[sz]ed by|accompanied by"
         r"|associated findings"
-        r"|signs? of|symptoms? (?:of|such as|like)|manifest\w* (?:as|by|with)|concurrent"
+        r"|signs? of|symptoms? (?:of|such as|like)|(?:abnormalities|anomalies|malformations|features)"
+        r" (?:includ\w+|such as)|manifest\w* (?:as|by|with)|concurrent"
         rf"|implies){EFFECT_REACH}",
         after=r"[^;]{0,40}?\b(?:is|are) (?:\w+ ){0,2}complications? of\b",
     ),
@@ -363,6 +364,7 @@ KINDS = [
         r"co-?morbid|co-?occur|co-?exist|recorded with",
         clause=r"\b(?:co-?morbid\w*|co-?occur\w*|co-?exist\w*|recorded with)\b",
     ),
+    Kind("possible only", {"origin"}, r"possibl|perhaps", before=r"\b(?:possibly|perhaps) (?:\w+ ){0,2}"),
     Kind(
         "carried along with it",
         {"origin"},

@@ -101,7 +101,7 @@ for _rule in RULES:
 # otherwise the outermost heading with a rule wins ("Causes > Medications" are causes).
 YIELDS = {
     "symptom": {"complication", "cause", "differential"},
-    "cause": {"risk_factor", "mechanism"},
+    "cause": {"risk_factor", "mechanism", "differential"},
     "mechanism": {"cause", "risk_factor"},
     "diagnosed_by": {"differential", "symptom"},
     "treated_by": {"prevented_by", "contraindication", "adverse_effect", "interaction"},
@@ -109,7 +109,7 @@ YIELDS = {
     "contraindication": {"adverse_effect", "interaction"},
 }
 # Under causes, these inner headings speak of something else (medications and surgery do not: they cause diseases too).
-CLOSED = {"cause": {"symptom", "complication", "diagnosed_by", "differential"}}
+CLOSED = {"cause": {"symptom", "complication", "diagnosed_by"}}
 # Under these headings, and all below them, nothing is stated of the page's subject, or nothing that holds today.
 SILENT = set(map(normal_heading, listed(
     "history; research; society and culture; culture; classification; cost; economics; epidemiology; prevalence; "
@@ -128,7 +128,8 @@ SILENCING = re.compile(
 ASIDES = set(map(normal_heading, listed(
     "complications; side effects; adverse effects; adverse events; pregnancy; breastfeeding; lactation; overdose; "
     "risks; safety; prognosis; outcome; outcomes; resistance; failure; monitoring; precautions; warnings; toxicity; "
-    "triggers; what to avoid; avoidance; special populations; special considerations; special precautions; limitations"
+    "triggers; what to avoid; avoidance; special populations; special considerations; special precautions; "
+    "limitations; anaesthetic considerations; anesthetic considerations"
 )))  # fmt: skip
 USING = {"treated_by", "prevented_by", "diagnosed_by"}
 # Under a heading that joins subjects ("Prevention and treatment"), the sentence says which of their relations is meant.
