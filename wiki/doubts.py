@@ -529,6 +529,7 @@ CAUSAL = re.compile(
     r"|responsible|complications? of|because|isolated|develop\w*|symptom of|sign of|part of|consequence|implicated"
     r"|culprits?|involved|exposure|episodes?|infections?|includ\w+|such as|can be|may be|susceptible|most common"
     r"|are common|exemplified"
+    r"|favou?rs?|promot\w+|facilitat\w+|underl(?:ies|ying)|opens? the way"
     r"|(?:occurs?|occurring|seen|found|appears?|common|frequent|present) (?:\w+ ){0,2}(?:in|with))\b",
     re.IGNORECASE,
 )
