@@ -533,15 +533,16 @@ CAUSAL = re.compile(
     r"|(?:occurs?|occurring|seen|found|appears?|common|frequent|present) (?:\w+ ){0,2}(?:in|with))\b",
     re.IGNORECASE,
 )
-ILL = (
+ILL = re.compile(
     r"\b(?:(?:dis|en|un|de|mal|hyper|hypo|a|non)?(?:damag|inflam|infect|lesion|atroph|degenerat|dysfunction|loss|lost"
     r"|destr|affect|involv|tumou?r|cancer|carcinoma|sarcoma|neoplas|malignan|defect|swell|swollen|enlarg|obstruct|thicken"
     r"|fibros|necro|invad|invas|disseminat|spread|accumul|deposit|bleed|ha?emorrh|ruptur|injur|impair|abnormal|scar"
     r"|ulcer|compress|narrow|dilat|block|infiltrat|thin|hole|tear|torn|malform|anomal|disorder|disease|failure|form(?:ed|s"
     r"|ation)|dystroph|absen|lack|deficien|displac|prolaps|irritat|toxic|patholog|attack|coloni|clot|thromb|isch|paraly"
-    r"|contract|spasm|weak|pain|reduc|decreas|agenes|plas[it]|cyst|growth|fissur|fistula|abscess|hernia|vari[cx]|plaque|atresi|congest|kill|disten[ds]|susceptib|trauma))"
+    r"|contract|spasm|weak|pain|reduc|decreas|agenes|plas[it]|cyst|growth|fissur|fistula|abscess|hernia|vari[cx]|plaque"
+    r"|atresi|congest|kill|disten[ds]|susceptib|trauma))",
+    re.IGNORECASE,
 )
-ORGAN_ILL = re.compile(rf"{ILL}[^;.]{{0,60}}$", re.IGNORECASE), re.compile(rf"[^;.]{{0,40}}?{ILL}", re.IGNORECASE)
 STATES_ALONE = {"cause": "; pathogen;"}  # what a sentence need not call a cause where causes are told
 
 
@@ -549,7 +550,8 @@ def says_so(relation: str, inverse: bool, before: str, after: str) -> bool:
     """Whether a sentence has a word for what it names a thing as; a list item needs none."""
     role = ROLES[relation, inverse]
     if role == "organ":
-        return bool(ORGAN_ILL[0].search(before) or ORGAN_ILL[1].match(after))
+        near = re.split("[;.]", before)[-1][-80:], re.split("[;.]", after)[0][:50]
+        return any(map(ILL.search, near))
     return role != "origin" or bool(CAUSAL.search(f"{before} {after}")) or not VERB.search(f"{before} {after}")
 
 
