@@ -82,6 +82,8 @@ from wiki.sentences import clause_around, split_sentences, statements
         ("@ can show clots, but is not diagnostic.", "diagnosed_by", False),
         ("@ in those who have had a stroke or heart attack does not change the risk.", "treated_by", False),
         ("@ is given to those who do not respond.", "treated_by", True),
+        ("It does not respond to antihistamines or @.", "treated_by", False),
+        ("Check the creams for ingredients of @.", "treated_by", False),
         ("A @-like toxin is produced.", "cause", False),
         ("Antibodies act as @ antagonists.", "cause", False),
         ("Tests for hormones like @ are sometimes helpful.", "treated_by", False),

@@ -162,14 +162,14 @@ KINDS = [
         USED,
         r"avoid|stop|discontinu|withdr|withh|ceas|cessation|abst|refrain|restrict|eliminat|omit|minimi|taper"
         r"|wean|switch|cut|quit|remov|taken off|alternative|instead|rather|harmful|contraindic"
-        r"|less|lower|fewer|limit|reduc|decreas|need|unsafe|dangerous|toxic|abandon|not|abus|misus|overus|overdos|contra-",
+        r"|less|lower|fewer|limit|reduc|decreas|need|ingredient|unsafe|dangerous|toxic|abandon|not|abus|misus|overus|overdos|contra-",
         before=r"\b(?:avoid\w*|stop(?:s|ped|ping)?|discontinu\w+|withdraw\w*|withdrew|withh[eo]ld\w*|ceas\w+"
         r"|cessation|abst\w+|refrain\w*|restrict\w*|eliminat\w+|omit\w*|minimi[sz]\w+"
         r"|taper\w*|wean\w*|switch\w* from|cut(?:ting)? (?:out|down|back)|quit\w*|remov(?:e|es|al|ing)"
         r"|taken off|alternatives? to"
         r"|(?:reduc\w*|decreas\w*|limit\w*|less|lower\w*|fewer) (?:the )?(?:dose|intake|use|consumption|need"
         r"|number|amount)s?(?: of| for)?|(?:needs?|needed|needing|uses?|requir\w+) (?:less|fewer)"
-        rf"|the need for)\b{MEANS}"
+        rf"|the need for|ingredients of)\b{MEANS}"
         r"|\b(?:avoided|stopped|discontinued|withheld|contra-?indicated|harmful|unsafe"
         r"|dangerous)\b.{0,300}\b(?:includ\w+|such as|e\.g|namely|among them|examples?)\b[^;.]{0,200}",
         after=r"[^;.]{0,200}?\b(?:(?:is|are|be|been|being|was|were) (?:\w+ ){0,2}(?:avoided|stopped|discontinued"
@@ -197,9 +197,10 @@ KINDS = [
     Kind(
         "resistance",
         USED,
-        r"resist|insensitiv|refractory|respons|insuscept|intoler|allerg|hypersens|toleran",
+        r"resist|insensitiv|refractory|respon|insuscept|intoler|allerg|hypersens|toleran",
         before=r"\b(?:resist\w*|insensitiv\w*|refractory|unresponsive|non-?responsive|insusceptible|intoleran\w+"
-        rf"|allerg\w+|hypersensitiv\w*|tolerance) (?:to|of|for|against)\b{MEANS}",
+        rf"|allerg\w+|hypersensitiv\w*|tolerance) (?:to|of|for|against)\b{MEANS}"
+        r"|(?<!who )(?<!that )\b(?:do|does|did) not (?:\w+ )?respond to\b[^;.]{0,120}",
         after=r"[\s-]{0,9}(?:\w+[\s-])?(?:resist\w*|refractory|unresponsive|intoleran\w+|allerg\w+|insensitiv\w*)\b",
     ),
     Kind(
