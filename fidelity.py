@@ -59,7 +59,7 @@ DENIAL = re.compile(
     r"|\b(?:cannot|unlikely|less likely|implausible|incorrect|wrong|excluded|ruled out|rules? out)\b"
 )
 DENIAL_AHEAD = re.compile(
-    rf"\b(?:not(?! only|{CONTRAINDICATED})|no|nor|neither|never|without|unlike|except|excludes?|excluding|against"
+    rf"\b(?:(?:not|never)(?! only|{CONTRAINDICATED})|no|nor|neither|without|unlike|except|excludes?|excluding|against"
     r"|rather than|other than|instead of|ruling out)\b"
 )
 MENTION = "@"  # stands for a name among other words, so that a name's own "no" denies nothing
