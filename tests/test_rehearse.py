@@ -128,6 +128,17 @@ def test_a_stage_leaves_a_row_and_is_not_tried_again(fake, tmp_path):
     assert re.search(r"^synth +\d+ +0\.\d\d +0\.00 +--questions 40$", table, re.MULTILINE) and "4 vignette" in table
 
 
+def test_what_every_model_and_benchmark_says_alike_is_one_warning():
+    said = [
+        "Warning: Base, medqa: none held an answer",
+        "Warning: ours, jmed: none held an answer",
+        "3 are left out: x",
+    ]
+    own = ["Warning: Base, medqa: 9.0% of the responses were cut and count as wrong", "  rejected  2  cmexam: several"]
+    own += ["Warning: medqa has 8 questions here, 1273 in the paper: its accuracy is not of the same questions"]
+    assert rehearse.warnings_of(said + own, []) == ["none held an answer (2 times)", "3 are left out: x"]
+
+
 def test_what_would_have_stopped_the_run_is_one_line_with_what_was_proved(fake, tmp_path):
     fake()
     done = fake("--fail")

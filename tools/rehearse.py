@@ -50,6 +50,10 @@ TRAINING = ("sft", "rl1", "rl2")
 ENCYCLOPEDIA = "data/encyclopedia.xml"
 NOTABLE = re.compile(r"\bwarning\b|left out:|are left out|no clear grade|kept unverified", re.IGNORECASE)
 
+OWN_DOING = re.compile(
+    r"responses were cut and count|questions here, \d+ in the paper"
+)  # of so few and so short answers
+
 
 @dataclass(slots=True)
 class Stage:
@@ -227,13 +231,14 @@ def lines_of(run: RunDir, name: str) -> list[Row]:
 
 def warnings_of(lines: list[str], measured: list[Row]) -> list[str]:
     """What a stage said of itself, in its output and its metrics, that somebody should know."""
-    told = [line.strip() for line in lines if NOTABLE.search(line)]
+    told = [line.strip() for line in lines if NOTABLE.search(line) and not OWN_DOING.search(line)]
     for row in measured:
         told += row.get("warnings", [])
         vignettes = {name: count for name, count in row.items() if name.startswith("vignettes: ")}
         if vignettes and not row.get("vignettes: kept"):
             told.append(f"no vignette was kept, most often: {max(vignettes, key=vignettes.get)[11:]}")
-    return list(dict.fromkeys(told))
+    alike = Counter(re.sub(r"^Warning: [^:]*: ", "", line) for line in told)  # of every model and benchmark
+    return [line if count == 1 else f"{line} ({count} times)" for line, count in alike.items()]
 
 
 def doubts_about_teacher(run: RunDir, calls: dict[str, int]) -> list[str]:
