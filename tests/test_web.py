@@ -11,7 +11,6 @@ import pytest
 import requests
 import stages
 from pages import PAGES, REDIRECTS, export
-from test_synth import make_graph
 
 from tools.cli import UserError
 from tools.run import write_jsonl
@@ -164,7 +163,6 @@ def test_json_without_limits_is_unreadable(body):
 @pytest.mark.parametrize(("words", "given"), [
     ("kg_build.py --source api --api-url {}/hang --workers 1", "none"),
     ("kg_build.py --source {run}/dump.xml --teacher openai:m --workers 1", "none"),
-    ("synth.py --teacher openai:m --questions 20", "none"),
     ("curate.py --teacher openai:m --heldout 0", "synth"),
     ("distill.py --teacher openai:m", "train"),
     ("evaluate.py --model m=openai:m", "heldout"),
@@ -174,8 +172,6 @@ def test_ctrl_c_ends_a_stage_while_a_request_hangs(server, words, given, tmp_pat
     rows = [question.to_json() | {"evidence": [["Asthma", "symptom", "Cough", 1, "x"]]} for question in questions]
     write_jsonl(tmp_path / f"{given}.jsonl", rows)
     (tmp_path / "dump.xml").write_text(export(PAGES, REDIRECTS))
-    if words.startswith("synth"):
-        make_graph(tmp_path / "kg.sqlite", 0)
     server.asked.clear()
     stage = stages.start([*words.format(server.url, run=tmp_path).split(), "--run", tmp_path], tmp_path,
                          environment={"TEACHER_BASE_URL": f"{server.url}/hang"})  # fmt: skip
