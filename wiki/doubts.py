@@ -556,14 +556,14 @@ def says_so(relation: str, inverse: bool, before: str, after: str) -> bool:
     return role != "origin" or bool(CAUSAL.search(f"{before} {after}")) or not VERB.search(f"{before} {after}")
 
 
-WORDS = re.compile("|".join(f"(?:{kind.words})" for kind in KINDS), re.IGNORECASE)
+# In small letters, in which a search is several times as fast as one that ignores case.
+WORDS = [(kind, re.compile(kind.words)) for kind in KINDS]
 
 
 def suspects(statement: str) -> list[Kind]:
-    """The kinds of doubt whose words a sentence (with its context) has: mostly none, which spares their patterns."""
-    if not WORDS.search(statement):
-        return []
-    return [kind for kind in KINDS if pattern(kind.words).search(statement)]
+    """The kinds of doubt whose words a sentence (with its context) has: mostly few, which spares the other patterns."""
+    statement = statement.casefold()
+    return [kind for kind, words in WORDS if words.search(statement)]
 
 
 def doubt(before: str, after: str, relation: str, inverse: bool = False, kinds: list[Kind] | None = None) -> str:

@@ -8,7 +8,7 @@ elsewhere count as well, with less trust.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import mwparserfromhell
@@ -51,12 +51,16 @@ WEAK = re.compile(
     r"\b(?:may|can|possibl[ey]|sometimes|occasionally|rarely|suspected|suggest\w*|implicated)\b", re.IGNORECASE
 )
 
+# Names that mean what they seem to wherever they stand, with the page of each; and which relations may end on them, in
+# the lead or below it.
 COMMON_NAMES = Path(__file__).parents[1] / "data" / "common_names.tsv"
-COMMON = dict(row.split("\t") for row in COMMON_NAMES.read_text().splitlines() if not row.startswith("#"))
-COMMON_TITLES = frozenset(COMMON.values())
-COMMON_ENDS = {True: {"affects", "belongs_to"}, False: {"symptom", "complication", "adverse_effect", "treated_by",
-                                                        "diagnosed_by"}}  # fmt: skip  # in the lead, or below it
-COMMON = {name.lower() + plural: title for name, title in COMMON.items() for plural in ("", "s")}
+COMMON_PAGES = dict(row.split("\t") for row in COMMON_NAMES.read_text().splitlines() if not row.startswith("#"))
+COMMON_TITLES = frozenset(COMMON_PAGES.values())
+COMMON = {name.lower() + plural: title for name, title in COMMON_PAGES.items() for plural in ("", "s")}
+COMMON_ENDS = {
+    True: {"affects", "belongs_to"},
+    False: {"symptom", "complication", "adverse_effect", "treated_by", "diagnosed_by"},
+}
 WORD = re.compile(r"\w[\w'’-]*")
 LONGEST_NAME = 6  # words of a name that is looked for in plain text
 FIELD_NAME = re.compile(r"[^,;\n()]{2,80}")
@@ -111,14 +115,14 @@ def find_mentions(
             return
 
 
-def plain_names(flat: Flattener, known: dict[str, str]) -> Iterator[Link]:
+def plain_names(flat: Flattener, known: dict[str, str], firsts: set[str]) -> Iterator[Link]:
     """Names in plain text that the page links elsewhere: the first occurrence of each, where it is no part of a
-    link."""
+    link. `firsts` are the first words of the `known` names: few words need a closer look."""
     linked, seen = flat.links, {link.target for link in flat.links}
     words = list(WORD.finditer(flat.text))
     at = last_end = 0
     for first, word in enumerate(words):
-        if word.start() < last_end:
+        if word.start() < last_end or word[0].lower() not in firsts:
             continue
         for length in range(min(LONGEST_NAME, len(words) - first), 0, -1):
             start, end = word.start(), words[first + length - 1].end()
@@ -135,16 +139,24 @@ def plain_names(flat: Flattener, known: dict[str, str]) -> Iterator[Link]:
             break
 
 
-def names_linked(flats: list[Flattener], own: set[str]) -> dict[str, str]:
+def first_words(names: Iterable[str]) -> set[str]:
+    return {found[0] for name in names if (found := WORD.match(name))}
+
+
+COMMON_FIRST = first_words(COMMON)
+
+
+def names_linked(flats: list[Flattener], own: set[str]) -> tuple[dict[str, str], set[str]]:
     """Lower-case name (and its plural) -> the page that it is linked to somewhere on this one, or means in general; ""
-    for the page's own names."""
+    for the page's own names. And the first words of all these names."""
     targets = {link.target for flat in flats for link in flat.links}
     known: dict[str, str] = {}
     for target in sorted(targets):
         name = bare(target).lower()
         if len(name) > 3 and name not in VAGUE:
             known[name] = known[name + "s"] = target
-    return COMMON | known | dict.fromkeys(own, "")
+    known |= dict.fromkeys(own, "")
+    return COMMON | known, COMMON_FIRST | first_words(known)
 
 
 def read_page(page: Page, kind: str | None = None) -> Reading | str:
@@ -182,12 +194,12 @@ def read_sections(code: Wikicode, title: str, reading: Reading) -> None:
     reading.names += lead_names(sections[0][2])
     flats = [flat for *_, flat in sections]
     common = COMMON_TITLES - {link.target for flat in flats for link in flat.links}
-    known = names_linked(flats, {title.lower(), *(name.lower() for name in reading.names)})
+    known, firsts = names_linked(flats, {title.lower(), *(name.lower() for name in reading.names)})
     for path, heading, flat in sections:
         texts = map(tidy, re.split(r"\n[ \t]*\n", flat.text))
         reading.paragraphs += [(heading, text) for text in texts if text]
         rules = rules_for(reading.kind, path)
-        names = tuple(plain_names(flat, known)) if rules else ()
+        names = tuple(plain_names(flat, known, firsts)) if rules else ()
         reading.mentions += find_mentions(flat, rules, heading, "", names, common)
         for link in flat.links:
             reading.links[link.target] = max(reading.links.get(link.target, 0), STATES_FACT if rules else MENTIONED)
