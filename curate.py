@@ -55,6 +55,7 @@ from clean.domains import domains_of
 from clean.duplicates import Benchmarks, near_duplicates, normalised, normalised_option
 from clean.formats import BENCHMARKS, read_hub, read_native
 from fidelity import hops
+from graph import connect
 from question import TIERS, Question
 from teacher import Request, Teacher, add_teacher_arguments, teacher_of
 from tools.cli import UserError, at_least, fraction, progress_bar, run_stage, stage_parser
@@ -714,7 +715,7 @@ def graph_source(run: RunDir) -> tuple[str, str]:
     """The wiki that the run's knowledge graph was built from, and its origin, as kg_build.py recorded them."""
     path = run.output("kg.sqlite")
     try:
-        with closing(sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True)) as database:
+        with closing(connect(path)) as database:
             meta = dict(database.execute("SELECT key, value FROM meta"))
         return meta["wiki"], f"{meta['wiki']} ({meta['source']})"
     except (sqlite3.Error, KeyError):  # no graph here, or one that does not say

@@ -714,6 +714,17 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def inputs_of(args: argparse.Namespace, run: RunDir, passages: Passages | None) -> dict[str, Any]:
+    """The files and folders that the chains are made from: a stage resumes with the same ones alone."""
+    inputs: dict[str, Any] = {"train.jsonl": run.input("train.jsonl")}
+    if args.guidelines:
+        inputs["guidelines"] = Path(args.guidelines)
+    if passages and run.output("kg.sqlite").exists():
+        inputs["kg.sqlite"] = run.input("kg.sqlite")
+    folders = {"teacher": args.teacher.removeprefix("local:"), "tokenizer": args.tokenizer or ""}
+    return inputs | {name: folder_state(folder) for name, folder in folders.items() if Path(folder or "-").is_dir()}
+
+
 def main() -> None:
     args = parse_args()
     run = RunDir(args.run)
@@ -732,13 +743,8 @@ def main() -> None:
             f"for tiers of which --tier-weights {' '.join(map(str, args.tier_weights))} takes none"
         )
 
-    inputs = {"train.jsonl": run.input("train.jsonl")}
-    inputs |= {"guidelines": Path(args.guidelines)} if args.guidelines else {}
     passages = look_up(questions, run.output("kg.sqlite"), args.guidelines) if teacher.is_language_model else None
-    inputs |= {"kg.sqlite": run.input("kg.sqlite")} if passages and run.output("kg.sqlite").exists() else {}
-    folders = {"teacher": args.teacher.removeprefix("local:"), "tokenizer": args.tokenizer or ""}
-    inputs |= {name: folder_state(folder) for name, folder in folders.items() if Path(folder or "-").is_dir()}
-    journal = Journal(run.output("cot.partial.jsonl"), origin_of(args, FREE, **inputs))
+    journal = Journal(run.output("cot.partial.jsonl"), origin_of(args, FREE, **inputs_of(args, run, passages)))
     rows = distill(questions, teacher, args, journal, passages)
     note_paths(rows, questions, run)
     print_outcome(rows, teacher)

@@ -323,7 +323,7 @@ class Graph:
                 self.told["~" + relation].add(object_)
             if verdict != "no" and (sure is None or sure >= min_confidence):
                 self.facts.setdefault((subject, relation, object_), (revision, sentence))
-                self.confidence[subject, relation, object_] = 1.0 if confidence is None else confidence
+                self.confidence[subject, relation, object_] = 1.0 if sure is None else sure
                 self.links[relation][subject].add(object_)
                 self.links["~" + relation][object_].add(subject)
 

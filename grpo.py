@@ -770,10 +770,7 @@ def train(setup: Setup, run: RunDir, questions: list[Question], job: fsdp_utils.
     optimizer = torch.optim.AdamW(
         setup.policy.trained(), lr=args.lr, betas=(0.9, args.beta2), weight_decay=0.0, fused=True
     )
-    prompts = [setup.prompts[question.id] for question in questions]  # as rendered: a template may write a date
-    inputs = {"train.jsonl": run.input("train.jsonl"), "rendering of the prompts": digest(prompts)}
-    inputs |= {"kg.sqlite": run.input("kg.sqlite")} if args.path_reward else {}
-    loop = TrainingLoop(run, args, setup.policy, optimizer, job, setup.source, **inputs)
+    loop = TrainingLoop(run, args, setup.policy, optimizer, job, setup.source, **inputs_of(setup, run, questions))
     stage = Stage1(args, questions) if args.stage == 1 else Stage2(setup, questions, run, loop)
     if loop.restored:
         stage.restore(loop.restored)
@@ -807,6 +804,13 @@ def train(setup: Setup, run: RunDir, questions: list[Question], job: fsdp_utils.
         tqdm.write(f"{args.output}: stage {args.stage} ends after step {loop.done}: {stage.ended}")
     stage.finish()
     loop.finish(setup.tokenizer)
+
+
+def inputs_of(setup: Setup, run: RunDir, questions: list[Question]) -> dict[str, Any]:
+    """What a checkpoint is made from, besides model and flags. Prompts as rendered: a template may write a date."""
+    prompts = [setup.prompts[question.id] for question in questions]
+    inputs = {"train.jsonl": run.input("train.jsonl"), "rendering of the prompts": digest(prompts)}
+    return inputs | ({"kg.sqlite": run.input("kg.sqlite")} if setup.args.path_reward else {})
 
 
 def evaluate(setup: Setup) -> dict[str, float]:

@@ -230,8 +230,9 @@ def train(args: argparse.Namespace, run: RunDir, data: Path, made_by: str, job: 
     optimizer = torch.optim.AdamW(
         policy.trained(), lr=args.lr, betas=(0.9, args.beta2), weight_decay=args.weight_decay, fused=True
     )
-    asked = {"rendering of the chats": digest([example.tokens for example in examples])}  # templates may write a date
-    loop = TrainingLoop(run, args, policy, optimizer, job, args.model, **{data.name: data}, **asked)
+    chats = digest([digest(example.tokens) for example in examples])  # as rendered: a template may write a date
+    inputs = {data.name: data, "rendering of the chats": chats}
+    loop = TrainingLoop(run, args, policy, optimizer, job, args.model, **inputs)
     steps = args.steps or math.ceil(args.epochs * math.ceil(len(examples) / args.batch_size))
     if fsdp_utils.rank() == 0:
         print(f"{len(examples)} sequences, {steps} steps from step {loop.done}, {held} sequences for validation")

@@ -51,8 +51,16 @@ class Ours:
     """`rollout` and `update_policy` of grpo.py, as its training loop calls them."""
 
     def __init__(self, policy: Policy, tokenizer: Any, device: torch.device, questions: int, length: int, **flags: Any):
-        flags |= {"with_std": False, "token_mean": False, "pack": False, "clip": 0.0, "kl": 0.0, "lr": LR, "seed": 0}
-        flags |= {"worst_case": False}
+        flags |= {
+            "with_std": False,
+            "token_mean": False,
+            "pack": False,
+            "worst_case": False,
+            "clip": 0.0,
+            "kl": 0.0,
+            "lr": LR,
+            "seed": 0,
+        }
         args = Namespace(**flags, max_grad_norm=1.0, temperature=1.0, max_new_tokens=length)
         self.questions, self.length, self.step = make_questions(questions), length, 0
         prompts = {question.id: prompt_tokens(tokenizer, prompt_messages(question)) for question in self.questions}

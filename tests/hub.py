@@ -16,12 +16,14 @@ from urllib.parse import parse_qs, unquote, urlsplit
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-class Hub(ThreadingHTTPServer):
+class Loopback(ThreadingHTTPServer):
+    """A server that lives as long as a `with` block, which gets its address; `asked` is for what it is asked."""
+
     daemon_threads = True
 
-    def __init__(self, repositories):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.repositories, self.asked = repositories, []
+    def __init__(self, handler):
+        super().__init__(("127.0.0.1", 0), handler)
+        self.asked = []
 
     def __enter__(self):
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
@@ -32,12 +34,20 @@ class Hub(ThreadingHTTPServer):
         self.server_close()
 
 
-class Handler(BaseHTTPRequestHandler):
+class QuietHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_):
-        """Quiet."""
+        """Nothing."""
 
+
+class Hub(Loopback):
+    def __init__(self, repositories):
+        super().__init__(Handler)
+        self.repositories = repositories
+
+
+class Handler(QuietHandler):
     def do_GET(self):
         self.answer()
 

@@ -15,14 +15,15 @@ import re
 import subprocess
 import sys
 import tempfile
-import threading
 import urllib.parse
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
+
+from hub import Hub, Loopback, QuietHandler  # noqa: E402
+
 NATIVE = PROJECT.parent / "shared" / "data" / "native"
 RECIPES = ("7b", "32b", "1gpu")
 
@@ -155,30 +156,15 @@ def models():
 # ---------------------------------------------------------------------------------------------- the wiki, the teacher
 
 
-class Server(ThreadingHTTPServer):
+class Server(Loopback):
     """Answers what is posted by `answer(text of the body)`, JSON data."""
 
-    daemon_threads = True
-
     def __init__(self, answer):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answer, self.asked = answer, []
-
-    def __enter__(self):
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def __exit__(self, *_):
-        self.shutdown()
-        self.server_close()
+        super().__init__(Handler)
+        self.answer = answer
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        """Quiet."""
-
+class Handler(QuietHandler):
     def do_POST(self):
         asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
         body = json.dumps(self.server.answer(asked)).encode()
@@ -271,7 +257,6 @@ def draft(chat):
 
 def rehearse(recipe, folder, **environment):
     """`bash run.sh RECIPE rehearse` in a folder, with stand-ins for all that is elsewhere."""
-    from hub import Hub
 
     wiki, hub = Server(wiki_of(PROJECT / "data/encyclopedia.xml")), Hub(datasets() | models())
     with hub as hub_url, wiki as wiki_url, Server(chat_model) as chat_url:

@@ -209,6 +209,8 @@ def test_a_teacher_judges_whether_sentences_state_their_relations(tmp_path, judg
     )
     assert "3 relations judged by the teacher" in result.stdout
     assert "Pox -treated_by-> Drug 2 (confidence 0.50, teacher: yes)" in result.stdout
+    judged = graph.Graph(run / "kg.sqlite")  # a yes takes half of the doubt, for what a path has to be as well
+    assert judged.confidence[judged.entity["Pox"], "treated_by", judged.entity["Drug 2"]] == 0.75
     assert len(server.asked) == 4 and ORDERED not in {shown["sentence"] for shown in server.asked}
     assert server.asked[0]["fact"].startswith("Pox is treated with Drug") and server.asked[0]["title"] == "Pox"
     with sqlite3.connect(run / "kg.sqlite") as db:  # the rules' part is as it was

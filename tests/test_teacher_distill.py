@@ -939,6 +939,11 @@ def test_a_readers_reply_that_was_cut_is_asked_for_again_with_more_tokens():
     assert [request.max_tokens for request in teacher.of("read blind")] == [64, 500]
 
 
+def begun(partial):
+    """Whether a whole line is there; a file without one may be a moment old."""
+    return partial.exists() and b"\n" in partial.read_bytes()
+
+
 def test_distillation_survives_kill_9(serve, tmp_path):
     server = serve(delay=0.02)
     write_jsonl(tmp_path / "train.jsonl", [make_question(number).to_json() for number in range(60)])
@@ -956,7 +961,7 @@ def test_distillation_survives_kill_9(serve, tmp_path):
     partial = tmp_path / "cot.partial.jsonl"
     process = stages.start(arguments, tmp_path)
     deadline = time.monotonic() + 60
-    while not partial.exists() and process.is_alive() and time.monotonic() < deadline:
+    while not begun(partial) and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.01)
     process.kill()
     process.join()

@@ -49,10 +49,7 @@ AMOUNTS = {
 TRAINING = ("sft", "rl1", "rl2")
 ENCYCLOPEDIA = "data/encyclopedia.xml"
 NOTABLE = re.compile(r"\bwarning\b|left out:|are left out|no clear grade|kept unverified", re.IGNORECASE)
-
-OWN_DOING = re.compile(
-    r"responses were cut and count|questions here, \d+ in the paper"
-)  # of so few and so short answers
+OWN_DOING = re.compile(r"responses were cut and count|questions here, \d+ in the paper")  # of so few and short answers
 
 
 @dataclass(slots=True)

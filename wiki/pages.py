@@ -8,6 +8,7 @@ elsewhere count as well, with less trust.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -90,9 +91,7 @@ def find_mentions(
         return
     at = 0
     for start, end, context in statements(flat.text, flat.items):
-        first = at
-        while at < len(spots) and spots[at].start < end:
-            at += 1
+        first, at = at, bisect_left(spots, end, at, key=lambda spot: spot.start)
         sentence = flat.text[start:end]
         if at > first and len(sentence) <= MAX_SENTENCE_CHARS:
             kinds = suspects(context + sentence)
@@ -104,15 +103,21 @@ def find_mentions(
                         continue
                     if kinds and doubt(context + before, after, rule.relation, rule.inverse, kinds):
                         continue
-                    linked = f"; {rule.linked};"
-                    if (section != "lead" or spot in names) and not says_so(rule.relation, rule.inverse, before, after):
-                        linked = STATES_ALONE.get(rule.relation, "")
-                    prevents = rule.relation == "treated_by" and rule.inverse and PREVENTING.search(before)
-                    relation = "prevented_by" if prevents else rule.relation
-                    trust = trust_in(relation, section, spot in names, before + after)
-                    yield Mention(relation, linked, rule.inverse, spot.target, section, evidence, trust)
+                    yield mention_by(rule, spot.target, spot in names, section, evidence, (before, after))
         if section == "lead" and tidy(sentence):
             return
+
+
+def mention_by(rule: Rule, target: str, plain: bool, section: str, evidence: str, clause: tuple[str, str]) -> Mention:
+    """What a rule makes of a name, linked or `plain`, given the parts of its clause before and after it."""
+    linked = f"; {rule.linked};"
+    if (section != "lead" or plain) and not says_so(rule.relation, rule.inverse, *clause):
+        linked = STATES_ALONE.get(rule.relation, "")
+    prevents = rule.relation == "treated_by" and rule.inverse and PREVENTING.search(clause[0])
+    relation = "prevented_by" if prevents else rule.relation
+    return Mention(
+        relation, linked, rule.inverse, target, section, evidence, trust_in(relation, section, plain, "".join(clause))
+    )
 
 
 def plain_names(flat: Flattener, known: dict[str, str], firsts: set[str]) -> Iterator[Link]:

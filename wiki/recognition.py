@@ -98,9 +98,7 @@ def recognise(wikitext: str, title: str = "") -> tuple[str, str | None, list[str
     categories = [name.strip().lower() for name in CATEGORY_NAME.findall(wikitext)]
     if any(name in DISAMBIGUATION or name.endswith("disambiguation") for name in templates):
         return "disambiguation", None, categories
-    by_category = next((kind for kind, pattern in CATEGORIES.items() if any(map(pattern.search, categories))), "other")
-    if any(map(OUTSIDE.search, categories)):
-        by_category = "other"
+    by_category = kind_by(categories)
     for name in templates:
         prefix = max((prefix for prefix in INFOBOX_TYPES if name.startswith(prefix)), key=len, default=None)
         if prefix:
@@ -109,6 +107,13 @@ def recognise(wikitext: str, title: str = "") -> tuple[str, str | None, list[str
     if any(name.startswith(TAXOBOXES) for name in templates):
         return organism(categories, title), None, categories
     return "other" if any(name.startswith("infobox") for name in templates) else by_category, None, categories
+
+
+def kind_by(categories: list[str]) -> str:
+    """The type that a page's categories name; "other" if they name none, or something that is nothing medical."""
+    if any(map(OUTSIDE.search, categories)):
+        return "other"
+    return next((kind for kind, pattern in CATEGORIES.items() if any(map(pattern.search, categories))), "other")
 
 
 def organism(categories: list[str], title: str) -> str:

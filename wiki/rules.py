@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import chain
 from typing import NamedTuple
 
 from wiki.headings import normal_heading, subjects
@@ -203,15 +204,16 @@ def is_silent(title: str) -> bool:
 def applicable(rules: list[list[Rule]], sentence: str) -> list[Rule]:
     """The rules that apply to a sentence: where subjects of a joint heading claim the same type of link, its cues
     say."""
+    every = list(chain.from_iterable(rules))
     if len(rules) < 2:
-        return [rule for group in rules for rule in group]
+        return every
     claims: dict[str, set[str]] = {}
-    for rule in (rule for group in rules for rule in group):
+    for rule in every:
         for linked in listed(rule.linked):
             claims.setdefault(linked, set()).add(rule.relation)
     cued = {relation for relation, cue in CUES.items() if re.search(cue, sentence, re.IGNORECASE)}
     chosen = []
-    for rule in dict.fromkeys(rule for group in rules for rule in group):
+    for rule in dict.fromkeys(every):
         sure = [t for t in listed(rule.linked) if len(claims[t]) == 1 or claims[t] & cued == {rule.relation}]
         if sure:
             chosen.append(rule._replace(linked="; ".join(sure)))
