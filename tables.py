@@ -61,15 +61,23 @@ def ablation_table(results: Results) -> str:
     judged = [name for name in first if all(name in scores and scores[name].fidelity for scores in results.values())]
     averages = ["Avg.", "Micro"] if len(first) > 1 else []
     gaps = ["Gap"] if all(set(OWN) <= scores.keys() for scores in results.values()) else []
-    rows = []
-    for model, scores in results.items():
+
+    def row_of(model: str, scores: dict[str, Scores]) -> list[str]:
         cells = [str(scores[name].subsets[tier] if tier else scores[name].overall) for name, tier in columns]
         cells += [str(scores[name].fidelity["all"][BY_PATH]) for name in judged]
         means = [percent(macro_average(scores)), percent(micro_average(scores))][: len(averages)]
-        gain = f"{100 * (macro_average(scores) - macro_average(first)):+.1f}"
-        kept = mean_or_none([item.well_formed for item in scores.values()])
         apart = [points(scores[OWN[0]], scores[OWN[1]]) for _ in gaps]
-        rows.append([model, *cells, *means, *apart, gain, percent(kept)])
+        gain = f"{100 * (macro_average(scores) - macro_average(first)):+.1f}"
+        return [
+            model,
+            *cells,
+            *means,
+            *apart,
+            gain,
+            percent(mean_or_none([item.well_formed for item in scores.values()])),
+        ]
+
+    rows = [row_of(*result) for result in results.items()]
     titles = [tier.capitalize() if tier else name for name, tier in columns] + ["By the path"] * len(judged)
     return markdown_table(["Variant", *titles, *averages, *gaps, "ΔAvg.", "Format"], rows) + f"\n\n{GAIN}"
 
@@ -259,14 +267,18 @@ def runs_table(runs: dict[str, Results]) -> str:
     for benchmark, (measure, value_of) in product(benchmarks_of(runs), MEASURES.items()):
         before = None
         for label in labels:
-            scores = [results.get(label, {}).get(benchmark) for results in runs.values()]
-            means = [fmean(value_of(item).values()) if item and value_of(item) else None for item in scores]
-            if all(mean is None for mean in means):
-                continue
-            summary = ["", "", ""] if None in means else summary_of([100 * mean for mean in means], before)
-            before = before if None in means else 100 * fmean(means)
-            rows.append([benchmark + measure, label, *map(percent, means), *summary[3 - len(titles) :]])
+            means = means_of([results.get(label, {}).get(benchmark) for results in runs.values()], value_of)
+            if any(mean is not None for mean in means):
+                summary = ["", "", ""] if None in means else summary_of([100 * mean for mean in means], before)
+                before = before if None in means else 100 * fmean(means)
+                rows.append([benchmark + measure, label, *map(percent, means), *summary[3 - len(titles) :]])
     return markdown_table(["Benchmark", "Variant", *runs, *titles], rows)
+
+
+def means_of(scores: list[Scores | None], value_of: Callable[[Scores], dict[str, float]]) -> list[float | None]:
+    """The mean over its questions of one measure in each run, None where a run lacks it."""
+    values = [value_of(item) if item else None for item in scores]
+    return [fmean(of_run.values()) if of_run else None for of_run in values]
 
 
 def summary_of(values: list[float], before: float | None) -> list[str]:

@@ -161,19 +161,29 @@ def rules_for(kind: str, path: tuple[str, ...]) -> list[list[Rule]]:
     """
     found: list[list[Rule]] = []
     for title in path:
+        here, outer = rules_of(kind, title), relations_of(found)
         if is_silent(title):
             return []
-        here = rules_of(kind, title)
-        outer = {rule.relation for rules in found for rule in rules}
         if not found or here and yields(outer, here):
             found = here
-        elif any(
-            CLOSED.get(relation, set()) & {rule.relation for rules in here for rule in rules} for relation in outer
-        ):
-            return []
-        elif outer & USING and any(name in ASIDES for names in subjects(title) for name in names):
+        elif closes(outer, relations_of(here)) or outer & USING and is_aside(title):
             return []
     return found
+
+
+def relations_of(rules: list[list[Rule]]) -> set[str]:
+    """The relations that any of these rules gives."""
+    return {rule.relation for of_subject in rules for rule in of_subject}
+
+
+def closes(outer: set[str], inner: set[str]) -> bool:
+    """Whether an inner heading turns from what the outer one is about to something else (`CLOSED`)."""
+    return any(CLOSED.get(relation, set()) & inner for relation in outer)
+
+
+def is_aside(title: str) -> bool:
+    """Whether a heading inside a section of uses speaks of something besides."""
+    return any(name in ASIDES for names in subjects(title) for name in names)
 
 
 def rules_of(kind: str, title: str) -> list[list[Rule]]:
