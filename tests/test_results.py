@@ -135,15 +135,6 @@ def test_wilson_interval(hits, n, low, high):
     assert Score(hits / n, n).interval() == pytest.approx((low, high), abs=6e-4)
 
 
-def test_a_million_responses_are_scored_in_a_minute(tmp_path):
-    """Of 20,000, in proportion; bench/evaluate.py measures the million."""
-    text = format_response("Isoniazid treats tuberculosis. " * 12, "A")
-    write_jsonl(tmp_path / "m.jsonl", rows_of([text] * 20_000, kind="kind"))
-    began = time.process_time()
-    assert score_file(tmp_path / "m.jsonl").overall.n == 20_000
-    assert time.process_time() - began < 60 * 20_000 / 1_000_000
-
-
 def test_letters_of_other_orders_are_the_questions_own(tmp_path):
     """Who knows the thing gives it in every order; who prefers a letter is right by chance, and it shows."""
     orders = ["".join(order) for order in itertools.permutations("ABCD")]
