@@ -59,6 +59,7 @@ from wiki.mediawiki import bare
 
 SINGLE_FACTS = 0.18  # at most this share of the questions asks for one fact
 RARE_SHARE = 0.95  # of the answers are drawn among the rarest quarter of entities
+MOST_OF_A_KIND = 0.08  # of the questions at most are of one kind while the graph still gives others
 MOST_OFTEN = 0.01  # at most this share of the questions starts from the same entity or has it as their answer
 MOST_OFTEN_RARE = 0.002  # the same for the answers among the rarest quarter
 FEW = 50  # single facts are asked for where a graph holds nothing else
@@ -399,7 +400,7 @@ def synthesize(
     uniform: bool = False,
     single_facts: float = SINGLE_FACTS,
 ) -> list[Question]:
-    """`count` different questions, spread evenly over the meta-paths; fewer if the graph does not hold so many.
+    """`count` different questions, spread over the meta-paths (`Mix`); fewer if the graph does not hold so many.
 
     `plain` asks in few forms and writes names as titles; `uniform` does not prefer rare entities; at most the share
     `single_facts` asks for one fact.
@@ -440,7 +441,8 @@ def synthesize(
 
 
 class Mix:
-    """What the questions so far are about, and what may join them: few single facts, nothing again and again."""
+    """What the questions so far are about, and what may join them: few single facts, no kind and
+    nothing else again and again."""
 
     def __init__(self, rarest: set[int], single_facts: float):
         self.rarest, self.single_facts = rarest, single_facts
@@ -450,10 +452,12 @@ class Mix:
         self.easy = 0
 
     def has_room(self, alive: Iterable[MetaPath]) -> list[MetaPath]:
-        """The meta-paths whose turn it is; a few single facts are asked for even where nothing else is left."""
-        alive, room = list(alive), self.easy < self.single_facts * (1 + self.kinds.total())
-        others = [meta for meta in alive if room or meta.tier != "easy"]
-        return others or (alive if self.easy < FEW else [])
+        """The meta-paths whose turn it is: those that have less than their share of the questions, if any is left; a
+        few single facts are asked for even where nothing else is left."""
+        alive, number = list(alive), 1 + self.kinds.total()
+        others = [meta for meta in alive if meta.tier != "easy" or self.easy < self.single_facts * number]
+        scarce = [meta for meta in others if self.kinds[meta.name] < MOST_OF_A_KIND * number]
+        return scarce or others or (alive if self.easy < FEW else [])
 
     def admits(self, subgraph: Subgraph | None) -> bool:
         if subgraph is None:
