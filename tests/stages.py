@@ -46,7 +46,7 @@ def start(words, folder, dies_at=None, environment=()):
     return process
 
 
-def run_on_two(words, folder, timeout=100):
+def run_on_two(words, folder, timeout=300):
     """Run a stage's command line in two processes with what torchrun tells them; their exit statuses."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,10 +1,9 @@
 """Calculations done again: what is right, what is wrong, and what must be left alone."""
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from linear import assert_linear
 
 from clean.calculations import UNITS, calculations
 
@@ -146,10 +145,6 @@ def test_no_text_is_an_error(text):
     assert all(isinstance(right, bool) for _, right in calculations(text))
 
 
-@pytest.mark.parametrize(
-    "piece", ["1+", "(", "1 ", "1=1", "9", "1,000", "1 mg/", "(1+", "1^9", "x 1 ", "1-", "(1)", " "]
-)
-def test_long_nonsense_takes_linear_time(piece):
-    start = time.process_time()
-    list(calculations(piece * 20_000 + "=2"))
-    assert time.process_time() - start < 3
+def test_long_nonsense_takes_linear_time():
+    pieces = ["1+", "(", "1 ", "1=1", "9", "1,000", "1 mg/", "(1+", "1^9", "x 1 ", "1-", "(1)", " "]
+    assert_linear(lambda text: list(calculations(f"{text}=2")), pieces, 100_000, most=8)

@@ -1,14 +1,13 @@
 """Path fidelity on hand-made reasoning of every kind, and what the path reward pays for it."""
 
-import gc
 import sqlite3
-import time
 from dataclasses import replace
 
 import pytest
 from conftest import PROJECT
 from hypothesis import given
 from hypothesis import strategies as st
+from linear import assert_linear
 
 import tables
 from beliefs import Fact, never_to_always, wrong_facts
@@ -213,15 +212,9 @@ def test_any_text_has_a_verdict(fidelity, text):
     assert fidelity.judge(MARFAN, text + "\n" + text, "D").told >= verdict.told
 
 
-@pytest.mark.parametrize("piece", ["Hepatitis ", "not ", "neither Cough, ", "(A", "a.", ",", "→", "Losartan is (D). "])
-def test_hostile_text_takes_linear_time(fidelity, piece):
-    def seconds(size):
-        gc.collect()
-        began = time.process_time()
-        fidelity.judge(MARFAN, piece * (size // len(piece)), "D")
-        return time.process_time() - began
-
-    assert seconds(64_000) < 32 * max(seconds(8_000), 0.005)  # quadratic would be 64 times
+def test_hostile_text_takes_linear_time(fidelity):
+    pieces = ["Hepatitis ", "not ", "neither Cough, ", "(A", "a.", ",", "→", "Losartan is (D). "]
+    assert_linear(lambda text: fidelity.judge(MARFAN, text, "D"), pieces, 200_000, most=12)
 
 
 def test_tables_tell_by_which_way_and_what_is_left_out(tmp_path):

@@ -293,7 +293,9 @@ def test_torchrun_listens_nowhere_as_run_sh_starts_it(tmp_path):
     """Nor do the docs' commands for one machine, which set the same; the processes' own sockets: two_processes.py."""
     script = tmp_path / "listening.py"
     script.write_text(
-        "import os, stages; print(stages.listening(os.getppid()), os.environ['TORCHELASTIC_USE_AGENT_STORE'])"
+        "import os, stages\n"
+        "said = f\"{stages.listening(os.getppid())} {os.environ['TORCHELASTIC_USE_AGENT_STORE']}\\n\"\n"
+        "os.write(1, said.encode())  # whole, whatever the other process prints\n"
     )
     environment, flags = re.search(
         r"^train=\(env (\S+) torchrun (.*) --nproc", (PROJECT / "run.sh").read_text(), re.M

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 
+from linear import assert_linear
 from pages import PAGES, build, export, facts
 
 import graph
@@ -65,25 +66,22 @@ def test_hostile_strings_do_not_slow_the_expressions():
     units += "<ref a |<!--|<ref></re|<|{{ | category:|ignore |<|im_|answer with |, so it |(a|a (|known as |"
     units += "avoid |may |treat |is |low intake of |patients with |such as |more |in the |include |lack of |"
     units += "disease |\t|\n\t|a, |\u00b7"
-    sentence, page = sentences.MAX_SENTENCE_CHARS, 20_000
+    units = {*units.split("|"), "<|im", "{{a|"}
+    sentence, page = sentences.MAX_SENTENCE_CHARS, 150_000
     long = {"NOTE", "TEMPLATE_NAME", "CATEGORY_NAME", "CATEGORY_LINK", "MEANING", "SENTENCE_END", "EMPTY_BRACKETS",
             "STRAY_SPACE", "ORDERS", "NOT_XML"}  # fmt: skip
-    for unit in {*units.split("|"), "<|im", "{{a|"}:
-        for name, pattern in patterns.items():
-            length = page if name in long else sentence
-            started = time.process_time()
-            for _ in pattern.finditer((unit * length)[:length]):
-                pass
-            assert time.process_time() - started < 0.5, (name, unit)
-        text = (unit * page)[:page]
-        started = time.process_time()
-        wikitext.tidy(text)
-        list(sentences.split_sentences(text))
-        wikitext.split_names(text)
-        wikitext.without_notes(text)
-        recognise(text)
-        doubts.doubt(*sentences.clause_around(text[:sentence], sentence // 2), "treated_by")
-        assert time.process_time() - started < 2, unit
+    for name, pattern in patterns.items():
+        assert_linear(pattern.findall, units, page if name in long else sentence, most=3)
+
+    def split(text):
+        return list(sentences.split_sentences(text))
+
+    def doubt(text):
+        return doubts.doubt(*sentences.clause_around(text, len(text) // 2), "treated_by")
+
+    for read in (wikitext.tidy, split, wikitext.split_names, wikitext.without_notes, recognise):
+        assert_linear(read, units, page, most=4)
+    assert_linear(doubt, units, sentence, most=2)
 
 
 def test_a_page_whose_reader_is_killed_is_tried_again():
@@ -106,7 +104,7 @@ def test_a_page_has_its_time_in_cpu_seconds_whatever_else_the_machine_does(monke
     try:
         readers.read([mediawiki.Page("Cough", 2, 2, PAGES["Cough"])])
         (worker,) = multiprocessing.active_children()
-        long = mediawiki.Page("Rash", 3, 3, PAGES["Rash"] + " [[Cough]] is ''one''." * 2_000)
+        long = mediawiki.Page("Rash", 3, 3, PAGES["Rash"] + " [[Cough]] is ''one''." * 1_000)
         stop = threading.Timer(0.02, os.kill, (worker.pid, signal.SIGSTOP))
         go_on = threading.Timer(1.5, os.kill, (worker.pid, signal.SIGCONT))
         stop.start(), go_on.start()

@@ -101,7 +101,7 @@ def test_a_request_to_stop_reaches_the_stage(tmp_path):
     while not (tmp_path / "up").exists():
         time.sleep(0.02)
     run.terminate()
-    assert "stage kg_build was stopped by signal 15; the same command continues" in run.communicate(timeout=30)[1]
+    assert "stage kg_build was stopped by signal 15; the same command continues" in run.communicate(timeout=120)[1]
     assert run.returncode == 1 and (tmp_path / "log").read_text() == "saved\n"
 
 

@@ -44,12 +44,12 @@ class Hostile(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", "1000")
         self.end_headers()
-        for _ in range(20):
+        for _ in range(100):
             self.wfile.write(b" ")
             time.sleep(0.3)
 
     def drip_head(self):
-        for _ in range(20):
+        for _ in range(100):
             self.wfile.write(b"H")
             time.sleep(0.3)
 
@@ -121,7 +121,7 @@ def test_every_exchange_ends(url, path, error):
     began = time.monotonic()
     with pytest.raises(error):
         ask(url, path)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20  # the server would take 30
 
 
 @pytest.mark.parametrize("path", ["far", "file"])
@@ -175,7 +175,7 @@ def test_ctrl_c_ends_a_stage_while_a_request_hangs(server, words, given, tmp_pat
     server.asked.clear()
     stage = stages.start([*words.format(server.url, run=tmp_path).split(), "--run", tmp_path], tmp_path,
                          environment={"TEACHER_BASE_URL": f"{server.url}/hang"})  # fmt: skip
-    assert server.asked.wait(60), (tmp_path / "stderr").read_text()
+    assert server.asked.wait(300), (tmp_path / "stderr").read_text()
     os.kill(stage.pid, signal.SIGINT)
     began = time.monotonic()
     stage.join(20)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-JOINT = re.compile(r"\s*(?:\band\b|\bor\b|&|/|,|;|:| - | – )\s*")
+JOINT = re.compile(r"\band\b|\bor\b|&|/|,|;|:| - | – ")
 TAIL = re.compile(r"\b(?:of|in|for|with|to|on|by|from|during|after|associated|due)\b.*")
 ARTICLE = re.compile(r"^(?:the|its|his|her|their|a|an) ")
 UNUSUAL = {"diagnoses": "diagnosis", "prognoses": "prognosis", "sequelae": "sequela", "viruses": "virus",
@@ -36,7 +36,9 @@ def subjects(title: str) -> tuple[tuple[str, ...], ...]:
     """What a heading is about: for each of the things that it joins ("Treatment and prognosis"), its names from the
     most to the least specific: "Common adverse effects in children" is a common adverse effect, an adverse effect, an
     effect."""
-    parts = [title, *filter(None, JOINT.split(title.replace(" - ", " / ")))] if JOINT.search(title) else [title]
+    parts = [title]
+    if JOINT.search(title):
+        parts += [part for part in JOINT.split(title.replace(" - ", " / ")) if part.strip()]
     return tuple(map(names_of, parts))
 
 
