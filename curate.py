@@ -40,26 +40,24 @@ from __future__ import annotations
 import argparse
 import random
 import re
-import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
+import graph
 import reward
 from clean.anonymise import anonymise
 from clean.domains import domains_of
 from clean.duplicates import Benchmarks, near_duplicates, normalised, normalised_option
 from clean.formats import BENCHMARKS, read_hub, read_native
 from fidelity import hops
-from graph import connect
 from question import TIERS, Question
 from teacher import Request, Teacher, add_teacher_arguments, teacher_of
 from tools.cli import UserError, at_least, fraction, progress_bar, run_stage, stage_parser
-from tools.run import Metrics, RunDir, append_jsonl, read_jsonl, write_jsonl, write_text
+from tools.run import Metrics, RunDir, append_jsonl, is_there, read_jsonl, write_jsonl, write_text
 from tools.shape import misfit
 
 TRIALS = 5  # section 3.1: "fails to be correctly answered ... across five independent trials"
@@ -298,7 +296,7 @@ def read_decisions(accept: str | None, run: RunDir) -> Decisions:
     kept = run.output("decisions.jsonl")
     if accept:
         append_jsonl(kept, [row for row in rows if "decision" in row])
-    decided = {row["id"]: row for row in read_jsonl(kept, appended=True, shape=DECISION)} if kept.exists() else {}
+    decided = {row["id"]: row for row in read_jsonl(kept, appended=True, shape=DECISION)} if is_there(kept) else {}
     undecided = [row for row in rows if "decision" not in row and row["id"] not in decided]
     return Decisions(decided, {row["id"]: row for row in undecided})
 
@@ -679,7 +677,7 @@ def notes_on(args: argparse.Namespace, verifier: Teacher | None, outcome: Outcom
 def data_card(outcome: Outcome, args: argparse.Namespace, run: RunDir, lines: Sequence[str]) -> str:
     """The data card (Markdown): where the questions come from, under which licences, how many, with which settings."""
     origins = {item.partition("=")[0]: item.partition("=")[2] or "hub" for item in args.public}
-    wiki, graph = graph_source(run)
+    wiki, own = graph_source(run)
     settings = {f"--{name.replace('_', '-')}": getattr(args, name) for name in SETTINGS}
     if len({trait(question, "origin") for question in outcome.train + outcome.left_out}) < 2:
         settings["--synthetic-fraction"] = "not applied: all questions are of one origin"
@@ -687,7 +685,7 @@ def data_card(outcome: Outcome, args: argparse.Namespace, run: RunDir, lines: Se
         ["# Training questions", "", "Made by curate.py. Not for clinical use.", ""]
         + ["| source | from | license |", "|---|---|---|"]
         + [
-            f"| {source} | {origins.get(source, graph)} | "
+            f"| {source} | {origins.get(source, own)} | "
             f"{LICENCES.get(source if source in origins else wiki, 'see its origin')} |"
             for source in sorted(outcome.read)
         ]
@@ -713,13 +711,13 @@ def coverage(questions: Sequence[Question]) -> list[str]:
 
 def graph_source(run: RunDir) -> tuple[str, str]:
     """The wiki that the run's knowledge graph was built from, and its origin, as kg_build.py recorded them."""
-    path = run.output("kg.sqlite")
-    try:
-        with closing(connect(path)) as database:
+    meta = {}
+    if is_there(path := run.output("kg.sqlite")):
+        with graph.reading(path) as database:
             meta = dict(database.execute("SELECT key, value FROM meta"))
-        return meta["wiki"], f"{meta['wiki']} ({meta['source']})"
-    except (sqlite3.Error, KeyError):  # no graph here, or one that does not say
+    if not {"wiki", "source"} <= meta.keys():  # no graph here, or one that does not say
         return "", "synth.jsonl"
+    return meta["wiki"], f"{meta['wiki']} ({meta['source']})"
 
 
 # ----------------------------------------------------------------------------------------------------------------- main

@@ -56,7 +56,7 @@ from fidelity import BY_PATH, OUTCOMES, PathJudge
 from question import TIERS, Question, can_move, load_questions, reordered
 from teacher import Request, Teacher, add_teacher_arguments, evidence_sentences, folder_state, teacher_of
 from tools.cli import UserError, at_least, between, fraction, progress_bar, run_stage, stage_parser
-from tools.run import Journal, Metrics, RunDir, origin_of, read_jsonl, write_jsonl
+from tools.run import Journal, Metrics, RunDir, is_there, origin_of, read_jsonl, write_jsonl
 from wiki.passages import Passages
 
 WRITE = """You are a senior physician who teaches clinical reasoning. You get a multiple-choice question and its answer.
@@ -588,7 +588,7 @@ def look_up(questions: Sequence[Question], graph_path: Path, guidelines: str | N
     if all(question.evidence for question in questions):
         return None
     titles, texts = [], []
-    if graph_path.exists():
+    if is_there(graph_path):
         with graph.reading(graph_path) as db:
             titles = graph.names(db)
             texts = [(f"{title}, revision {revision}", text) for title, revision, text in graph.pages(db)]
@@ -719,7 +719,7 @@ def inputs_of(args: argparse.Namespace, run: RunDir, passages: Passages | None) 
     inputs: dict[str, Any] = {"train.jsonl": run.input("train.jsonl")}
     if args.guidelines:
         inputs["guidelines"] = Path(args.guidelines)
-    if passages and run.output("kg.sqlite").exists():
+    if passages and is_there(run.output("kg.sqlite")):
         inputs["kg.sqlite"] = run.input("kg.sqlite")
     folders = {"teacher": args.teacher.removeprefix("local:"), "tokenizer": args.tokenizer or ""}
     return inputs | {name: folder_state(folder) for name, folder in folders.items() if Path(folder or "-").is_dir()}

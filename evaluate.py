@@ -11,6 +11,7 @@ an empty or a cut one, is wrong and stays in the denominator.
     python evaluate.py --model "so far=rl2.state"                                          # a training under way
     python evaluate.py --model ours=rl2 --samples 8 --temperature 0.6                      # pass@8 and majority vote
     python evaluate.py --model moved=rl2 --shuffle-options 4                               # does a letter draw answers?
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 PET_RDZV_BACKEND=c10d PET_RDZV_CONF=store_type=file    # on loopback
     torchrun --nproc_per_node 8 -- evaluate.py ...                                         # processes share the items
 
 Known benchmarks: `heldout` and `heldout_public` (the run's own synthetic and public questions; the gap between them is
@@ -51,7 +52,7 @@ from tables import ORDERS, PATHS, ablation_table, orders_table, paths_table
 from teacher import Request, add_server_arguments, teacher_of
 from tools.cli import Progress, UserError, above, at_least, progress_bar, run_stage, stage_parser
 from tools.cost import count
-from tools.run import MADE_BY, Metrics, RunDir, append_jsonl, digest, read_jsonl, write_text
+from tools.run import MADE_BY, Metrics, RunDir, append_jsonl, digest, is_there, read_jsonl, write_text
 
 CHUNK = 512  # responses that a process makes between two writes to disk: what a kill may cost
 MOST_CUT = 0.01  # share of responses that may be cut without a warning
@@ -86,7 +87,7 @@ def load_benchmark(name: str, run: RunDir) -> tuple[str, list[Question]]:
 
 def with_tiers(questions: list[Question], file: Path) -> list[Question]:
     """A benchmark's questions with the tiers that `curate.py --tiers` gave them; unchanged without such a file."""
-    if not file.exists():
+    if not is_there(file):
         return questions
     tiers = {row["id"]: row["tier"] for row in read_jsonl(file, shape={"id": str, "tier": str})}
     known = {question.id for question in questions}
@@ -302,7 +303,7 @@ def answer_questions(
 def unanswered(out: Path, questions: list[Question], samples: int) -> list[tuple[Question, set[int]]]:
     """The questions of which `out` lacks samples, each with the numbers of those."""
     done = defaultdict(set)
-    for row in read_jsonl(out, appended=True, shape={"id": str, "sample?": int}) if out.exists() else []:
+    for row in read_jsonl(out, appended=True, shape={"id": str, "sample?": int}) if is_there(out) else []:
         done[row["id"]].add(row.get("sample", 0))
     left = [(question, set(range(samples)) - done[question.id]) for question in questions]
     return [(question, numbers) for question, numbers in left if numbers]
@@ -331,7 +332,7 @@ def settings_of(model: str | None, questions: list[Question], args: argparse.Nam
 
 def require_same_settings(out: Path, settings: dict[str, Any]) -> None:
     """Raises UserError if there is a results file that was made in another way."""
-    if not out.exists():
+    if not is_there(out):
         return
     before = provenance(out).get("settings", settings)  # a file without a note is taken as it is
     changed = [name for name, value in settings.items() if value is not None and before.get(name) != value]

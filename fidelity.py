@@ -30,7 +30,7 @@ from pathlib import Path
 from graph import Graph
 from question import Question, reordered
 from reward import parse
-from tools.run import RunDir
+from tools.run import RunDir, is_there
 from wiki.kinds import words_of
 from wiki.mediawiki import bare
 
@@ -318,7 +318,7 @@ class PathJudge:
         """By the run's graph; None if it has none, or no question has a path."""
         questions = [question for question in questions if question.evidence]
         graph = run.output("kg.sqlite")
-        return cls(fidelity_of(graph), questions) if questions and graph.exists() else None
+        return cls(fidelity_of(graph), questions) if questions and is_there(graph) else None
 
     def outcome(self, id: str, order: str, response: str, answer: str | None, right: bool) -> str:
         """One of `OUTCOMES` or of `REASONS`. `order` is that of the options, if it is not the question's own."""

@@ -27,7 +27,8 @@ Reads train.jsonl and a model (stage 1: sft/, stage 2: rl1/). Writes rl1/ or rl2
 (stage 2: what each question's attempts came to), metrics.jsonl; while it runs, rl1.state/ or rl2.state/
 (checkpoints, the mining's journal). Killed or asked to stop (SIGTERM), the same command resumes where it was.
 
-    torchrun --nproc_per_node 8 -- grpo.py --stage 2            # our 7B recipe; --nnodes for several nodes
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 PET_RDZV_BACKEND=c10d PET_RDZV_CONF=store_type=file    # on loopback
+    torchrun --nproc_per_node 8 -- grpo.py --stage 2            # our 7B recipe; several nodes: docs/large.md
     python grpo.py --stage 2 --model Qwen/Qwen3-32B --gpus 64 --cpu-offload --plan      # does it fit, how fast is it
     bash run.sh tiny rl1 --with-std                             # an ablation
 """

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch import nn
 
 from tools.cli import UserError
-from tools.run import CHECKSUMS, file_hash, read_json
+from tools.run import CHECKSUMS, file_hash, is_there, read_json
 
 ARCHITECTURES = ("qwen2", "qwen3", "llama")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose frequencies do not change with the length
@@ -130,7 +130,7 @@ def model_hash(source: str | Path) -> str | None:
             return Path(hf_hub_download(str(source), "config.json")).parent.name[:16]
         except (OSError, ValueError):  # no such folder, no such repository, no network
             return None
-    noted = read_json(folder / CHECKSUMS, {str: str}) if (folder / CHECKSUMS).exists() else {}
+    noted = read_json(folder / CHECKSUMS, {str: str}) if is_there(folder / CHECKSUMS) else {}
     sha = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in (".safetensors", ".json", ".jinja", ".txt") and path.name != CHECKSUMS:

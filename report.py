@@ -45,7 +45,7 @@ from fidelity import BY_PATH, OUTCOMES, PathJudge, split_entities
 from question import TIERS, Question, load_questions
 from results import Results, provenance, read_answer
 from tools.cli import UserError, at_least, run_stage, stage_parser
-from tools.run import METRIC, RunDir, read_jsonl, write_jsonl, write_text
+from tools.run import METRIC, RunDir, is_there, read_jsonl, write_jsonl, write_text
 from tools.shape import misfit
 
 TRAINED = {f"{name}?": float for name in "reward accuracy heldout_accuracy zero_advantage length".split()} | {
@@ -79,7 +79,7 @@ def load_metrics(path: Path) -> Stages:
     if not path.is_file():
         file = RunDir(path).output("metrics.jsonl")
     stages: Stages = defaultdict(list)
-    for row in read_jsonl(file, appended=True, shape=(METRIC, {"reference": {}})) if file.exists() else ():
+    for row in read_jsonl(file, appended=True, shape=(METRIC, {"reference": {}})) if is_there(file) else ():
         if "reference" in row:
             continue
         if problem := misfit(row, DRAWN.get(row["stage"], {})):
@@ -300,7 +300,7 @@ def graph_section(run: RunDir) -> str:
 def hardest_question(run: RunDir) -> Question | None:
     """The first question with the most masked entities and facts, a held-out one if there is any."""
     for path in (run.output("heldout.jsonl"), run.output("synth.jsonl")):
-        drawn = [question for question in load_questions(path) if question.evidence] if path.exists() else []
+        drawn = [question for question in load_questions(path) if question.evidence] if is_there(path) else []
         if drawn:
             return max(drawn, key=lambda question: (len(split_entities(question)[1]), len(question.evidence)))
     return None
@@ -416,14 +416,14 @@ def html_table(rows: list[list[str]]) -> str:
 
 def heldout_questions(run: RunDir) -> dict[str, Question]:
     path = run.output("heldout.jsonl")
-    return {question.id: question for question in load_questions(path)} if path.exists() else {}
+    return {question.id: question for question in load_questions(path)} if is_there(path) else {}
 
 
 def build_page(run: RunDir) -> str:
     """The whole page as HTML. Raises UserError if a file of the run is broken."""
     stages = load_metrics(run.path)
     benchmark, answers = load_answers(run)
-    finished = run.output("rl1").exists()
+    finished = is_there(run.output("rl1"))
     with rc_context(charts.CHART_STYLE):
         sections = [
             ladder_section(stages["evaluate"]),

@@ -25,7 +25,7 @@ from fidelity import BY_PATH, OUTCOMES, REASONS, PathJudge
 from question import LETTERS, TIERS, Question, order_of
 from reward import parse
 from tools.cli import UserError
-from tools.run import read_json, read_jsonl
+from tools.run import is_there, read_json, read_jsonl
 from tools.statistics import wilson_interval
 
 
@@ -42,7 +42,7 @@ def provenance(path: Path) -> dict[str, Any]:
     """
     note = path.with_suffix(".json")
     shape = {"settings?": {}, "scores?": {}}
-    return read_json(note, shape, f"delete it and {path.name} to evaluate again") if note.exists() else {}
+    return read_json(note, shape, f"delete it and {path.name} to evaluate again") if is_there(note) else {}
 
 
 # -------------------------------------------------------------------------------------------------------------- scores

@@ -14,6 +14,7 @@ Deviations from the paper, which gives no hyperparameters: all of them.
 Reads cot.jsonl. Writes sft/ (a Hugging Face folder; with --lora also sft/adapter/), metrics.jsonl; while it runs,
 sft.state/ (checkpoints).
 
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 PET_RDZV_BACKEND=c10d PET_RDZV_CONF=store_type=file    # on loopback
     torchrun --nproc_per_node 8 -- sft.py --model Qwen/Qwen2.5-7B-Instruct    # our recipe for the paper's 7B setting
     python sft.py --model Qwen/Qwen2.5-1.5B-Instruct --lora 16 --lr 1e-4                         # one GPU, see lora.py
     python sft.py --run runs/tiny --model data/base --epochs 1 --batch-size 8 --lr 1e-3           # the tiny recipe

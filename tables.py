@@ -19,7 +19,7 @@ from fidelity import BY_PATH, OUTCOMES, PathJudge
 from question import TIERS, load_questions
 from results import OWN, Results, Score, Scores, macro_average, mean_or_none, micro_average, score_file
 from tools.cli import UserError
-from tools.run import RunDir
+from tools.run import RunDir, is_there
 from tools.statistics import hierarchical_bootstrap, paired_bootstrap, uneven
 
 PAPER = Path(__file__).parent / "data" / "paper_tables.csv"  # Tables 3 and 4, and what only section 4.4 has
@@ -219,7 +219,7 @@ def load_results(run: RunDir) -> Results:
     """Every saved evaluation of a run. Raises UserError if there is none."""
     results: Results = {}
     heldout = run.output("heldout.jsonl")
-    paths = PathJudge.of_run(run, load_questions(heldout)) if heldout.exists() else None
+    paths = PathJudge.of_run(run, load_questions(heldout)) if is_there(heldout) else None
     for file in sorted(run.path.glob("eval/*/*.jsonl"), key=lambda file: ladder_place(file.stem)):
         judge = paths if file.parent.name in OWN else None
         results.setdefault(file.stem, {})[file.parent.name] = score_file(file, judge)

@@ -45,7 +45,7 @@ import reward
 from question import Question
 from tools.cli import UserError, above, at_least, progress_bar
 from tools.cost import PAID, count
-from tools.run import RunDir, append_jsonl, read_jsonl
+from tools.run import RunDir, append_jsonl, is_there, read_jsonl
 from tools.web import PASSING, Client, is_address, json_of, pause_after, post, retry_after
 
 MOST_BYTES = 4 << 20  # of a reply: a million tokens
@@ -224,7 +224,7 @@ class AnswerCache:
 
     def __init__(self, path: Path):
         self.path, self.lock = path, threading.Lock()
-        rows = read_jsonl(path, appended=True, shape=self.ROW) if path.exists() else []
+        rows = read_jsonl(path, appended=True, shape=self.ROW) if is_there(path) else []
         self.rows = {row["key"]: row for row in rows}
 
     def get(self, key: str) -> Answer | None:

@@ -115,6 +115,15 @@ def test_a_wrong_flag_is_one_line_and_help_shows_defaults(monkeypatch, capsys):
     )
 
 
+def test_a_stage_that_gets_sigterm_says_so_in_one_line(monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "argv", ["stage.py"])
+    with pytest.raises(SystemExit) as caught:
+        run_stage(lambda: signal.raise_signal(signal.SIGTERM))
+    assert caught.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) == before
+    assert capsys.readouterr().err == "stage.py: interrupted; the same command continues\n"
+
+
 def test_a_reader_that_has_seen_enough_ends_a_stage_quietly():
     code = "from tools.cli import run_stage; run_stage(lambda: [print('line', number) for number in range(20000)])"
     stage = subprocess.Popen(

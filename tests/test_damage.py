@@ -164,11 +164,11 @@ def run(name, folder):
 def of_bytes(path, rng):
     """What happens to any file. Returns its description."""
     content = path.read_bytes()
-    kind = rng.choice(["cut", "empty", "folder", "missing", "noise", "zeros"])
+    kind = rng.choice(["cut", "empty", "folder", "link", "missing", "noise", "zeros"])
     place = rng.randrange(len(content))
-    if kind in ("folder", "missing"):
+    if kind in ("folder", "link", "missing"):
         path.unlink()
-        path.mkdir() if kind == "folder" else None
+        path.mkdir() if kind == "folder" else path.symlink_to(path) if kind == "link" else None
     elif kind in ("cut", "empty"):
         path.write_bytes(content[: rng.randrange(1, len(content)) if kind == "cut" else 0])
     else:

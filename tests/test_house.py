@@ -173,6 +173,17 @@ def inline(page):
     return "\n".join(re.findall(r"`((?:bash|python|torchrun) [^`]+)`", prose.replace("\n", " ")))
 
 
+def test_torchrun_listens_on_loopback_where_one_machine_is_meant():
+    """Every such command, in the pages and in docstrings, stands below variables that mean what run.sh gives."""
+    flags = "train=(env TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --rdzv-backend c10d --rdzv-conf store_type=file"
+    assert flags in (PROJECT / "run.sh").read_text()
+    same = "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 PET_RDZV_BACKEND=c10d PET_RDZV_CONF=store_type=file"
+    texts = [block for page in PAGES for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.S)]
+    texts += [ast.get_docstring(ast.parse(path.read_text())) or "" for path in SCRIPTS]
+    alone = [text for text in texts if re.search(r"^ *torchrun (?!--nnodes)", text, re.M)]
+    assert len(alone) >= 5 and all(0 <= text.find(same) < text.find("torchrun ") for text in alone)
+
+
 def read_flags(script, words, monkeypatch):
     """Have the script's own parser read the words, and return the namespace. Raises UserError if it refuses them."""
     monkeypatch.setattr(sys, "argv", [script, *words])

@@ -1,8 +1,9 @@
-"""All stages in a row, small: each is killed (`kill -9`) in the middle and run again; it ends as if never disturbed."""
+"""All stages in a row, small: each is asked to stop, then killed (`kill -9`), and ends as if never disturbed."""
 
 import hashlib
 import random
 import re
+import signal
 import sqlite3
 import time
 
@@ -34,13 +35,16 @@ def command(stage, run):
     return [*STAGES[stage][0].split(), "--run", str(run)]
 
 
-def kill_in_the_middle(stage, run, seconds, folder):
-    """Start a stage and kill it after `seconds`; True if it was still running then."""
+def stop_in_the_middle(stage, run, seconds, folder, how):
+    """Start a stage and terminate or kill it after `seconds`; True if it was still running then."""
     process = stages.start(command(stage, run), folder)
     process.join(seconds)
     running = process.exitcode is None
-    process.kill()
-    process.join()
+    getattr(process, how)()
+    process.join(60)
+    errors = (folder / "stderr").read_text()
+    assert process.exitcode in (0, -signal.SIGKILL if how == "kill" else 128 + signal.SIGTERM), (stage, errors)
+    assert "Traceback" not in errors
     return running
 
 
@@ -59,7 +63,7 @@ def fingerprint(path):
 
 @pytest.fixture(scope="module")
 def two_runs(tmp_path_factory):
-    """The pipeline twice: undisturbed, and with every stage killed twice before it may finish."""
+    """The pipeline twice: undisturbed, and with every stage asked to stop and then killed before it may finish."""
     calm, rough = tmp_path_factory.mktemp("calm"), tmp_path_factory.mktemp("rough")
     output_of_the_killed = tmp_path_factory.mktemp("killed")
     python("report.py", "--help")  # the first fork waits for the imports, which is not the stage's time
@@ -71,8 +75,10 @@ def two_runs(tmp_path_factory):
         assert done.returncode == 0, f"{stage}: {done.stderr[-2000:]}"
         output[stage] = done.stdout
         whole = time.time() - began
-        ends = [whole * rng.uniform(0.2, 0.8) for _ in range(2)]
-        killed[stage] = sum(kill_in_the_middle(stage, rough, end, output_of_the_killed) for end in ends)
+        killed[stage] = sum(
+            stop_in_the_middle(stage, rough, whole * rng.uniform(0.2, 0.8), output_of_the_killed, how)
+            for how in ("terminate", "kill")
+        )
         done = python(*command(stage, rough))
         assert done.returncode == 0, f"{stage} after a kill: {done.stderr[-2000:]}"
     return calm, rough, killed, output

@@ -15,6 +15,7 @@ from tools.run import (
     Metrics,
     RunDir,
     append_jsonl,
+    is_there,
     read_jsonl,
     write_jsonl,
     write_text,
@@ -199,3 +200,15 @@ def test_one_process_at_a_time_makes_an_output(tmp_path, monkeypatch):
         holder.communicate()
     RunDir(tmp_path).claim("rl1")
     assert (tmp_path / ".locks" / "rl1").read_text().startswith(f"PID {os.getpid()} on ")
+
+
+def test_a_link_to_nothing_is_not_passed_over(tmp_path):
+    """A file may be lacking; a link that stands for one that is not there, or for itself, is a mistake."""
+    loop, dangling, link = (tmp_path / name for name in ("loop", "dangling", "link"))
+    loop.symlink_to(loop)
+    dangling.symlink_to(tmp_path / "gone")
+    link.symlink_to(tmp_path)
+    assert is_there(link) and not is_there(tmp_path / "gone")
+    for path in (loop, dangling):
+        with pytest.raises(UserError, match=f"{path.name} is a link to nothing; mend it, or delete it"):
+            is_there(path)

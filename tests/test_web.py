@@ -160,14 +160,16 @@ def test_json_without_limits_is_unreadable(body):
         json_of(reply)
 
 
-@pytest.mark.parametrize(("words", "given"), [
-    ("kg_build.py --source api --api-url {}/hang --workers 1", "none"),
-    ("kg_build.py --source {run}/dump.xml --teacher openai:m --workers 1", "none"),
-    ("curate.py --teacher openai:m --heldout 0", "synth"),
-    ("distill.py --teacher openai:m", "train"),
-    ("evaluate.py --model m=openai:m", "heldout"),
+@pytest.mark.parametrize(("how", "words", "given"), [
+    (signal.SIGINT, "kg_build.py --source api --api-url {}/hang --workers 1", "none"),
+    (signal.SIGTERM, "kg_build.py --source api --api-url {}/hang --workers 1", "none"),
+    (signal.SIGINT, "kg_build.py --source {run}/dump.xml --teacher openai:m --workers 1", "none"),
+    (signal.SIGINT, "curate.py --teacher openai:m --heldout 0", "synth"),
+    (signal.SIGINT, "distill.py --teacher openai:m", "train"),
+    (signal.SIGTERM, "distill.py --teacher openai:m", "train"),
+    (signal.SIGINT, "evaluate.py --model m=openai:m", "heldout"),
 ])  # fmt: skip
-def test_ctrl_c_ends_a_stage_while_a_request_hangs(server, words, given, tmp_path, questions):
+def test_who_asks_a_stage_to_stop_while_a_request_hangs_is_heard(server, how, words, given, tmp_path, questions):
     """Within two seconds, with one line, and nothing that was done is lost: the same command continues."""
     rows = [question.to_json() | {"evidence": [["Asthma", "symptom", "Cough", 1, "x"]]} for question in questions]
     write_jsonl(tmp_path / f"{given}.jsonl", rows)
@@ -176,12 +178,12 @@ def test_ctrl_c_ends_a_stage_while_a_request_hangs(server, words, given, tmp_pat
     stage = stages.start([*words.format(server.url, run=tmp_path).split(), "--run", tmp_path], tmp_path,
                          environment={"TEACHER_BASE_URL": f"{server.url}/hang"})  # fmt: skip
     assert server.asked.wait(300), (tmp_path / "stderr").read_text()
-    os.kill(stage.pid, signal.SIGINT)
+    os.kill(stage.pid, how)
     began = time.monotonic()
     stage.join(20)
     stage.kill()
     lines = (tmp_path / "stderr").read_text().splitlines()
-    assert stage.exitcode == 130 and time.monotonic() - began < 2
+    assert stage.exitcode == 128 + how and time.monotonic() - began < 2
     assert f"{words.split()[0]}: interrupted; the same command continues" in lines and "Traceback" not in " ".join(
         lines
     )

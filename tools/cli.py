@@ -83,13 +83,32 @@ def proper_fraction(text: str) -> float:
 
 def run_stage(main: Callable[[], None]) -> None:
     """Call a stage's `main`; what comes from outside becomes one line on stderr and exit status 1: a `UserError`, an
-    error of the file system, of a database, or for want of memory. Ctrl-C becomes status 130.
+    error of the file system, of a database, or for want of memory. Ctrl-C becomes status 130, SIGTERM 143.
 
     A reader that has seen enough (`| head`) ends it quietly. No control character that is not ours reaches a terminal.
     What a long stage took is told at its end, however it ends.
     """
-    with printable_output():
+    with printable_output(), asked_to_stop():
         _run(main)
+
+
+class AskedToStop(KeyboardInterrupt):
+    """SIGTERM came, as schedulers and `kill` send it: it ends a stage as Ctrl-C does."""
+
+
+@contextlib.contextmanager
+def asked_to_stop() -> Iterator[None]:
+    """Inside, SIGTERM raises `AskedToStop`; a second one ends the process at once."""
+
+    def stop(*_: Any) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise AskedToStop
+
+    handler = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _run(main: Callable[[], None]) -> None:
@@ -101,9 +120,9 @@ def _run(main: Callable[[], None]) -> None:
             if line := bill(Path(sys.argv[0]).name, time.monotonic() - began):
                 print(line)
         sys.stdout.flush()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as how:
         print(f"{Path(sys.argv[0]).name}: interrupted; the same command continues", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(128 + (signal.SIGTERM if isinstance(how, AskedToStop) else signal.SIGINT))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
         sys.exit(128 + signal.SIGPIPE)

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from tools.cli import UserError, run_stage, stage_parser
-from tools.run import MADE_BY, RunDir, publish, read_jsonl, write_jsonl
+from tools.run import MADE_BY, RunDir, is_there, publish, read_jsonl, write_jsonl
 
 STAGES = {  # in order: what each leaves for the later ones
     "kg_build": ["kg.sqlite"],
@@ -59,7 +59,7 @@ def fork(baseline: Path, target: Path, stage: str, models: dict[str, str]) -> No
     names = list(STAGES)
     before, again = names[: names.index(stage)], names[names.index(stage) :]
     for name in [output for earlier in before for output in STAGES[earlier]]:
-        if (baseline / name).exists():
+        if is_there(baseline / name):
             share(baseline / name, target / name)
     kept = {label for label, folder in models.items() if folder not in again} if "curate" in before else set()
     for file in baseline.glob("eval/*/*.json*"):
@@ -67,7 +67,7 @@ def fork(baseline: Path, target: Path, stage: str, models: dict[str, str]) -> No
             (target / file.relative_to(baseline)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, target / file.relative_to(baseline))
     for name in APPENDED:
-        if (baseline / name).exists():
+        if is_there(baseline / name):
             shutil.copy2(baseline / name, target / name)
     rows = read_jsonl(baseline / "metrics.jsonl", appended=True)
     write_jsonl(target / "metrics.jsonl", [row for row in rows if row["stage"] in before or row.get("model") in kept])

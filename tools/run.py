@@ -83,6 +83,14 @@ def read_jsonl(
             yield row
 
 
+def is_there(path: Path) -> bool:
+    """Whether a file or folder that may be lacking is there. Raises UserError for a link that leads nowhere or in a
+    circle: what it stands for would be passed over."""
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"{path} is a link to nothing; mend it, or delete it to do without")
+    return path.exists()
+
+
 def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Append rows and flush them to disk, one writer at a time. Half a record at the end, of a crash, is cut off."""
     with locked(path) as file:
@@ -209,7 +217,7 @@ class Journal:
 
     def __init__(self, path: Path, origin: dict[str, Any]):
         """Raises UserError if there is a journal of another origin."""
-        found = list(read_jsonl(path, appended=True)) if path.exists() else []
+        found = list(read_jsonl(path, appended=True)) if is_there(path) else []
         if found:
             require_same_origin(path, found[0].get("origin"), origin)
         self.path, self.rows = path, found[1:]
@@ -238,7 +246,7 @@ def check_seal(folder: Path, remedy: str) -> None:
 
     A folder without a seal, such as a model from elsewhere, is taken as it is.
     """
-    noted = read_json(folder / CHECKSUMS, {str: str}, remedy) if (folder / CHECKSUMS).exists() else {}
+    noted = read_json(folder / CHECKSUMS, {str: str}, remedy) if is_there(folder / CHECKSUMS) else {}
     there = [folder / name for name in noted if (folder / name).is_file()]
     found = hashes(there)
     for name, value in noted.items():
@@ -296,7 +304,7 @@ class RunDir:
 
     def finished(self, name: str) -> bool:
         """True, with a line for the user, if the output is already there: the stage then has nothing to do."""
-        done = self.output(name).exists()
+        done = is_there(self.output(name))
         if done:
             lock = self._lock(name)
             command = lock.read_text(errors="replace").partition(": ")[2] if lock.exists() else ""
@@ -350,12 +358,12 @@ class Metrics:
 
     def rows(self) -> list[dict[str, Any]]:
         """This stage's lines so far."""
-        lines = read_jsonl(self.path, appended=True, shape=METRIC) if self.path.exists() else ()
+        lines = read_jsonl(self.path, appended=True, shape=METRIC) if is_there(self.path) else ()
         return [row for row in lines if row["stage"] == self.stage]
 
     def rewind(self, step: int) -> int:
         """Drop this stage's lines beyond `step`: the stage goes on from a checkpoint there. Returns their last step."""
-        if not self.path.exists():
+        if not is_there(self.path):
             return step
         with locked(self.path):
             rows = list(read_jsonl(self.path, appended=True, shape=METRIC))
