@@ -45,9 +45,9 @@ PEOPLE += r"|infants|neonates|subjects|users|someone)"
 ANIMALS = (
     r"(?:mice|mouse|rats?|rodents?|animals?|dogs?|cats?|horses?|cattle|cows?|calves|pigs?|swine|sheep|goats?|monkeys?"
 )
-ANIMALS += r"|primates?|rabbits?|guinea pigs?|livestock|poultry|chickens?|birds?|fish|hamsters?|ferrets?)"
+ANIMALS += r"|avian|primates?|rabbits?|guinea pigs?|livestock|poultry|chickens?|birds?|fish|hamsters?|ferrets?)"
 GOOD = r"(?:benefits?|evidence|effects?|efficacy|effectiveness|value|use|success|improvement|difference|advantage|proof"
-GOOD += r"|support|role|help|results?|data)"
+GOOD += r"|support|role|help|results?|data|penetration|activity)"
 WORSE = r"(?:worsen\w*|aggravat\w+|exacerbat(?:e|es|ed|ing)\b|deteriorat\w+|provok\w+|precipitat\w+|trigger\w*"
 WORSE += r"|induc(?:e|es|ed|ing)\b"
 WORSE += (
@@ -92,23 +92,32 @@ KINDS = [
         r"|n't\b|\b(?:never|neither|nor|none|cannot|absence of|free of)\b|(?<!little or )\bno\b(?! longer"
         r"| later)",
     ),
-    Kind("without it", STATED, r"without|free\b", before=r"\bwithout(?: an?| any)?\s{0,9}", after=r"[\s-]{0,9}free\b"),
+    Kind(
+        "without it",
+        STATED,
+        r"without|free\b|non|anti",
+        before=r"\bwithout(?: an?| any)?(?: \w+ of)?\s{0,9}|\b(?:non|anti)-?",
+        after=r"[\s-]{0,9}free\b",
+    ),
     Kind("like it only", STATED, r"like\b", after=r"[\s-]?-like\b"),
     Kind(
         "part of another name",
         {"remedy", "indication", "origin", "effect", "differential"},
-        r"metabolite|receptor|agonist|antibod|antigen|precursor|transporter",
+        r"metabolite|receptor|agonist|antibod|antigen|precursor|transporter|syringe|needle",
         after=r"[\s-](?:metabolites?|receptors?|(?:receptor )?(?:ant)?agonists?|antibod(?:y|ies)"
-        r"|antigens?|precursors?|transporters?)\b",
+        r"|antigens?|precursors?|transporters?|syringes?|needles?)\b",
     ),
     Kind(
         "unlikely or disputed",
         STATED,
         r"unlikely|improbable|disprove|unprove|once thought|wrong|controvers|discredit|unrelated|unclear"
-        r"|spurious|refut|disput|substantiated|uncertain|unknown|debated|var(?:y|ies|ied)\b|differ|conflict|mixed|little",
+        r"|spurious|refut|disput|substantiated|uncertain|unknown|debate|question|var(?:y|ies|ied)\b|differ|conflict"
+        r"|mixed"
+        r"|little|not |in the past",
         clause=r"\b(?:unlikely|improbable|(?:dis|un)prove[nd]?|once thought|wrongly|controvers\w+|discredited"
         r"|unrelated to|spurious\w*|refuted|disputed|unsubstantiated|not substantiated)\b"
-        r"|\bunclear (?:if|whether)\b"
+        r"|\b(?:unclear|unknown|uncertain|debated?|questions?|controvers\w+)\b[^;,]{0,30}\b(?:if|whether)\b"
+        r"|\bnot (?:\w+ )?(?:confirmed|established|proven)\b|\bin the past\b"
         r"|\b(?:role|efficacy|effectiveness|benefits?|relationship|association)\b[^;,]{0,80}\b(?:is|are|remains?)"
         r" (?:\w+ )?(?:unclear|uncertain|unknown|disputed|debated)\b"
         r"|\b(?:recommendations?|opinions?|evidence|results)\b[^;,]{0,60}\b(?:var(?:y|ies|ied)|differs?|conflicts?"
@@ -121,29 +130,34 @@ KINDS = [
         r"\bno\b|little|limited|minimal|doubtful|insufficient|questionable|without|lack|enough|weak|scant"
         r"|conflict|contradict|inconclusive|fail"
         r"|in vain|avail|unsuccess|disappoint|ineffect|useless|unhelp|futil|elusive|worthless|hard to"
-        r"|difficult|impossible|nothing|uninformative|poor|rarely|seldom|hardly|barely",
+        r"|difficult|impossible|nothing|uninformative|poor|not improve|rarely|seldom|hardly|barely",
         clause=r"\b(?:no|little|limited|minimal|doubtful|insufficient|questionable|without|lack(?:s|ed"
-        r"|ing)?(?: of)?|not enough|weak|scant|conflicting|contradictory|inconclusive)"
+        r"|ing)?(?: of)?|not enough|weak|poor|scant|conflicting|contradictory|inconclusive)"
         rf" (?:[\w-]+ ){{0,3}}{GOOD}\b|\b(?:fail(?:s|ed|ing)? to|in vain|of no avail|unsuccessful\w*"
         r"|disappointing\w*|ineffective|useless|unhelpful|futile|elusive|worthless"
         r"|unavailable|inconclusive|contradictory|uninformative"
         r"|less (?:\w+ )?evidence|evidence (?:\w+ ){0,6}(?:is|are) (?:lacking|limited|weak|poor))\b"
         r"|\b(?:hard|difficult|impossible) to (?:make|develop"
-        r"|produce|create|find|achieve|obtain)\b"
+        r"|produce|create|find|achieve|obtain|treat with)\b"
+        r"|\bnot improve (?:the )?(?:results?|outcomes?|survival|prognosis)\b"
         r"|\b(?:does|do|did|has|have|had|could|can|will|would) (?:little|nothing)\b|\b(?:rarely|seldom"
-        r"|hardly|barely) (?:\w+ ){0,2}(?:effective|useful|helps?|helpful|works?|used|needed|indicated"
+        r"|hardly|barely) (?:\w+ ){0,2}(?:effective|useful|helps?|helpful|works?|used|need(?:ed)?|indicated"
         r"|necessary|beneficial)\b",
     ),
     Kind(
         "made worse",
         REMEDY,
         r"wors|aggravat|exacerb|deteriorat|provok|precipitat|trigger|induc|bring|brought|sets? |harmful"
-        r"|dangerous|risk|caus|contribut|linked|associated|correlat|culprit|offend|increas",
-        before=rf"\b(?:{WORSE}|caus(?:e|es|ing)\b(?! of)|contribut\w+ to|increas\w+ the (?:risk|rate|chance)"
+        r"|dangerous|risk|caus|contribut|linked|associated|correlat|culprit|offend|increas|may ",
+        before=r"\b(?:worsen|aggravat|exacerbat|deteriorat)\w* (?:with|by|on|after|under) (?:[\w-]+ ){0,2}"
+        r"|\b(?:caused|induced) by (?:[\w-]+ ){0,3}"
+        rf"|\b(?:{WORSE}|caus(?:e|es|ing)\b(?! of)|contribut\w+ to|increas\w+ the (?:risk|rate|chance)"
         rf"|risk factors?|culprits?|offending){REACH}",
         after=rf"(?:(?!{STOP}|\bthat\b|\bwhich\b|\bfor\b)[^;]){{0,120}}?\b(?:{WORSE}|caus(?:e|es) (?:the|it|this"
         r"|attacks)\b|increas\w+ the (?:risk|rate|chance|severity)|is harmful|are harmful|dangerous)"
-        r"|[^;]{0,120}?\b(?:linked|associated|correlat\w+) (?:with|to|as)\b",
+        r"|[^;]{0,120}?\b(?:linked|associated|correlat\w+) (?:with|to|as)\b"
+        r"|[^;]{0,200}?\bmay (?:actually|even|paradoxically|in fact) (?:promote|cause|worsen|increase|lead|raise"
+        r"|induce)\b",
     ),
     Kind(
         "harm named among uses",
@@ -162,7 +176,8 @@ KINDS = [
         USED,
         r"avoid|stop|discontinu|withdr|withh|ceas|cessation|abst|refrain|restrict|eliminat|omit|minimi|taper"
         r"|wean|switch|cut|quit|remov|taken off|alternative|instead|rather|harmful|contraindic"
-        r"|less|lower|fewer|limit|reduc|decreas|need|ingredient|unsafe|dangerous|toxic|abandon|not|abus|misus|overus|overdos|contra-",
+        r"|less|lower|fewer|limit|reduc|decreas|need|ingredient|unsafe|dangerous|toxic|abandon|not|abus|misus|overus"
+        r"|overdos|contra-",
         before=r"\b(?:avoid\w*|stop(?:s|ped|ping)?|discontinu\w+|withdraw\w*|withdrew|withh[eo]ld\w*|ceas\w+"
         r"|cessation|abst\w+|refrain\w*|restrict\w*|eliminat\w+|omit\w*|minimi[sz]\w+"
         r"|taper\w*|wean\w*|switch\w* from|cut(?:ting)? (?:out|down|back)|quit\w*|remov(?:e|es|al|ing)"
@@ -188,7 +203,8 @@ KINDS = [
         r"|until (?:the|recently|\d)|obsolete|outdated|abandoned|superseded|supplanted|withdrawn from"
         r"|fallen out|fell out|in (?:the )?1[5-8]\d\ds?|(?:1[5-9]th|early 20th) century"
         r"|ancient|medieval|(?:was|were) traditionally)\b",
-        before=r"\b(?:has|have|had|largely|gradually|now|is|are) (?:replac|supersed|supplant|displac)(?:ed|es|ing"
+        before=r"\bprevious (?:\w+ )?|\b(?:has|have|had|largely|gradually|now|is|are) (?:replac|supersed|supplant"
+        r"|displac)(?:ed|es|ing"
         r"|e)\b(?! by| with)[^;]{0,60}",
         after=r"[^;]{0,60}?\b(?:replaced|superseded|supplanted|displaced|succeeded) by\b|[^;]{0,40}?\b(?:was"
         r"|were) (?:[\w-]+ ){0,2}(?:used|given|employed|prescribed|administered|tried"
@@ -199,7 +215,7 @@ KINDS = [
         USED,
         r"resist|insensitiv|refractory|respon|insuscept|intoler|allerg|hypersens|toleran",
         before=r"\b(?:resist\w*|insensitiv\w*|refractory|unresponsive|non-?responsive|insusceptible|intoleran\w+"
-        rf"|allerg\w+|hypersensitiv\w*|tolerance) (?:to|of|for|against)\b{MEANS}"
+        rf"|allerg\w+|hypersensitiv\w*|toleran(?:t|ce)) (?:to|of|for|against)\b{MEANS}"
         r"|(?<!who )(?<!that )\b(?:do|does|did) not (?:\w+ )?respond to\b[^;.]{0,120}",
         after=r"[\s-]{0,9}(?:\w+[\s-])?(?:resist\w*|refractory|unresponsive|intoleran\w+|allerg\w+|insensitiv\w*)\b",
     ),
@@ -211,7 +227,8 @@ KINDS = [
         before=r"\b(?:at (?:\w+ )?risk|high-risk|risk groups?|risk factors?|exposed to|exposure to|contact with"
         r"|triggers?|triggered|triggering|precipitat\w+|provok\w+|culprits?"
         rf"|offending|transmitted|transmission|spread|acquired)\b{REACH}|\b{PEOPLE} (?:[\w-]+ ){{0,3}}(?:on"
-        r"|taking|using|receiving|undergoing|who (?:take|took|use|used|have (?:had|received)|receive))\b[^;,]{0,80}",
+        r"|taking|using|receiving|undergoing|who (?:undergo|take|took|use|used|have (?:had|received)"
+        r"|receive))\b[^;,]{0,80}",
         after=r"[^;]{0,60}?\b(?:mode|route|source|means) of (?:transmission|infection)\b",
     ),
     Kind(
@@ -243,22 +260,26 @@ KINDS = [
         "lack of it",
         STATED,
         r"deficien|lack|absen|minimal|insufficien|shortage|low|reduc|decreas|inadequa|deplet|withdraw|loss|depriv"
-        r"|poor|deficit|defect|starvation|cessation|metabolism",
+        r"|poor|deficit|defect|faulty|impair|starvation|cessation|metabolism",
         before=r"\b(?:(?:deficien\w+|insufficien\w+|shortage|absence|depletion|deficits?|deprivation|withdrawal"
-        r"|cessation|lack|(?:low|reduced|decreased|inadequate|poor|insufficient|lower)"
-        r" (?:\w+ )?(?:levels?|intake|amounts?|concentrations?|supply|production|activity|absorption"
-        r"|responsiveness)) (?:of|in|to|from) (?:(?!\b(?:is|are|caus\w*|lead\w*|result\w*)\b)[^;.:]){0,60}"
+        r"|cessation|lack|(?:low|reduced|decreased|inadequate|poor|insufficient|lower|faulty|impaired|defective)"
+        r" (?:\w+ )?(?:levels?|intake|amounts?|quantit(?:y|ies)|concentrations?|supply|production|activity|absorption"
+        r"|metabolism|responsiveness)) (?:of|in|to|from) (?:(?!\b(?:is|are|caus\w*|lead\w*|result\w*)\b)[^;.:]){0,60}"
         r"|(?:loss of|lacks|lacking|decreas\w+ in|low|reduced|decreased|inadequate|insufficient|deficient"
         r"|defective|deficient in|low in|minimal) (?:[\w-]+ ){0,2})",
-        after=r"(?:,? (?:and|or) (?:[\w-]+ ){0,2}[\w-]+|, [\w -]{1,30}){0,3}[\s-]{0,9}(?:levels? )?(?:deficien\w+"
+        after=r"(?: \([^)]{0,30}\))?(?:,? (?:and|or) (?:[\w-]+ ){0,2}[\w-]+|, [\w -]{1,30}){0,3}[\s-]{0,9}(?:levels? )?"
+        r"(?:deficien\w+"
         r"|insufficien\w+|deplet\w+|shortage|starvation|deprivation|deficits?|withdrawal"
         r"|metaboli\w+ defects?|metabolism)\b",
     ),
     Kind(
         "what the remedy acts on",
         REMEDY,
-        r"release|secretion|production|synthesis|uptake|breakdown|action|activity|formation|absorption|levels?",
-        before=r"\b(?:decreas|reduc|inhibit|block|suppress|lower|increas|stimulat|rais|prevent)\w* (?:the )?(?:\w+ )?"
+        r"release|secretion|produc|synthesis|uptake|breakdown|action|activity|formation|absorption|levels?|excess"
+        r"|elevated"
+        r"|too much",
+        before=r"\b(?:excess(?:ive)?|too much|elevated|producing) (?:\w+ ){0,2}|\b(?:decreas|reduc|inhibit|block"
+        r"|suppress|lower|increas|stimulat|rais|prevent)\w* (?:the )?(?:\w+ )?"
         r"(?:release|secretion|production|synthesis|(?:re-?)?uptake|breakdown|action|activity|formation|absorption"
         rf"|levels?) of\b{MEANS}",
         after=r" (?:production|synthesis|secretion|release)\b",
@@ -266,8 +287,9 @@ KINDS = [
     Kind(
         "measured, not given",
         REMEDY,
-        r"tests?\b|testing|measur|monitor|assays?|screen|levels?|concentrations?|status",
-        before=r"\b(?:tests?|testing|measur\w+|monitor\w*|assays?|screening|levels?|concentrations?) (?:for|of)\b"
+        r"tests?\b|testing|measur|monitor|assays?|screen|levels?|concentrations?|status|diagnosed|discovered|detected",
+        before=r"\b(?:diagnosed|discovered|detected) (?:\w+ )?(?:during|at|after|by|on) (?:\w+ )?|\b(?:tests?|testing"
+        r"|measur\w+|monitor\w*|assays?|screening|levels?|concentrations?) (?:for|of)\b"
         rf"{MEANS}",
         after=r" (?:levels?|concentrations?|status|tests?|assays?)\b",
     ),
@@ -282,24 +304,29 @@ KINDS = [
         "treated, not caused",
         {"effect", "origin"},
         r"treat|reliev|used|reduc|lower|decreas|protect|prevent|improv|alleviat|fewer|less|indicat|prescrib"
-        r"|requir|therap|reserved",
-        before=r"\b(?:treat(?:s|ed|ing|ment)?(?: \w+)? (?:of|with|for|by)|treats|treating|reliev\w+"
+        r"|requir|therap|reserved|manage|\(for|e\.g\.?,? for|recommended|regimen|help|disappear|resolv|regress",
+        before=r"\b(?:(?:management|treatment|therapy) (?:\w+ )?(?:includes?|consists?|involves?|is with)"
+        r"|treatable (?:with|by)"
+        r"|(?:disappear|resolv|regress)\w*\b[^;]{0,40} (?:following|after|with|on)|treat(?:s|ed|ing"
+        r"|ment)?(?: \w+)? (?:of|with|for|by)|treats|treating|reliev\w+"
         r"|protects? against|prevents?|prevention of|alleviat\w+|indicated (?:for|in)|prescribed (?:for|to)"
         r"|used (?:for|to treat|in|as)"
         r"|(?:reduc\w+|lower\w*|decreas\w+|less|fewer) (?:the )?(?:\w+ )?(?:risk|rate|incidence|chance"
         r"|severity|frequency)s? of|therapy (?:of|for)|reserved for"
         r")\b"
         r"(?:(?!\b(?:may|can|might|caus\w*|lead\w*|result\w*|includ\w*|is|are)\b)[^;:]){0,120}"
-        r"|\bprotective (?:effects?|factors?)\b[^;]{0,120}",
-        after=r"[^;]{0,40}?\b(?:is|are) used (?:to|for|in) (?:treat|control|the treatment|reliev)",
+        r"|\bprotective (?:effects?|factors?)\b[^;]{0,120}|\((?:e\.g\.?,? )?for [^;:)]{0,60}",
+        after=r"[^;]{0,40}?\b(?:is|are) (?:used (?:to|for|in) (?:treat|control|the treatment|reliev)"
+        r"|(?:\w+ )?recommended)"
+        r"| (?:regimens?|can be (?:an? )?(?:good )?help)\b",
     ),
     Kind(
         "patients of another disease",
         {"effect"},
-        PEOPLE + r"|history|pre-?exist|predispos|underlying|common in|frequent in|prior|caution",
+        PEOPLE + r"|affected by|history|pre-?exist|predispos|underlying|common in|frequent in|prior|caution",
         before=r"\b(?:(?:in|among|for|by|to|more common"
         rf"|frequent) (?:[\w-]+ ){{0,3}}{PEOPLE} (?:[\w-]+ ){{0,3}}(?:with|who|having|suffering|treated"
-        r"|taking|on)|history of|pre-?existing|predispos\w+|underlying|caution in)\b"
+        r"|taking|on)|affected by|history of|pre-?existing|predispos\w+|underlying|caution in)\b"
         rf"{NO_VERB}[^;,]){{0,120}}|{PEOPLE} (?:with|who have"
         r"|taking)\b[^;]{0,120}\((?:e\.g\.?,? )?(?:for )?[^;)]{0,60}"
         rf"|\b{PEOPLE} (?:with|who have|having|suffering from) (?:[\w-]+ ){{0,2}}|\b{PEOPLE} (?:who "
@@ -310,8 +337,10 @@ KINDS = [
         "origin, not effect",
         {"effect"},
         r"caused by|due to|because|secondary to|result of|resulting from|arising|owing|preced|following"
-        r"|after|history|triggered|precipitated|anteced|cause|prior to|before",
+        r"|after|history|triggered|precipitated|exacerb|worsened|aggravat|provoked|relieved|be related|anteced|cause"
+        r"|prior to|before",
         before=r"\b(?:caused by|due to|because of|secondary to|as a result of|resulting from|arising from|owing to"
+        r"|(?:might|may|could) be related to|(?:exacerbated|worsened|aggravated|provoked|relieved) by"
         r"|triggered by|precipitated by|preced\w+ by|history of|antecedent|causes (?:of [\w-]{1,30} )?"
         r"(?:(?:are|may|can|also|and|but|many|manifold|common) ){0,4}includ\w*)\b"
         r"(?:(?!\b(?:may|can|lead\w*|caus(?:e|es|ing)|develop\w*|occur\w*)\b)[^;]){0,160}|\b(?:prior to"
@@ -327,21 +356,30 @@ KINDS = [
     Kind(
         "effect, not origin",
         {"origin"},
-        r"caus|lead|led to|result|complicat|present|characteri|accompan|associated finding|sympto|sign"
-        r"|develop|manifest|concurrent|along with|together with|implies|abnormalit|anomal|malformat|feature",
-        before=r"\b(?:caus(?:e|es|ing) (?!of|by)|leads? to|leading to|led to|results? in|resulting in"
+        r"caus|produc|induc|contribut|infection|effects|lead|led to|result|responsible|complicat|present|characteri"
+        r"|accompan|associated finding|sympto|sign"
+        r"|develop|manifest|concurrent|along with|together with|implies|abnormalit|anomal|malformat|feature|onset"
+        r"|due to",
+        before=r"(?:^|[,;]) ?(?:[\w-]+ ){0,3}(?:symptoms?|signs|features|manifestations"
+        r"|effects)(?: of [\w-]+){0,3}(?: \w+)? includ\w*"
+        r"[^;]{0,200}|\b(?:sudden|new|recent|acute) onset of (?:[\w-]+ ){0,2}"
+        r"|\b(?:caus(?:e|es|ing) (?!of|by)|produc(?:e|es|ing) |induces? |contributing to|(?:the|this) infection (?:is"
+        r"|may be|can be) associated with|responsible for|leads? to|leading to|led to|results? in|resulting in"
         r"|complicat\w+ (?:by|include)|present\w* with|characteri[sz]ed by|accompanied by"
         r"|associated findings"
         r"|signs? of|symptoms? (?:of|such as|like)|(?:abnormalities|anomalies|malformations|features)"
         r" (?:includ\w+|such as)|manifest\w* (?:as|by|with)|concurrent"
         rf"|implies){EFFECT_REACH}",
-        after=r"[^;]{0,40}?\b(?:is|are) (?:\w+ ){0,2}complications? of\b",
+        after=r"[^;]{0,40}?\b(?:is|are) (?:\w+ ){0,2}complications? of\b| develops? (?:in|within)\b"
+        r"|(?:(?! (?:that|which) )[^;,.]){0,100}?\b(?:is|are|(?:may|can) be) (?:\w+ )?(?:due to|caused by)\b"
+        r"| (?:is|are) [^;.,]{0,100}\b(?:resulting from|caused by|due to)\b",
     ),
     Kind(
         "effect of a gene",
         {"origin"},
         r"mutation|gene|deletion|allele|polymorphism|locus|loci",
-        before=r"\b(?:mutations?|genes?|deletions?|alleles?|polymorphisms?|locus|loci)\b[^;.]{0,120}\b(?:caus(?:e|es|ing)"
+        before=r"\b(?:mutations?|genes?|deletions?|alleles?|polymorphisms?|locus|loci)\b[^;.]{0,120}\b(?:caus(?:e|es"
+        r"|ing)"
         r"(?! of| by)|(?:associated|linked) (?:with|to)|leads? to|results? in|responsible for|implicated in|phenotypes?"
         r"|encod\w+)\b(?:(?!\b(?:due|caused) )[^;]){0,200}",
     ),
@@ -362,8 +400,10 @@ KINDS = [
     Kind(
         "together with it",
         {"origin"},
-        r"co-?morbid|co-?occur|co-?exist|recorded with",
-        clause=r"\b(?:co-?morbid\w*|co-?occur\w*|co-?exist\w*|recorded with)\b",
+        r"co-?morbid|co-?occur|co-?exist|co-?infect|cross-?react|simultaneous|recorded with|often with",
+        clause=r"\b(?:co-?morbid\w*|co-?occur\w*|co-?exist\w*|co-?infection\w*|cross-?react\w*|simultaneous\w*"
+        r"|recorded with)\b",
+        before=r", often with ",
     ),
     Kind("possible only", {"origin"}, r"possibl|perhaps", before=r"\b(?:possibly|perhaps) (?:\w+ ){0,2}"),
     Kind(
@@ -376,28 +416,32 @@ KINDS = [
         "a part of it",
         {"origin"},
         r"component|criteri",
-        before=r"\b(?:components?|criteria) (?:of|for)\b[^;]{0,200}",
+        before=r"\b(?:components?|criteria) (?:of|for)\b.{0,300}",
     ),
     Kind(
         "what the risk is of",
         {"origin"},
         r"risk|cause|chance|likelihood|odds|susceptib",
-        before=r"\b(?:risk factors?|risks?|causes?|chances?|likelihood|odds|susceptibility) (?:for|of|to)\b"
+        before=r"\b(?:risk (?:factors?|indicat\w+|scores?|markers?)|risks?|causes?|chances?|likelihood|odds"
+        r"|susceptibility) (?:for|of|to)\b"
         r"(?:(?!\b(?:is|are|was|were|can|may|includ\w*|by|due|with|from|in|such|as|after)\b)[^;:]){0,80}",
     ),
     Kind(
         "another form of it",
         {"origin"},
         r"form|type|variant|subtype|kind|categor|class|group|is (?:an?|one|the)|are (?:an?|one|the)|known as"
-        r"|called|genus|member|famil|relat|they |it ",
+        r"|called|genus|order|member|famil|relat|they |it |render|under|, an? ",
         clause=r"\b(?:forms|types|variants|subtypes) (?:exist|are (?:known|recogni[sz]ed|distinguished|described))\b"
         r"|\b(?:they|it) (?:form|make up|belongs?)\b"
         r"|\b(?:there are|divided into|classified|exists? in|comes? in|has|have) (?:[\w-]+ ){0,3}(?:forms"
         r"|types|variants|subtypes|kinds|categories)\b",
-        before=r"\b(?:is|are) (?:an?|one|the) (?:[\w-]+ ){0,4}|\b(?:forms?|types?|variants?|subtypes?|kinds?) (?:of"
+        before=r"\b(?:is|are) (?:an?|one|the) (?:[\w-]+ ){0,4}|, an? (?:[\w-]+ ){0,2}|\brender(?:s"
+        r"|ing) [\w -]{1,40} an? |\bfalls? under\b[^;]{0,80}"
+        r"|\b(?:order|genus|family) \w+ \(|\b(?:forms?|types?|variants?|subtypes?|kinds?) (?:of"
         r"|is|are|include|called|known as|:)(?! (?:bacteri|virus|fung|parasit|infection|drug|medic|organism"
         r"|germ|cancer))[^;,]{0,40}"
-        r"|\b(?:also (?:called|known as)|(?:same|this|the) (?:genus|family|group)|relatives?|related (?:to"
+        r"|\b(?:also (?:called|known as)|(?:sometimes|then) known as|(?:same|this|the) (?:genus|family|group)"
+        r"|relatives?|related (?:to"
         r"|viruses|species|bacteria))\b[^;]{0,300}",
         unless=r"\b(?:caused by|due to|results? from)\b",
     ),
@@ -406,16 +450,70 @@ KINDS = [
         STATED - {"differential"},
         r"unlike|rather|instead|contrast|mistaken|confus|\bthan\b|compar|similar to|resembl|mimic|akin"
         r"|as with|differential|distinguish|differentiat|distinct|different from|versus|\bvs\b|opposed"
-        r"|equivalent|\bas \w+ as|overlap"
+        r"|equivalent|\bas \w+ as|overlap|most[- ]common|misdiagnos|\(see"
         r"|indistinguish|superior|inferior",
         clause=r"\b(?:mistaken|confused with)\b",
         before=r"\b(?:unlike|as with|differential diagnos\w+|rather than|instead of|(?:in )?contrast\w* (?:to"
-        r"|with|feature from)|than"
+        r"|with|feature from)|than|(?:second|third|fourth)[- ]most[- ]common [^;,(]{0,60}\(?after"
         r"|compar\w+ (?:to|with)|overlap\w* with|similar to|resembl\w*|mimic\w*|akin to|(?:in)?distinguish\w*"
         r"|indistinguishable from|differentiat\w*"
         r"|distinct from|different from|versus|vs\.?|as opposed to|equivalent to|superior to|inferior to"
-        r"|as (?:effective|good|safe|common|severe|likely|useful|potent) as)\b[^;,]{0,80}",
+        r"|as (?:effective|good|safe|common|severe|likely|useful|potent) as)\b[^;,]{0,80}"
+        r"|\bthan\b[^;]{0,60}\b(?:such as|including)\b[^;]{0,80}|\bunlike\b[^;,]{0,40}, which [^;]{0,160}"
+        r"|\bmisdiagnosed as\b[^;]{0,200}|\(see:? [^)]{0,60}",
         after=r"\s{0,9}(?:is|are)? ?(?:mistaken|confused) (?:for|with)",
+    ),
+    Kind(
+        "told of for another reason",  # it resembles the disease or makes it worse; it is feared or fought
+        {"origin"},
+        r"resembl|mimic|similar|sever|aggressive|life-threat|bind|immunity|defen[cs]e|regarding|article|fear|worr"
+        r"|concern",
+        before=r"\b(?:life-threatening|(?:more )?(?:severe|aggressive))\b[^;]{0,40}\b(?:in|among)\b[^;]{0,120}"
+        r"|\b(?:bind(?:s|ing) to|immunity (?:to|against)|defen[cs]es? against)\b[^;]{0,120}"
+        r"|\b(?:regarding|articles? (?:about|on)|fears? of|worr\w+ about|concerns? about)\b[^;]{0,60}",
+        after=r"[^;.]{0,80}?\b(?:resembles?|mimics?|(?:has|have|with) (?:very )?similar)\b"
+        r"|[^;]{0,150}?\b(?:more (?:severe|aggressive)|(?:develop|experience|have) (?:an? )?severe)\b",
+    ),
+    Kind(
+        "harm of something else",  # of surgery for the disease; of stopping the drug
+        {"effect"},
+        r"surg|operation|lancing|abrupt|sudden",
+        before=r"\b(?:complications? of|after|following|improper) (?:\w+ ){0,2}(?:surg\w+|operations?"
+        r"|lancing)\b[^;]{0,160}"
+        r"|\b(?:stopp?|discontinu|withdr)\w*\b[^;,]{0,20}\b(?:abrupt|sudden)\w*[^;]{0,160}"
+        r"|\b(?:abrupt|sudden)\w* (?:stopp?|discontinu|withdr|cessation)\w*\b[^;]{0,160}",
+    ),
+    Kind(
+        "shows nothing, or not yet",
+        {"test"},
+        r"negative|normal|unremarkable|await|under |future|being developed|possible",
+        clause=r"\b(?:await\w*|under (?:study|investigation|development)|being developed|in the future)\b",
+        before=r"\ba possible (?:\w+ )?",
+        after=r"[^;]{0,60}?\b(?:is|are) (?:\w+ )?(?:negative|normal|unremarkable)\b",
+    ),
+    Kind(
+        "an effect like it",
+        {"origin", "remedy"},
+        r"effects?\b|propert",
+        after=r"(?:(?:, [\w -]{1,30}){0,3}(?:,? and [\w -]{1,30})?[\s-]{1,2}(?:effects?|properties) of| (?:effects"
+        r"|properties))\b",
+    ),
+    Kind(
+        "given for another reason",
+        REMEDY,
+        r"infection|unrelated|transplant|treatment of",
+        clause=r"\b(?:superinfections?|secondary (?:\w+ )?infections?)\b"
+        r"|\bfor the treatment of\b.{0,200}\bfor the treatment of\b",  # each for another disease
+        before=r"\bunrelated (?:\w+ )?|\b(?:transplant\w*|new kidney)\b[^;.]{0,40}\b(?:necessitat"
+        r"|requir)\w*\b[^;.]{0,100}",
+    ),
+    Kind(
+        "where it lies",
+        {"organ"},
+        r"behind|adjacent|next to|in front of|at the back|contain|surround|deriv|migrat",
+        before=r"\b(?:behind|adjacent to|next to|in front of|at the back of|containing|(?<!the )surround(?:s|ing)?"
+        r"|surround and \w+"
+        r"|(?:deriv|migrat)\w+ from) (?:the )?(?:[\w-]+,? ){0,2}",
     ),
     Kind(
         "what both have",
@@ -440,10 +538,11 @@ KINDS = [
         "normal physiology",
         {"process", "organ"},
         r"normal|healthy|physiolog|undisturbed|unaffected|spare|sparing|intact|preserved|uninvolved|inhibit"
-        r"|prevent|block|suppress|oppos|contrast",
+        r"|prevent|block|suppress|oppos|contrast|hid(?:e|es|ing)|evad|escap|protected",
         clause=r"(?<!ab)\bnormal(?:ly)?\b|\b(?:healthy|physiologic\w*|undisturbed|unaffected|spared?|spares|sparing"
         r"|intact|preserved|uninvolved)\b",
-        before=r"\b(?:inhibit\w*|prevent\w*|block\w*|suppress\w*|oppos\w*) (?:[\w-]+ ){0,2}",
+        before=r"\b(?:inhibit\w*|prevent\w*|block\w*|suppress\w*|oppos\w*) (?:[\w-]+ ){0,2}"
+        r"|\b(?:hid(?:e|es|ing)|evad\w+|escap\w+|protected) (?:from )?(?:attack by )?(?:[\w'-]+ ){0,2}",
     ),
     Kind(
         "ordinary function",
@@ -473,7 +572,7 @@ KINDS = [
         r"|promising|tentativ|anecdot|candidate|pilot|trial|stud|research|explor|evaluat"
         r"|develop|test|tried|hope|look|potential|possib|perhaps|probabl|presum|apparent|allege|reported|purport"
         r"|claim|believed|thought|limited|some|case|uncertain|unknown|attempt|future|phase|obscure|yet"
-        r"|consider|little|examined",
+        r"|consider|little|examined|interest",
         clause=r"\b(?:might|could)\b|\bmay (?:\w+ ){0,2}(?:help|benefit|improve|reduce"
         r"|be (?:an? )?(?:\w+ )?(?:help\w*|benefi\w*|effective|useful|promising|of|able|tried|considered"
         r"|options?|alternative|possible|worth\w*)|prevent|protect"
@@ -491,19 +590,23 @@ KINDS = [
         r"|potential(?:ly)?|perhaps"
         r"|probabl[ey]|presumably|apparently|allegedly|reportedly|purported|claim\w*"
         r"|believed|thought|(?:limited|some|little|low[- ]quality|tentative) (?:\w+ )?(?:evidence|data)"
-        r"|case (?:reports?|series)|uncertain|unknown|obscure|attempt(?:s|ed)?|phase [i123]\w*|somewhat"
+        r"|interest in (?:treat|us)ing|show(?:n|s|ed) promise|case (?:reports?|series)|uncertain|unknown|obscure"
+        r"|attempt(?:s|ed)?|phase [i123]\w*|somewhat"
         r"|considered? (?:an? )?(?:option|alternative)"
         r"|(?<!as )(?<!if )(?<!where )(?<!when )(?<!wherever )possibl[ey])\b",
-        unless=r"\b(?:shown|demonstrated|proven|confirmed|established|found to be effective|effective in \w+ trials"
+        unless=r"\b(?:shown(?! promising)|demonstrated|proven|confirmed|established|found to be effective"
+        r"|effective in \w+ trials"
         r"|first[- ]line|treatment of choice|standard)\b",
     ),
     Kind(
         "hypothesis",
         {"origin", "effect", "process"},
-        r"hypothe|speculat|theor|postulat|propos|inconclusive|uncertain|anecdot|implicat|there may|seem|name"
+        r"hypothe|speculat|theor|postulat|propos|inconclusive|uncertain|anecdot|tentative|possib|implicat|there may"
+        r"|seem|name"
         r"|suggest|evidence|established|studied|investigated",
         clause=r"\b(?:hypothe\w+|speculat\w+|theor(?:y|ies|i[sz]ed)|postulat\w+|(?:been|is|are|was|were) proposed"
-        r"|inconclusive|anecdotal\w*|there may be|seems? to|although the name|not (?:been )?established"
+        r"|inconclusive|anecdotal\w*|tentative|rais\w+ the possibility|possible (?:links?|associations?|role)"
+        r"|there may be|seems? to|although the name|not (?:been )?established"
         r"|(?:been|some|studies) suggest\w*|(?:have|has) been (?:studied|investigated))\b",
     ),
     Kind(
@@ -518,9 +621,11 @@ KINDS = [
 ]
 
 
-# What a full sentence has to say of a thing besides denying nothing: that it is a cause, or that an organ is ill.
+# What a full sentence has to say of a thing besides denying nothing: that it is a cause, that an organ is ill, or that
+# one disease is taken for another.
 VERB = re.compile(
-    r"\b(?:is|are|was|were|has|have|had|can|may|might|will|would|could|does|do|did|occurs?|causes?|leads?|results?|seems?"
+    r"\b(?:is|are|was|were|has|have|had|can|may|might|will|would|could|does|do|did|occurs?|causes?|leads?|results?"
+    r"|seems?"
     r"|appears?|shows?|allows?|makes?|gives?|exists?|includes?)\b",
     re.IGNORECASE,
 )
@@ -536,12 +641,22 @@ CAUSAL = re.compile(
 )
 ILL = re.compile(
     r"\b(?:(?:dis|en|un|de|mal|hyper|hypo|a|non)?(?:damag|inflam|infect|lesion|atroph|degenerat|dysfunction|loss|lost"
-    r"|destr|affect|involv|tumou?r|cancer|carcinoma|sarcoma|neoplas|malignan|defect|swell|swollen|enlarg|obstruct|thicken"
+    r"|destr|affect|involv|tumou?r|cancer|carcinoma|sarcoma|neoplas|malignan|defect|swell|swollen|enlarg|obstruct"
+    r"|thicken"
     r"|fibros|necro|invad|invas|disseminat|spread|accumul|deposit|bleed|ha?emorrh|ruptur|injur|impair|abnormal|scar"
-    r"|ulcer|compress|narrow|dilat|block|infiltrat|thin|hole|tear|torn|malform|anomal|disorder|disease|failure|form(?:ed|s"
+    r"|ulcer|compress|narrow|dilat|block|infiltrat|thin|hole|tear|torn|malform|anomal|disorder|disease|failure"
+    r"|form(?:ed|s"
     r"|ation)|dystroph|absen|lack|deficien|displac|prolaps|irritat|toxic|patholog|attack|coloni|clot|thromb|isch|paraly"
     r"|contract|spasm|weak|pain|reduc|decreas|agenes|plas[it]|cyst|growth|fissur|fistula|abscess|hernia|vari[cx]|plaque"
     r"|atresi|congest|kill|disten[ds]|susceptib|trauma))",
+    re.IGNORECASE,
+)
+UNLIKE = re.compile(
+    r"\b(?:different\w+|distinguish\w*|distinct\w*|differ\w*|mistaken|confus\w+|misdiagnos\w+|mimic\w*|similar\w*"
+    r"|resembl\w*"
+    r"|exclud\w*|exclusion|rul(?:e|ed|ing) out|(?:other|alternative|possible|also|consider\w*|include[sd]?|including"
+    r"|such as"
+    r"|shared?|like|versus|opposed to)|diagnos[ei]\w*)\b",
     re.IGNORECASE,
 )
 STATES_ALONE = {"cause": "; pathogen;"}  # what a sentence need not call a cause where causes are told
@@ -553,6 +668,9 @@ def says_so(relation: str, inverse: bool, before: str, after: str) -> bool:
     if role == "organ":
         near = re.split("[;.]", before)[-1][-80:], re.split("[;.]", after)[0][:50]
         return any(map(ILL.search, near))
+    if role == "differential":
+        clause = f"{before} {after}"
+        return not before.strip() or bool(UNLIKE.search(clause)) or not VERB.search(clause)
     return role != "origin" or bool(CAUSAL.search(f"{before} {after}")) or not VERB.search(f"{before} {after}")
 
 

@@ -70,7 +70,7 @@ def names_of_classes(title: str, lead: str) -> Iterator[tuple[str, ...]]:
 
 # What heals is no examination, and the harm that a substance does is not undone by more of it.
 HEALS = re.compile(
-    r"(?:therapy|dialysis|transplant(?:ation)?|surgery|ectomy|plasty|amputation|ventilation|resuscitation|rehabilitation)$",
+    r"(?:therapy|dialysis|transfusion|transplant(?:ation)?|surgery|ectomy|plasty|amputation|ventilation|resuscitation|rehabilitation)$",
     re.I,
 )
 HARM_OF = re.compile(

@@ -68,7 +68,8 @@ FIELD_NAME = re.compile(r"[^,;\n()]{2,80}")
 PART_OF_NAME = re.compile(  # what follows makes it the name of something else
     r"(?:-|\s(?:virus(?:es)?|disease|syndrome|deficiency|vaccines?|tests?|receptors?|antagonists?"
     r"|agonists?|inhibitors?|gene|genes|protein"
-    r"|cells?|antibod\w+|antigens?|toxin|resistance|levels?|factor|association|foundation|society|scale|score)\b)",
+    r"|cells?|antibod\w+|antigens?|toxin|resistance|levels?|factor|association|foundation|society|scale|score"
+    r"|decisions?)\b)",
     re.IGNORECASE,
 )
 

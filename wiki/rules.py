@@ -109,8 +109,12 @@ YIELDS = {
     "adverse_effect": {"contraindication", "interaction"},
     "contraindication": {"adverse_effect", "interaction"},
 }
-# Under causes, these inner headings speak of something else (medications and surgery do not: they cause diseases too).
-CLOSED = {"cause": {"symptom", "complication", "diagnosed_by"}}
+# Under headings of the first kind, inner ones of the second speak of something else. (Under causes, medications and
+# surgery do not: they cause diseases too.)
+CLOSED = {
+    "cause": {"symptom", "complication", "diagnosed_by"},
+    "symptom": {"risk_factor", "treated_by", "prevented_by"},
+}
 # Under these headings, and all below them, nothing is stated of the page's subject, or nothing that holds today.
 SILENT = set(map(normal_heading, listed(
     "history; research; society and culture; culture; classification; cost; economics; epidemiology; prevalence; "
@@ -123,16 +127,22 @@ SILENT = set(map(normal_heading, listed(
 SILENCING = re.compile(
     r"\b(?:research|experimental|investigational|future|emerging|novel|alternative|complementary|folk|traditional"
     r"|historical|homeopath\w*|herbal|veterinary|animal|recreational|obsolete|former|discontinued|ineffective"
-    r"|unproven|disproven|evolutionary|proposed|hypothetical|speculative|protective|potential|legal|non medical)\b"
+    r"|unproven|disproven|unestablished|uncertain|putative|disputed|evolutionary|proposed|hypothetical|speculative"
+    r"|protective|potential|legal|non medical)\b"
 )
-# Under treatment and uses, what these headings say is no treatment.
-ASIDES = set(map(normal_heading, listed(
+# Inner headings that speak of something else: of no treatment under treatment and uses; under causes, of what occurs
+# together with a disease.
+NO_USE = set(map(normal_heading, listed(
     "complications; side effects; adverse effects; adverse events; pregnancy; breastfeeding; lactation; overdose; "
     "risks; safety; prognosis; outcome; outcomes; resistance; failure; monitoring; precautions; warnings; toxicity; "
     "triggers; what to avoid; avoidance; special populations; special considerations; special precautions; "
     "limitations; anaesthetic considerations; anesthetic considerations"
 )))  # fmt: skip
-USING = {"treated_by", "prevented_by", "diagnosed_by"}
+NO_CAUSE = set(map(normal_heading, listed(
+    "associations; associated conditions; associated disorders; associated diseases; associated findings; relation; "
+    "localizing signs"
+)))  # fmt: skip
+ASIDES = {"treated_by": NO_USE, "prevented_by": NO_USE, "diagnosed_by": NO_USE, "cause": NO_CAUSE}
 # Under a heading that joins subjects ("Prevention and treatment"), the sentence says which of their relations is meant.
 CUES = {
     "prevented_by": r"prevent|prophyla|vaccin|immuni[sz]|protect|reduce the risk",
@@ -166,7 +176,7 @@ def rules_for(kind: str, path: tuple[str, ...]) -> list[list[Rule]]:
             return []
         if not found or here and yields(outer, here):
             found = here
-        elif closes(outer, relations_of(here)) or outer & USING and is_aside(title):
+        elif closes(outer, relations_of(here)) or is_aside(outer, title):
             return []
     return found
 
@@ -181,9 +191,10 @@ def closes(outer: set[str], inner: set[str]) -> bool:
     return any(CLOSED.get(relation, set()) & inner for relation in outer)
 
 
-def is_aside(title: str) -> bool:
-    """Whether a heading inside a section of uses speaks of something besides."""
-    return any(name in ASIDES for names in subjects(title) for name in names)
+def is_aside(outer: set[str], title: str) -> bool:
+    """Whether an inner heading speaks of something besides what the outer one is about (`ASIDES`)."""
+    names = set(chain.from_iterable(subjects(title)))
+    return any(names & ASIDES.get(relation, set()) for relation in outer)
 
 
 def rules_of(kind: str, title: str) -> list[list[Rule]]:

@@ -17,16 +17,25 @@ SENTENCE_END = re.compile(r"\n[ \t]*\n|[.!?][\"'”’)\]]{0,2}\s+")
 TAKEN_BACK = (  # "have been used, but with limited efficacy": no new clause, for it speaks of the same thing
     r" (?:(?:these|this|they|it) )?(?:is|are|was|were|has|have|had|with)\b[^,;]{0,40}\b(?:limited|little|no|poor"
     r"|lack\w*|un(?:substantiated|proven|successful)|disappoint\w*|ineffective|fail\w*"
-    r"|not (?:been )?(?:\w+ )?(?:substantiated|proven|shown|confirmed|supported|effective|successful|diagnostic"
-    r"|useful|helpful|reliable))\b|(?: \w+)? evidence\b[^,;]{0,60}\b(?:lack\w*|limited|weak|poor)\b"
+    r"|not (?:been )?(?:\w+ )?(?:used|substantiated|proven|shown|confirmed|supported|effective|successful|diagnostic"
+    r"|useful|helpful|reliable))\b"
+    r"|[^,;]{0,60}\b(?:studies|trials|findings|results|data)\b[^,;]{0,60}\b(?:fail\w*|(?:do|does|did|has|have) not)\b"
+    r"|[^,;]{0,40}\b(?:no|little) evidence\b"
+)
+NO_PROOF = (
+    r" (?:its|their) (?:use|role|efficacy|effectiveness)\b[^,;]{0,30}\b(?:controversial|unproven|limited|debated"
+    r"|uncertain)\b"
+    r"|(?: [\w-]+){0,7} evidence\b[^,;]{0,60}\b(?:lack\w*|limited|weak|poor|inconclusive|insufficient)\b"
 )
 CLAUSE_END = re.compile(
     r";|, (?=(?:and|so) (?:it|they|this|these|those)\b)"
-    rf"|\b(?:but(?! (?:not|also|(?:may|can) include)|{TAKEN_BACK})|although|though|whereas|while|however)\b",
+    rf"|\b(?:but(?! (?:not|also|(?:may|can) include)|{TAKEN_BACK}|{NO_PROOF})|(?:although|though)(?!{NO_PROOF})|whereas"
+    r"|while(?! (?:once|formerly|previously|initially))|(?<!, )however|however(?!,))\b",
     re.IGNORECASE,
 )
 OWN_VERB = re.compile(
-    r"\b(?:is|are|was|were|has|have|had|does|do|did|can|may|might|must|should|will|would|cause[sd]?|used?|treats?|helps?"
+    r"\b(?:is|are|was|were|has|have|had|does|do|did|can|may|might|must|should|will|would|cause[sd]?|used?|treats?"
+    r"|helps?"
     r"|reduces?|prevents?|improves?|relieves?|occurs?|leads?|results?|remains?|shows?|makes?|gives?|works?)\b",
     re.IGNORECASE,
 )
@@ -41,7 +50,9 @@ CONTINUES = re.compile(  # a sentence or a clause that begins like this shares t
 )
 # A condition holds for the rest of the sentence and not for what it is said of: "If rest does not help, X is used".
 CONDITION_BEFORE = re.compile(
-    r"\b(?:if|when|where|once|unless|in (?:those|patients|people|cases) (?:who|where|in whom))\b[^,;]{0,150},", re.I
+    r"\b(?:if|when|where|once|unless|in (?:those|patients|people|cases) (?:who|where|in whom))\b"
+    r"(?:(?!\b(?:there (?:is|are)|stop\w*|withdrawn|discontinu\w*)\b)[^,;]){0,150},",
+    re.I,
 )
 CONDITION_AFTER = re.compile(  # as far as a verb that denies: "in those who had one, or have one now, do not change"
     r"\b(?:if|when|where|unless|until|who|in whom|for whom)\b(?: \w+){0,3}(?:(?! (?:do|does|did) not\b)[^,;]){0,200}"
