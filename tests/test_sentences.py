@@ -164,6 +164,9 @@ from wiki.sentences import clause_around, split_sentences, statements
         ("Bile rises without elevation of @ enzymes.", "affects", False),
         ("The cancer is non@ in origin.", "affects", False),
         ("The damaged germs hide from the body's @.", "affects", False),
+        ("The bleeding can result in @.", "differential", False),
+        ("If @ is present, other causes are likely.", "differential", False),
+        ("A rash in spring may be @.", "differential", True),
     ],
 )
 def test_what_a_sentence_asserts(sentence, relation, holds):
@@ -183,9 +186,6 @@ def test_what_a_sentence_asserts(sentence, relation, holds):
         ("The @ is damaged early.", "affects", True),
         ("Salt is pumped to the @.", "affects", False),
         ("People have @.", "symptom", True),
-        ("Bleeding can result in @.", "differential", False),
-        ("It can look similar to @.", "differential", True),
-        ("@ is a disease of the skin.", "differential", True),
     ],
 )
 def test_what_a_sentence_names_a_thing_as(sentence, relation, says):

@@ -363,7 +363,8 @@ KINDS = [
         before=r"(?:^|[,;]) ?(?:[\w-]+ ){0,3}(?:symptoms?|signs|features|manifestations"
         r"|effects)(?: of [\w-]+){0,3}(?: \w+)? includ\w*"
         r"[^;]{0,200}|\b(?:sudden|new|recent|acute) onset of (?:[\w-]+ ){0,2}"
-        r"|\b(?:caus(?:e|es|ing) (?!of|by)|produc(?:e|es|ing) |induces? |contributing to|(?:the|this) infection (?:is"
+        r"|\b(?:produc(?:e|es|ing)|induces?) (?:[\w-]+ ){0,4}"
+        r"|\b(?:caus(?:e|es|ing) (?!of|by)|contributing to|(?:the|this) infection (?:is"
         r"|may be|can be) associated with|responsible for|leads? to|leading to|led to|results? in|resulting in"
         r"|complicat\w+ (?:by|include)|present\w* with|characteri[sz]ed by|accompanied by"
         r"|associated findings"
@@ -504,7 +505,7 @@ KINDS = [
         r"infection|unrelated|transplant|treatment of",
         clause=r"\b(?:superinfections?|secondary (?:\w+ )?infections?)\b"
         r"|\bfor the treatment of\b.{0,200}\bfor the treatment of\b",  # each for another disease
-        before=r"\bunrelated (?:\w+ )?|\b(?:transplant\w*|new kidney)\b[^;.]{0,40}\b(?:necessitat"
+        before=r"\bunrelated (?:\w+ )?|\btransplant\w*\b[^;.]{0,40}\b(?:necessitat"
         r"|requir)\w*\b[^;.]{0,100}",
     ),
     Kind(
@@ -518,9 +519,10 @@ KINDS = [
     Kind(
         "what both have",
         {"differential"},
-        r"features?|symptoms?|signs?|present|mild|severe",
+        r"features?|symptoms?|signs?|present|mild|severe|result|caus|lead|missing",
         before=r"\b(?:(?:features?|symptoms?|signs?) (?:of|such as|includ\w+)|present\w* with|milder|mild|severe)"
-        r" (?:[\w-]+ ){0,2}",
+        r" (?:[\w-]+ ){0,2}|\b(?:results? in|caus(?:e|es|ing)|leads? to) (?:[\w-]+ ){0,2}",
+        after=r" is present\b|[^;.,]{0,40} may be missing\b",
         unless=r"\b(?:similar\w*|mistaken|confus\w+|mimic\w*|resembl\w*|differ\w*|distinguish\w*|exclud\w*|rul\w+"
         r"|misdiagnos\w+)\b",
     ),
@@ -569,7 +571,7 @@ KINDS = [
         "hedge",
         {"remedy", "indication"},
         r"may|might|could|propos|suggest|postulat|hypothe|speculat|theor|investigat|experiment|prelimin"
-        r"|promising|tentativ|anecdot|candidate|pilot|trial|stud|research|explor|evaluat"
+        r"|promis|tentativ|anecdot|candidate|pilot|trial|stud|research|explor|evaluat"
         r"|develop|test|tried|hope|look|potential|possib|perhaps|probabl|presum|apparent|allege|reported|purport"
         r"|claim|believed|thought|limited|some|case|uncertain|unknown|attempt|future|phase|obscure|yet"
         r"|consider|little|examined|interest",
@@ -621,8 +623,7 @@ KINDS = [
 ]
 
 
-# What a full sentence has to say of a thing besides denying nothing: that it is a cause, that an organ is ill, or that
-# one disease is taken for another.
+# What a full sentence has to say of a thing besides denying nothing: that it is a cause, or that an organ is ill.
 VERB = re.compile(
     r"\b(?:is|are|was|were|has|have|had|can|may|might|will|would|could|does|do|did|occurs?|causes?|leads?|results?"
     r"|seems?"
@@ -651,14 +652,6 @@ ILL = re.compile(
     r"|atresi|congest|kill|disten[ds]|susceptib|trauma))",
     re.IGNORECASE,
 )
-UNLIKE = re.compile(
-    r"\b(?:different\w+|distinguish\w*|distinct\w*|differ\w*|mistaken|confus\w+|misdiagnos\w+|mimic\w*|similar\w*"
-    r"|resembl\w*"
-    r"|exclud\w*|exclusion|rul(?:e|ed|ing) out|(?:other|alternative|possible|also|consider\w*|include[sd]?|including"
-    r"|such as"
-    r"|shared?|like|versus|opposed to)|diagnos[ei]\w*)\b",
-    re.IGNORECASE,
-)
 STATES_ALONE = {"cause": "; pathogen;"}  # what a sentence need not call a cause where causes are told
 
 
@@ -668,9 +661,6 @@ def says_so(relation: str, inverse: bool, before: str, after: str) -> bool:
     if role == "organ":
         near = re.split("[;.]", before)[-1][-80:], re.split("[;.]", after)[0][:50]
         return any(map(ILL.search, near))
-    if role == "differential":
-        clause = f"{before} {after}"
-        return not before.strip() or bool(UNLIKE.search(clause)) or not VERB.search(clause)
     return role != "origin" or bool(CAUSAL.search(f"{before} {after}")) or not VERB.search(f"{before} {after}")
 
 
