@@ -95,8 +95,8 @@ KINDS = [
     Kind(
         "without it",
         STATED,
-        r"without|free\b|non|anti",
-        before=r"\bwithout(?: an?| any)?(?: \w+ of)?\s{0,9}|\b(?:non|anti)-?",
+        r"without|free\b|non|anti|seldom|hardly",
+        before=r"\bwithout(?: an?| any)?(?: \w+ of)?\s{0,9}|\b(?:non|anti)-?|\b(?:seldom|hardly) (?:any )?",
         after=r"[\s-]{0,9}free\b",
     ),
     Kind("like it only", STATED, r"like\b", after=r"[\s-]?-like\b"),
@@ -337,10 +337,12 @@ KINDS = [
         "origin, not effect",
         {"effect"},
         r"caused by|due to|because|secondary to|result of|resulting from|arising|owing|preced|following"
-        r"|after|history|triggered|precipitated|exacerb|worsened|aggravat|provoked|relieved|be related|anteced|cause"
-        r"|prior to|before",
-        before=r"\b(?:caused by|due to|because of|secondary to|as a result of|resulting from|arising from|owing to"
-        r"|(?:might|may|could) be related to|(?:exacerbated|worsened|aggravated|provoked|relieved) by"
+        r"|after|history|triggered|precipitated|exacerb|worsened|aggravat|provoked|relieved|prevented|be related"
+        r"|anteced|cause"
+        r"|prior to|before|rul(?:e|ed|ing) out",
+        before=r"\brul(?:e|ed|ing) out\b[^;]{0,300}|\b(?:caused by|due to|because of|secondary to|as a result of"
+        r"|resulting from|arising from|owing to"
+        r"|(?:might|may|could) be related to|(?:exacerbated|worsened|aggravated|provoked|relieved|prevented) by"
         r"|triggered by|precipitated by|preced\w+ by|history of|antecedent|causes (?:of [\w-]{1,30} )?"
         r"(?:(?:are|may|can|also|and|but|many|manifold|common) ){0,4}includ\w*)\b"
         r"(?:(?!\b(?:may|can|lead\w*|caus(?:e|es|ing)|develop\w*|occur\w*)\b)[^;]){0,160}|\b(?:prior to"
@@ -664,14 +666,17 @@ def says_so(relation: str, inverse: bool, before: str, after: str) -> bool:
     return role != "origin" or bool(CAUSAL.search(f"{before} {after}")) or not VERB.search(f"{before} {after}")
 
 
-# In small letters, in which a search is several times as fast as one that ignores case.
-WORDS = [(kind, re.compile(kind.words)) for kind in KINDS]
+@cache
+def words_of(roles: frozenset[str]) -> list[tuple[Kind, re.Pattern]]:
+    """The kinds of doubt that concern any of some roles, with their words in small letters, in which
+    a search is several times as fast as one that ignores case."""
+    return [(kind, re.compile(kind.words)) for kind in KINDS if kind.roles & roles]
 
 
-def suspects(statement: str) -> list[Kind]:
+def suspects(statement: str, roles: frozenset[str] = frozenset(ROLES.values())) -> list[Kind]:
     """The kinds of doubt whose words a sentence (with its context) has: mostly few, which spares the other patterns."""
     statement = statement.casefold()
-    return [kind for kind, words in WORDS if words.search(statement)]
+    return [kind for kind, words in words_of(roles) if words.search(statement)]
 
 
 def doubt(before: str, after: str, relation: str, inverse: bool = False, kinds: list[Kind] | None = None) -> str:

@@ -17,7 +17,7 @@ from mwparserfromhell.nodes import Template
 from mwparserfromhell.parser import ParserError
 from mwparserfromhell.wikicode import Wikicode
 
-from wiki.doubts import PREVENTING, STATES_ALONE, doubt, says_so, suspects
+from wiki.doubts import PREVENTING, ROLES, STATES_ALONE, doubt, says_so, suspects
 from wiki.mediawiki import Page, bare, normalise_title
 from wiki.reading import MENTIONED, STATES_FACT, Mention, Reading
 from wiki.recognition import RARE_CATEGORY, recognise
@@ -90,12 +90,12 @@ def find_mentions(
     spots = sorted([*flat.links, *names])
     if not rules or not spots:
         return
-    at = 0
+    at, roles = 0, frozenset(ROLES[rule.relation, rule.inverse] for of_subject in rules for rule in of_subject)
     for start, end, context in statements(flat.text, flat.items):
         first, at = at, bisect_left(spots, end, at, key=lambda spot: spot.start)
         sentence = flat.text[start:end]
         if at > first and len(sentence) <= MAX_SENTENCE_CHARS:
-            kinds = suspects(context + sentence)
+            kinds = suspects(context + sentence, roles)
             evidence, fitting = heading + tidy(sentence), applicable(rules, context + sentence)
             for spot in spots[first:at]:
                 before, after = clause_around(sentence, spot.start - start, max(spot.end, spot.start) - start)
