@@ -38,8 +38,8 @@ from pretrained import check_weights, known_tokens, turn_end, unsupported
 from tools.cli import UserError
 from tools.run import check_seal
 
-CHUNK = 1024  # tokens whose logits are alive at once, at most
-CHUNK_LOGITS = 2**25  # logits of a chunk, at most: 0.13 GB in float32, 220 tokens at V = 151,936
+CHUNK = 256  # tokens whose logits are worked on at once, at most: few enough for a CPU's cache
+CHUNK_LOGITS = 2**25  # logits that are alive at once, at most: 0.13 GB in float32, 220 tokens at V = 151,936
 
 
 def load_policy(
@@ -207,31 +207,40 @@ def token_logprobs(
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Chunk by chunk; nothing of the vocabulary's width outlives its chunk, and backward computes it once more."""
+    """Chunk by chunk. Backward computes the probabilities once more, unless those of all tokens are few: then they are
+    kept."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, known: int | None
     ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(hidden, weight, targets)
         ctx.temperature, ctx.known = temperature, known
+        keep = len(targets) * len(weight) <= CHUNK_LOGITS and any(ctx.needs_input_grad)
         logprobs = hidden.new_empty(len(targets), dtype=torch.float32)
         entropies = torch.empty_like(logprobs)
+        kept = []
         for rows in _chunks(len(targets), len(weight)):
             logs = _logits(hidden[rows], weight, temperature, known).log_softmax(-1)  # (n, V)
+            probabilities = logs.exp()
             logprobs[rows] = logs.gather(1, targets[rows, None])[:, 0]
-            entropies[rows] = -torch.linalg.vecdot(logs.exp(), logs)
+            entropies[rows] = -torch.linalg.vecdot(probabilities, logs)
+            kept += [probabilities] if keep else []
+        ctx.save_for_backward(hidden, weight, targets, *kept)
         ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
-        hidden, weight, targets = ctx.saved_tensors
+        hidden, weight, targets, *kept = ctx.saved_tensors
         hidden_grad = torch.empty_like(hidden)
         weight_grad = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None  # None: it is frozen
-        for rows in reversed(_chunks(len(targets), len(weight))):
-            into_logits = _logits(hidden[rows], weight, ctx.temperature, ctx.known).softmax(-1)
-            into_logits.mul_(-grad[rows, None]).scatter_add_(1, targets[rows, None], grad[rows, None])
+        for number, rows in enumerate(_chunks(len(targets), len(weight))):
+            if kept:
+                into_logits = kept[number] * -grad[rows, None]
+            else:
+                probabilities = _logits(hidden[rows], weight, ctx.temperature, ctx.known).softmax(-1)
+                into_logits = probabilities.mul_(-grad[rows, None])
+            into_logits.scatter_add_(1, targets[rows, None], grad[rows, None])
             into_logits = (into_logits if ctx.temperature == 1 else into_logits.div_(ctx.temperature)).to(weight.dtype)
             hidden_grad[rows] = into_logits @ weight
             if weight_grad is not None:

@@ -164,7 +164,7 @@ def add_norm(x: Tensor, y: Tensor, module: nn.Module) -> tuple[Tensor, Tensor]:
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding; the two halves of the head dimension are the two components of each pair."""
     first, second = x.chunk(2, -1)
-    return x * cos + torch.cat((-second, first), -1) * sin
+    return torch.addcmul(x * cos, torch.cat((-second, first), -1), sin)
 
 
 def rope_tables(model: nn.Module, length: int) -> tuple[Tensor, Tensor]:
@@ -582,19 +582,19 @@ class State:
         row = torch.arange(rows, device=last.device)
         places = lanes.new_zeros(slots * samples)  # a lane without a row points to place 0
         places[lanes] = row
-        places = places.view(slots, samples)
         beyond_prompt = torch.arange(prompt_length, device=last.device) >= lengths[:, None]
         beyond_response = torch.arange(length, device=last.device) > last[:, None]
-        masked = torch.cat((beyond_prompt, beyond_response), -1)[:, None, None]  # (B, 1, 1, prompt + response)
+        beyond = torch.cat((beyond_prompt, beyond_response), -1)[:, None, None]  # (B, 1, 1, prompt + response)
+        hidden = torch.zeros(beyond.shape, device=last.device).masked_fill_(beyond, -torch.inf)  # to be added to scores
         cos, sin = (table[lengths + last][:, None, None] for table in self.rope)  # (B, 1, 1, head_dim)
 
         def by_prompt(x: Tensor) -> Tensor:
             """(B, kv_heads, group, N), by row -> (slots, kv_heads, samples * group, N), by prompt."""
-            return x[places].transpose(1, 2).flatten(2, 3)
+            return x.index_select(0, places).unflatten(0, (slots, samples)).transpose(1, 2).flatten(2, 3)
 
         def by_row(x: Tensor) -> Tensor:
             """The inverse of `by_prompt`."""
-            return x.unflatten(2, (samples, -1)).transpose(1, 2).flatten(0, 1)[lanes]
+            return x.unflatten(2, (samples, -1)).transpose(1, 2).flatten(0, 1).index_select(0, lanes)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             # A prompt's keys are read once for all of its rows, a row's own keys for itself; one softmax over both.
@@ -606,7 +606,7 @@ class State:
             prompt_keys, prompt_values = (state[:slots, :, :prompt_length] for state in self.prompts.layer(layer))
             grouped = q.reshape(rows, k.shape[1], -1, q.shape[-1]) * q.shape[-1] ** -0.5
             scores = torch.cat((by_row(by_prompt(grouped) @ prompt_keys.mT), grouped @ keys.mT), -1).float()
-            weights = scores.masked_fill_(masked, -torch.inf).softmax(-1).to(v.dtype)
+            weights = scores.add_(hidden).softmax(-1).to(v.dtype)
             of_prompt, of_response = weights.split((prompt_length, length), -1)
             out = by_row(by_prompt(of_prompt) @ prompt_values) + of_response @ values
             return out.reshape(q.shape)

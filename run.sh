@@ -45,7 +45,7 @@ source ./setup.sh
 export MALLOC_MMAP_THRESHOLD_=10000000000 MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_TOP_PAD_=100000000
 case $recipe in
 tiny) export HF_HUB_OFFLINE=1
-  rl=(--questions 64 --group-size 8 --max-new-tokens 80 --lr 3e-4 --lr-decay 0.9 --share-prompts --micro-tokens 8192 --cache-gb 0.5 --seed "$seed")
+  rl=(--questions 64 --group-size 8 --max-new-tokens 80 --lr 3e-4 --lr-decay 0.9 --share-prompts --micro-tokens 1024 --cache-gb 0.5 --seed "$seed")
   stage kg_build python kg_build.py --source data/encyclopedia.xml
   stage synth python synth.py --questions 12000 --no-long-paths --plain-wordings --single-facts 0.45
   stage curate python curate.py --heldout 500

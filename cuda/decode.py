@@ -182,7 +182,7 @@ def add_norm(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up, of any shape."""
-    return swiglu_triton(gate, up) if serve(gate) else F.silu(gate) * up
+    return swiglu_triton(gate, up) if serve(gate) else F.silu(gate).mul_(up)
 
 
 def rms_norm_triton(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -73,8 +73,9 @@ def test_token_logprobs_equal_a_full_log_softmax(chunk, temperature, monkeypatch
 
 
 def test_autograd_keeps_no_logits(monkeypatch):
-    """Nothing of the vocabulary's width is saved for backward, except the output layer itself."""
+    """Nothing of the vocabulary's width is saved for backward, except the output layer itself, unless it is little."""
     monkeypatch.setattr(module, "CHUNK", 8)
+    monkeypatch.setattr(module, "CHUNK_LOGITS", 39_999)
     hidden, weight = torch.randn(40, 16, requires_grad=True), torch.randn(1000, 16, requires_grad=True)
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t):
@@ -85,6 +86,10 @@ def test_autograd_keeps_no_logits(monkeypatch):
     assert not any(1000 in shape and 16 not in shape for shape in saved)
     logs.sum().backward()
     assert hidden.grad.abs().sum() > 0
+    again, hidden.grad = hidden.grad, None
+    monkeypatch.setattr(module, "CHUNK_LOGITS", 40_000)
+    token_logprobs(hidden, weight, torch.arange(40))[0].sum().backward()  # kept instead of computed once more
+    torch.testing.assert_close(hidden.grad, again, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["qwen2", "qwen3", "llama"])
