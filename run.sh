@@ -49,10 +49,10 @@ tiny) export HF_HUB_OFFLINE=1
   stage kg_build python kg_build.py --source data/encyclopedia.xml
   stage synth python synth.py --questions 12000 --no-long-paths --plain-wordings --single-facts 0.45
   stage curate python curate.py --heldout 500
-  stage distill python distill.py --teacher evidence --questions 1200 --tier-weights 1 1 1 --seed "$seed"
+  stage distill python distill.py --teacher evidence --questions 1800 --tier-weights 1 1 1 --seed "$seed"
   stage sft python sft.py --model data/base --epochs 1 --batch-size 8 --lr 1e-3 --micro-tokens 4096 --save-every 25 --seed "$seed"
   stage rl1 python grpo.py --stage 1 --steps 110 "${rl[@]}"
-  stage rl2 python grpo.py --stage 2 --steps 96 --round-steps 32 --mine-samples 2 --group-growth 2 "${rl[@]}"
+  stage rl2 python grpo.py --stage 2 --steps 96 --round-steps 32 --mine-samples 2 --mine-budget 4200 --group-growth 2 "${rl[@]}"
   stage evaluate python evaluate.py --max-new-tokens 80 --cache-gb 0.5 --model "Base=data/base" "${ladder[@]:1}" ;;
 1gpu)
   model=${LOCAL:+$LOCAL/}${MODEL:-Qwen/Qwen2.5-1.5B-Instruct}
