@@ -171,6 +171,7 @@ from wiki.sentences import clause_around, split_sentences, statements
         ("The bleeding can result in @.", "differential", False),
         ("If @ is present, other causes are likely.", "differential", False),
         ("A rash in spring may be @.", "differential", True),
+        ("Other causes are @ and gout.", "differential", True),
     ],
 )
 def test_what_a_sentence_asserts(sentence, relation, holds):

@@ -523,7 +523,7 @@ KINDS = [
         {"differential"},
         r"features?|symptoms?|signs?|present|mild|severe|result|caus|lead|missing",
         before=r"\b(?:(?:features?|symptoms?|signs?) (?:of|such as|includ\w+)|present\w* with|milder|mild|severe)"
-        r" (?:[\w-]+ ){0,2}|\b(?:results? in|caus(?:e|es|ing)|leads? to) (?:[\w-]+ ){0,2}",
+        r" (?:[\w-]+ ){0,2}|\b(?:results? in|caus(?:e|es|ing)|leads? to) (?!(?:are|is|include) )(?:[\w-]+ ){0,2}",
         after=r" is present\b|[^;.,]{0,40} may be missing\b",
         unless=r"\b(?:similar\w*|mistaken|confus\w+|mimic\w*|resembl\w*|differ\w*|distinguish\w*|exclud\w*|rul\w+"
         r"|misdiagnos\w+)\b",
