@@ -374,7 +374,8 @@ KINDS = [
         r" (?:includ\w+|such as)|manifest\w* (?:as|by|with)|concurrent"
         rf"|implies){EFFECT_REACH}",
         after=r"[^;]{0,40}?\b(?:is|are) (?:\w+ ){0,2}complications? of\b| develops? (?:in|within)\b"
-        r"|(?:(?! (?:that|which) )[^;,.]){0,100}?\b(?:is|are|(?:may|can) be) (?:\w+ )?(?:due to|caused by)\b"
+        r"|(?: \([^)]{0,150}\))?(?:(?! (?:that|which) )[^;,.]){0,100}?\b(?:is|are|(?:may|can) be) (?:\w+ )?(?:due to"
+        r"|caused by)\b"
         r"| (?:is|are) [^;.,]{0,100}\b(?:resulting from|caused by|due to)\b",
     ),
     Kind(
@@ -389,7 +390,8 @@ KINDS = [
     Kind(
         "found in its patients",
         {"origin"},
-        PEOPLE,
+        PEOPLE + r"|detected",
+        before=r"\bdetected in (?:a (?:variety|number) of|other|several|various)\b[^;]{0,200}",
         after=r"[^;.]{0,60}?\b(?:occurs?|seen|found|present|observed|develops?) (?:\w+ ){0,2}(?:in|among) (?:\w+ ){0,2}"
         rf"{PEOPLE} (?:with|who have)\b",
     ),
@@ -427,7 +429,8 @@ KINDS = [
         r"risk|cause|chance|likelihood|odds|susceptib",
         before=r"\b(?:risk (?:factors?|indicat\w+|scores?|markers?)|risks?|causes?|chances?|likelihood|odds"
         r"|susceptibility) (?:for|of|to)\b"
-        r"(?:(?!\b(?:is|are|was|were|can|may|includ\w*|by|due|with|from|in|such|as|after)\b)[^;:]){0,80}",
+        r"(?:(?!\b(?:is|are|was|were|can|may|includ\w*|by|due|with|from|in|such|as|after)\b)[^;:]){0,80}"
+        r"|\bha(?:ve|s|d) risk factors for\b[^;]{0,200}",
     ),
     Kind(
         "another form of it",
