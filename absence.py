@@ -22,6 +22,9 @@ STEM = 6  # letters by which a drug is known in any of its forms
 ENDS_OF_DRUGS = (" acid", " sodium", " chloride", " sulfate", " carbonate", " citrate")
 LEAST_TOLD = {"adverse_effect": 5, "symptom": 4}  # facts that a page tells if its silence on another counts; else one
 COMMON_WORD = 0.01  # of the titles have a word that says nothing of what a thing is
+SPOKEN_OF = (6, 0.008)  # pages of diseases (and share of them) that name a thing; named on more, it fits nearly any
+MOST_PAGES = 1000  # of diseases are looked at for that
+FIRST_WORDS = 200  # of a page tell what is typical
 LONGEST_NAME = 3  # words of a name that is looked for on a page
 MOST_MEMBERS = 2  # of an entity that is no class
 MOST_KINDS = 40  # what is interchangeable with more than this ("infection") is too general to be denied
@@ -32,6 +35,28 @@ def is_common(graph: Graph, entity: int, step: str, few: int, share: float) -> b
     """Whether more entities lead to this one by a step than a few, and than a share: it points to none of them, as
     fever does."""
     return len(graph.could_mean(entity, inverse(step))) > max(few, share * len(graph.possible[step]))
+
+
+@lru_cache(maxsize=200_000)
+def fits_nearly_any(graph: Graph, entity: int) -> bool:
+    """Whether so many pages of diseases name an entity that it may well go with one whose page does not: stroke,
+    morphine."""
+    few, share = SPOKEN_OF
+    pages = [text for disease in graph.of_type["disease"][:MOST_PAGES] if (text := page_text(graph, disease))]
+    named = sum(is_named(graph, entity, text) for text in pages)
+    return named > max(few, share * len(pages))
+
+
+def is_typical(graph: Graph, disease: int, finding: int) -> bool:
+    """Whether a disease's page tells a finding, or what is interchangeable with it, at its beginning; or has no
+    text."""
+    first = " ".join(page_text(graph, disease).split()[:FIRST_WORDS])
+    return not first or any(is_named(graph, same, f" {first} ") for same in graph.interchangeable(finding))
+
+
+def is_named(graph: Graph, entity: int, text: str) -> bool:
+    """Whether one of an entity's names stands in a text of the form of `page_text`."""
+    return any(f" {name} " in text or f" {name}s " in text for name in graph.names[entity])
 
 
 def is_class(graph: Graph, entity: int) -> bool:
@@ -133,7 +158,7 @@ def mentions(graph: Graph, entity: int, other: int) -> bool:
         return True
     if graph.family(other) == "remedy" and any(f" {stem}" in text for stem in stems_of(graph, other)):
         return True
-    return any(f" {name} " in text or f" {name}s " in text for same in kinds for name in graph.names[same])
+    return any(is_named(graph, same, text) for same in kinds)
 
 
 def stems_of(graph: Graph, drug: int) -> set[str]:

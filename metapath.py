@@ -43,11 +43,14 @@ META_PATHS = (
     MetaPath("drug>interacting drug", "easy", "drug", ("interaction",), DRUGS),
     # One inference: two facts joined, or several features weighed against each other.
     MetaPath("pathogen>disease>drug", "moderate", "pathogen", ("~cause", "treated_by"), DRUGS),
+    MetaPath("drug>disease>pathogen", "moderate", "drug", ("~treated_by", "cause"), ("pathogen",)),
     MetaPath("drug>disease>test", "moderate", "drug", ("~treated_by", "diagnosed_by"), TESTS),
     MetaPath("disease>drug>adverse effect", "moderate", "disease", ("treated_by", "adverse_effect"), CONDITIONS),
     MetaPath("disease+comorbidity>drug", "moderate", "disease", ("treated_by",), DRUGS, given="contraindication"),
     MetaPath("disease+medication>drug", "moderate", "disease", ("treated_by",), DRUGS, given="interaction"),
     MetaPath("presentation>disease", "moderate", "disease", (), ("disease",), True),
+    MetaPath("presentation+drug>disease", "moderate", "disease", (), ("disease",), True,
+             ("symptom", "symptom", "symptom", "treated_by")),
     # Several inferences: the disease has to be found before its drug, test, complication.
     MetaPath("presentation>disease>drug", "difficult", "disease", ("treated_by",), DRUGS, True),
     MetaPath("presentation>disease>test", "difficult", "disease", ("diagnosed_by",), TESTS, True),
@@ -130,6 +133,7 @@ TOLD_FINDINGS = {
     "diagnosed_by": "Diagnostic procedure: {}.",
     "risk_factor": "Risk factor: {}.",
     "affects": "The disease affects the {}.",
+    "treated_by": "It is treated with {}.",
 }
 
 # The same with --plain-wordings, by meta-path.
@@ -139,6 +143,7 @@ PLAIN_FINDINGS = {
     "diagnosed_by": "The diagnosis is made with {}.",
     "risk_factor": "A risk factor is {}.",
     "affects": "The disease affects {}.",
+    "treated_by": "It is treated with {}.",
 }
 PLAIN = {
     "disease>drug": ("Which drug treats {seen}?", "What is given for {seen}?"),
@@ -159,8 +164,10 @@ PLAIN = {
     "presentation+medication>disease>drug":
         ("{seen} Which drug treats the most likely disease and does not interact with {given}?",),
     "pathogen>disease>drug": ("Which drug treats a disease caused by {seen}?",),
+    "drug>disease>pathogen": ("Which organism causes a disease treated with {seen}?",),
     "drug>disease>test": ("Which test is used to diagnose a disease treated with {seen}?",),
     "disease>drug>adverse effect": ("Which is a side effect of a drug that treats {seen}?",),
+    "presentation+drug>disease": ("{seen} What is the most likely diagnosis?", "{seen} Which disease is it?"),
     "presentation>disease": ("{seen} What is the most likely diagnosis?", "{seen} Which disease is it?"),
     "presentation>disease>drug":
         ("{seen} Which drug treats the most likely disease?", "{seen} What should be given?"),

@@ -9,7 +9,9 @@ backwards: a rare answer is drawn first, then what leads to it.
                    {Fever, Cough, Night sweats} <-symptom- [?]    and then, as in a chain:    -treated_by-> ?
 
 Only a random part of a disease's features is observed (`mask`), so inference happens under partial information. What is
-observed must determine what the path passes through (`is_determined`): not by way of a drug with many uses.
+observed must determine what the path passes through (`is_determined`): not by way of a drug with many uses, nor of a
+disease that is shown by odd findings only. One path is asked about in several ways, as often as the graph allows: the
+disease between findings and a drug may be what is masked, or the drug, or the pathogen at its other end.
 
 Under a comorbidity or a medication, that of the drugs is asked for which the patient may have: others that treat the
 disease as well are contraindicated there or interact, and the answer's own page speaks of such things and names no
@@ -46,7 +48,18 @@ from functools import partial
 from itertools import accumulate, chain
 from math import prod
 
-from absence import are_nested, go_together, is_class, is_cleared, is_common, is_denied, may_hold, named_on_page
+from absence import (
+    are_nested,
+    fits_nearly_any,
+    go_together,
+    is_class,
+    is_cleared,
+    is_common,
+    is_denied,
+    is_typical,
+    may_hold,
+    named_on_page,
+)
 from graph import Graph, inverse
 from metapath import FINDINGS, LONG_PATHS, META_PATHS, MetaPath, tell_features, wordings_of
 from question import LETTERS, TIERS, Question
@@ -61,11 +74,14 @@ SINGLE_FACTS = 0.18  # at most this share of the questions asks for one fact
 RARE_SHARE = 0.95  # of the answers are drawn among the rarest quarter of entities
 MOST_OF_A_KIND = 0.08  # of the questions at most are of one kind while the graph still gives others
 MOST_OFTEN = 0.01  # at most this share of the questions starts from the same entity or has it as their answer
+LEAST_OFTEN = 5  # questions may do so, however few there are; two where the answer is rare
 MOST_OFTEN_RARE = 0.002  # the same for the answers among the rarest quarter
 FEW = 50  # single facts are asked for where a graph holds nothing else
 REFUSED = 0.05  # of such a draw is one that was asked about often enough: it may be welcome later
 MOST_ALIKE = 2.5  # pairs of diseases that would have all that is observed by chance, where the disease is asked for
 MOST_ALIKE_ON = 0.3  # the same where the question leads on from the disease
+LEAST_TYPICAL = 1  # observed symptoms that the disease's page tells at its beginning
+LEAST_TYPICAL_ON = 2  # the same where the question leads on from the disease; one of them is no common one
 LEAST_SURE = 0.7  # confidence of all facts from the start to the answer together; a finding may be less sure
 FULL_PAGE = 6  # symptoms that a page tells which tells all: where pages tell fewer, findings are commoner than they say
 LEAST_TELLING = 0.2  # of the diseases may have a finding that is no symptom: pages tell of few of them
@@ -74,6 +90,7 @@ REDRAWS = 8  # answers drawn at once: the first that was not asked for too often
 FORGOTTEN = 200  # questions, after which answers that were asked for too often are drawn again
 PATIENCE = 600  # draws in a row that give no question, after which a meta-path counts as exhausted
 KIN = ("treated_by", "~treated_by", "diagnosed_by", "complication")  # two things that go together here may do so again
+UNSAID = ("symptom", "complication", "adverse_effect", "treated_by")  # no page tells all that these lead to
 LACKING = 2  # observed features that a wrong diagnosis lacks for sure, and all that tell something but one
 COMMON_FINDING = (10, 0.05)  # what more diseases (and more than this share) have proves nothing, nor is it asked alone
 COMMON_OPTION = (6, 0.03)  # what belongs to more is no wrong option: it may belong to any
@@ -236,6 +253,7 @@ def is_determined(graph: Graph, meta: MetaPath, subgraph: Subgraph) -> bool:
         has_vague_ends(graph, subgraph)
         or prod(graph.confidence[fact] for fact in hops) < LEAST_SURE
         or (meta.presentation and fits_many(graph, subgraph.features, most_alike))
+        or (meta.presentation and is_odd(graph, meta, subgraph))
         or any(len(meant) > MOST_MEANT for meant in meant_along(graph, meta, subgraph))
         or any(is_loose(graph, step, entity) for step, entity in zip(meta.steps[:-1], subgraph.path))
         or any(has_many_causes(graph, disease) for disease, relation, _ in hops if relation == "cause")
@@ -268,6 +286,17 @@ def fits_many(graph: Graph, features: list[tuple[str, int]], most_alike: float) 
     """Whether a presentation consists of common findings only, or many diseases would have all of it by chance."""
     common = all(is_common(graph, entity, step, *COMMON_FINDING) for step, entity in features if step == "symptom")
     return common or pairs_alike(graph, features) > most_alike
+
+
+def is_odd(graph: Graph, meta: MetaPath, subgraph: Subgraph) -> bool:
+    """Whether a presentation shows too little of what is typical of its disease: odd findings are seldom found
+    together, and yet point to nothing."""
+    symptoms = [entity for step, entity in subgraph.features if step == "symptom"]
+    typical = [entity for entity in symptoms if is_typical(graph, subgraph.path[0], entity)]
+    if not meta.steps:
+        return len(typical) < LEAST_TYPICAL
+    common = all(is_common(graph, entity, "symptom", *COMMON_FINDING) for entity in typical)
+    return common or len(typical) < LEAST_TYPICAL_ON
 
 
 def pairs_alike(graph: Graph, features: list[tuple[str, int]]) -> float:
@@ -349,7 +378,7 @@ def is_ruled_out(graph: Graph, meta: MetaPath, subgraph: Subgraph, option: int) 
         lacking = sum(is_denied(graph, entity, inverse(step), option) for step, entity in telling)
         return lacking >= max(LACKING, len(telling) - 1)
     step, meant = meta.steps[-1], meant_along(graph, meta, subgraph)[-1]
-    if is_common(graph, option, step, *COMMON_OPTION):
+    if is_common(graph, option, step, *COMMON_OPTION) or step in UNSAID and fits_nearly_any(graph, option):
         return False
     if step == "treated_by" and any(may_hold(graph, seen, step, option) for seen in subgraph.observed):
         return False  # levetiracetam, where a seizure is presented
@@ -452,22 +481,22 @@ class Mix:
         self.easy = 0
 
     def has_room(self, alive: Iterable[MetaPath]) -> list[MetaPath]:
-        """The meta-paths whose turn it is: those that have less than their share of the questions, if any is left; a
-        few single facts are asked for even where nothing else is left."""
+        """The meta-paths whose turn it is: those that have less than their share of the questions, if any is left. A
+        graph that gives single facts only is asked for a few."""
         alive, number = list(alive), 1 + self.kinds.total()
         others = [meta for meta in alive if meta.tier != "easy" or self.easy < self.single_facts * number]
         scarce = [meta for meta in others if self.kinds[meta.name] < MOST_OF_A_KIND * number]
-        return scarce or others or (alive if self.easy < FEW else [])
+        return scarce or others or (alive if self.easy == self.kinds.total() < FEW else [])
 
     def admits(self, subgraph: Subgraph | None) -> bool:
         if subgraph is None:
             return False
-        often = max(10, MOST_OFTEN * self.kinds.total())
+        often = max(LEAST_OFTEN, MOST_OFTEN * self.kinds.total())
         return self.welcomes(subgraph.answer) and self.starts[subgraph.path[0]] < often
 
     def welcomes(self, answer: int) -> bool:
         """Whether an entity has been the answer seldom enough to be it once more."""
-        least, share = (3, MOST_OFTEN_RARE) if answer in self.rarest else (10, MOST_OFTEN)
+        least, share = (2, MOST_OFTEN_RARE) if answer in self.rarest else (LEAST_OFTEN, MOST_OFTEN)
         return self.answers[answer] < max(least, share * self.kinds.total())
 
     def add(self, meta: MetaPath, subgraph: Subgraph) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import synth
 import vignette as vignettes
-from absence import are_nested, is_cleared, is_denied, mentions
+from absence import FIRST_WORDS, are_nested, fits_nearly_any, is_cleared, is_denied, is_typical, mentions
 from graph import ALIKE, Graph
 from metapath import FINDINGS
 from question import LETTERS, Question, load_questions
@@ -495,6 +495,41 @@ def test_a_page_that_lists_few_side_effects_denies_none(tmp_path):
     assert is_denied(graph, ids["Talkative"], "adverse_effect", ids[effects[5]])
     graph.told["~adverse_effect"].discard(ids[effects[0]])
     assert not is_denied(graph, ids["Laconic"], "adverse_effect", ids[effects[0]])
+
+
+def test_what_many_pages_name_may_go_with_any_disease(tmp_path):
+    """A page that does not name it says little; what one page names is another matter."""
+    diseases = [f"Disease {letter}" for letter in "ABCDEFGH"]
+    types = {**dict.fromkeys([*diseases, "Stroke"], "disease"), "Chalazion": "disease"}
+    prose = {disease: "It may end in a stroke." for disease in diseases} | {"Stroke": "It may follow a chalazion."}
+    graph, ids = graph_of(tmp_path / "kg.sqlite", types, [("Disease A", "complication", "Stroke")], prose)
+    assert fits_nearly_any(graph, ids["Stroke"]) and not fits_nearly_any(graph, ids["Chalazion"])
+
+
+@pytest.mark.parametrize(
+    "symptoms, determined",
+    [(["Chorea", "Fever"], True), (["Chorea", "Rash"], False), (["Itch", "Rash"], False), ([], False)],
+)
+def test_a_disease_is_shown_by_what_its_page_tells_first(tmp_path, symptoms, determined):
+    """Two such findings where the question leads on, one where the disease itself is asked for."""
+    prose = "Fever and chorea are typical." + " It is so." * FIRST_WORDS + " Rash and itch are seldom seen."
+    types = {"Sydenham": "disease", **dict.fromkeys(("Fever", "Chorea", "Rash", "Itch"), "symptom")}
+    facts = [("Sydenham", "symptom", symptom) for symptom in list(types)[1:]]
+    graph, ids = graph_of(tmp_path / "kg.sqlite", types, facts, {"Sydenham": prose})
+    assert [is_typical(graph, ids["Sydenham"], ids[title]) for title in list(types)[1:]] == [True, True, False, False]
+    features = [("symptom", ids[title]) for title in symptoms]
+    for name in ("presentation>disease>drug", "presentation>disease"):
+        meta = next(meta for meta in EVERY_PATH if meta.name == name)
+        shown = determined or not meta.steps and "Chorea" in symptoms
+        assert synth.is_odd(graph, meta, synth.Subgraph(features, [ids["Sydenham"]], [])) != shown
+
+
+def test_a_disease_between_findings_and_drug_may_be_masked(encyclopedia):
+    meta = next(meta for meta in EVERY_PATH if meta.name == "presentation+drug>disease")
+    for question in synth.synthesize(encyclopedia, 10, 0, 4, [meta]):
+        assert [row[1] for row in question.evidence] == ["symptom"] * 3 + ["treated_by"]
+        assert encyclopedia.in_text[encyclopedia.entity[question.evidence[-1][2]]] in question.question
+        assert question.options[question.answer] == question.evidence[0][0]
 
 
 COMORBID = {
