@@ -72,7 +72,7 @@ from wiki.mediawiki import bare
 
 SINGLE_FACTS = 0.18  # at most this share of the questions asks for one fact
 RARE_SHARE = 0.95  # of the answers are drawn among the rarest quarter of entities
-MOST_OF_A_KIND = 0.08  # of the questions at most are of one kind while the graph still gives others
+MOST_OF_A_KIND = 0.06  # of the questions at most are of one kind while the graph still gives others
 MOST_OFTEN = 0.01  # at most this share of the questions starts from the same entity or has it as their answer
 LEAST_OFTEN = 5  # questions may do so, however few there are; two where the answer is rare
 MOST_OFTEN_RARE = 0.002  # the same for the answers among the rarest quarter
