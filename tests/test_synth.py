@@ -262,8 +262,12 @@ def test_a_random_part_is_masked(encyclopedia):
 
 def test_long_paths_have_up_to_four_hops(encyclopedia):
     """symptom -> mechanism -> test -> treatment is among them; without the flag they are not asked."""
-    kinds = {question.kind for question in synth.synthesize(encyclopedia, 800, 0, 4, EVERY_PATH)}
-    assert kinds > {"symptoms+mechanism+test>disease>drug", "presentation>disease>complication>drug"}
+    questions = synth.synthesize(encyclopedia, 800, 0, 4, EVERY_PATH)
+    assert sum(question.tier == "easy" for question in questions) < 0.2 * 800
+    assert {question.kind for question in questions} > {
+        "symptoms+mechanism+test>disease>drug",
+        "presentation>disease>complication>drug",
+    }
     assert {len(meta.steps) + meta.presentation for meta in EVERY_PATH} == {1, 2, 3, 4}
     question = synth.synthesize(encyclopedia, 1, 0, 4, synth.LONG_PATHS[:1])[0]
     assert [row[1] for row in question.evidence] == ["symptom"] * 3 + ["mechanism", "diagnosed_by", "treated_by"]
