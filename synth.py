@@ -408,8 +408,12 @@ def perturb(meta: MetaPath, subgraph: Subgraph, draw: Draw) -> set[int]:
 
 
 def competitors(graph: Graph, entity: int, rng: random.Random) -> set[int]:
-    """Entities of the same type that share a symptom, a treated disease, an adverse effect, or are differentials."""
+    """Entities of the same type that share a symptom, a treated disease, an adverse effect, or are differentials; of a
+    pathogen also those whose diseases do."""
     shared = set(graph.neighbours(entity, "differential"))
+    if graph.type[entity] == "pathogen":
+        for disease in sorted(graph.neighbours(entity, "~cause")):
+            shared.update(graph.reach(competitors(graph, disease, rng), ("cause",)))
     for step in ("symptom", "~treated_by", "adverse_effect", "cause", "~cause", "differential"):
         for neighbour in sorted(graph.neighbours(entity, step)):
             shared.update(graph.sample_neighbours(neighbour, inverse(step), rng))

@@ -176,6 +176,11 @@ def test_exactly_one_option_is_right(tmp_path_factory, seed, density):
         assert question.options[question.answer] not in question.question, "the answer is masked"
 
 
+def around(graph, entity):
+    """An entity's relations, without itself."""
+    return {(r, o) for s, r, o in graph.facts if s == entity} | {(s, r) for s, r, o in graph.facts if o == entity}
+
+
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_wrong_options_come_from_competitors(tmp_path_factory, seed):
@@ -197,9 +202,10 @@ def test_wrong_options_come_from_competitors(tmp_path_factory, seed):
         else:
             subject, _, object_, *_ = question.evidence[-1]
             last = graph.entity[object_ if meta.steps[-1].startswith("~") else subject]
-            around = lambda entity: {(r, o) for s, r, o in graph.facts if s == entity}  # noqa: E731
-            into = lambda entity: {(s, r) for s, r, o in graph.facts if o == entity}  # noqa: E731
-            rivals = {e for e in graph.of_type[graph.type[last]] if around(e) & around(last) or into(e) & into(last)}
+            rivals = {e for e in graph.of_type[graph.type[last]] if around(graph, e) & around(graph, last)}
+            if graph.type[last] == "pathogen":
+                features = set().union(*(around(graph, disease) for disease in graph.neighbours(last, "~cause")))
+                rivals |= graph.reach([e for e in graph.of_type["disease"] if around(graph, e) & features], ("cause",))
             assert wrong <= graph.reach(rivals, meta.steps[-1:])
 
 
