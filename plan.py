@@ -29,6 +29,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from lora import Adapters, add_adapters, is_adapter
 from policy import CHUNK_LOGITS, empty_model, load_config
+from rollout import joined_bytes
 from tools.cli import UserError, above, at_least
 
 # Assumptions, none of them measured: the data sheet of an 80 GB Hopper GPU, and shares of it usual in plain PyTorch.
@@ -37,7 +38,7 @@ BANDWIDTH = 3.35e12  # bytes a second of GPU memory
 UTILISATION = 0.35  # of FLOPS, in forward and backward passes
 DECODE_UTILISATION = 0.5  # of BANDWIDTH, while decoding
 LAUNCH = 3e-6  # seconds a kernel takes at least, in a recorded step
-KERNELS = 11  # per layer of a decoding step, see cuda/decode.py
+KERNELS, JOINED_KERNELS = 11, 8  # per layer of a decoding step, see cuda/decode.py; with joined weights
 ADAPTER_KERNELS = 6 * 7  # more of them: two conversions, two products, scaling and sum for each of seven products
 HOST_LINK = 25e9  # bytes a second between host and GPU, per GPU
 HOST_BANDWIDTH = 25e9  # bytes a second of host memory, per GPU: what Adam on the CPU runs at
@@ -215,10 +216,11 @@ def sampling_seconds(model: PreTrainedModel, machine: Machine, work: Work, respo
             f"{cache_token / 1e6:.2f} MB"
         )
     reads = HALF * parameters + rows * cache_token * (PROMPT + work.max_new_tokens / 2)
+    layer = JOINED_KERNELS if joined_bytes(model, work.cache_gb * 1e9) else KERNELS
     token = max(
         reads / (BANDWIDTH * DECODE_UTILISATION),
         2 * parameters * rows / (FLOPS * UTILISATION),
-        config.num_hidden_layers * (KERNELS + (ADAPTER_KERNELS if work.adapters else 0)) * LAUNCH,
+        config.num_hidden_layers * (layer + (ADAPTER_KERNELS if work.adapters else 0)) * LAUNCH,
     )
     return math.ceil(responses / rows) * work.max_new_tokens * token
 

@@ -20,15 +20,15 @@ its response. Where things are is told by four numbers (drawn for 4 samples a pr
     slot    where a prompt is stored; it stays until its last row has ended, and may move as well
     lane    slot * samples + sample: the same rows, ordered by prompt
 
-`decoder` is the whole transformer (Qwen2, Qwen3 and Llama differ in biases and q/k norms only) over the very weights
-of the Hugging Face module: nothing is copied, so a sampler made once follows every optimiser step. Which tokens are
-real is known from lengths, never from token values, and the stop token is part of the sample.
+`decoder` is the whole transformer (Qwen2, Qwen3 and Llama differ in biases and q/k norms only) over the weights of the
+Hugging Face module as they are at each call, so a sampler made once follows every optimiser step. Which tokens are real
+is known from lengths, never from token values, and the stop token is part of the sample.
 
 A row's random numbers depend on its seed and its own step (see `cuda/top_p.py`): the same seed gives the same text,
 whatever else is in the batch, but for rounding: in bfloat16 the last bit of a product depends on the batch's size.
 
-On a GPU the same step runs in a few Triton kernels (`cuda/decode.py`) and is recorded and replayed as a whole
-(`cuda/recorded.py`). To read this file, neither is needed.
+On a GPU the same step runs in a few Triton kernels (`cuda/decode.py`), with fewer and larger products (`Joined`), and
+is recorded and replayed as a whole (`cuda/recorded.py`). To read this file, neither is needed.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ from pretrained import unsupported
 
 PREFILL_TOKENS = 16384  # prompts' tokens that run at once: bounds the memory of their activations
 MOVED_ROWS = 2  # rows of the cache that are copied at once: bounds the memory of the copy
+JOINED_SHARE = 8  # at most one in so many bytes of the cache budget goes into joined weights
 
 Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]  # of a layer's q, k, v: see `decoder`
 
@@ -98,11 +99,46 @@ class KVCache(NamedTuple):
                 state[:, some_to, :, :length] = state[:, some_source, :, :length]
 
 
-def decoder(model: nn.Module, tokens: Tensor, attend: Attention) -> Tensor:
+class Joined(NamedTuple):
+    """Weights of linear layers that read the same input, and their biases, behind each other: a single product."""
+
+    weight: Tensor  # (out of all, in)
+    bias: Tensor | None
+
+    @staticmethod
+    def of(modules: Sequence[nn.Linear]) -> Joined:
+        biases = [module.bias for module in modules if module.bias is not None]
+        return Joined(torch.cat([module.weight for module in modules]), torch.cat(biases) if biases else None)
+
+    def refresh(self, modules: Sequence[nn.Linear]) -> None:
+        """Copy the weights once more, in place: they have been trained."""
+        for mine, theirs in zip(self, Joined.of(modules)):
+            if mine is not None:
+                mine.copy_(theirs)
+
+
+def joinable(layer: nn.Module) -> tuple[tuple[nn.Linear, ...], tuple[nn.Linear, ...]]:
+    """The linear layers of a decoder block that read the same input."""
+    attention, mlp = layer.self_attn, layer.mlp
+    return (attention.q_proj, attention.k_proj, attention.v_proj), (mlp.gate_proj, mlp.up_proj)
+
+
+def joined_bytes(model: nn.Module, cache_bytes: float) -> int:
+    """What a sampler with that budget spends on joined weights.
+
+    They are a copy, which pays where launching a product takes as long as computing it: for small models on a GPU.
+    """
+    modules = [module for layer in model.model.layers for group in joinable(layer) for module in group]
+    size = sum(module.weight.numel() * module.weight.element_size() for module in modules)
+    return 0 if isinstance(modules[0], LoRALinear) or size * JOINED_SHARE > cache_bytes else size
+
+
+def decoder(model: nn.Module, tokens: Tensor, attend: Attention, joined: Sequence[Joined] = ()) -> Tensor:
     """Hidden states (B, T, D) of `tokens` (B, T), after the final norm.
 
     `attend(layer, q, k, v)` rotates queries and keys to their positions, stores the layer's new keys and values and
     returns the attention output, shaped as q. q is (B, heads, T, head_dim), k and v are (B, kv_heads, T, head_dim).
+    `joined` are the weights of `joinable`, two for each block, if they were joined.
     """
     body = model.model
     batch, length = tokens.shape
@@ -110,23 +146,28 @@ def decoder(model: nn.Module, tokens: Tensor, attend: Attention) -> Tensor:
     h = rms_norm(x, body.layers[0].input_layernorm)
     next_norms = [*(layer.input_layernorm for layer in body.layers[1:]), body.norm]
     for index, (layer, next_norm) in enumerate(zip(body.layers, next_norms)):
-        attention, mlp = layer.self_attn, layer.mlp
-        q, k, v = (
-            linear(h, projection).view(batch, length, -1, attention.head_dim)
-            for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
+        attention, (of_input, of_hidden) = layer.self_attn, joinable(layer)
+        qkv, gate_up = joined[2 * index : 2 * index + 2] or (None, None)
+        q, k, v = (y.unflatten(-1, (-1, attention.head_dim)) for y in products(h, of_input, qkv))  # (B, T, heads, ...)
         if hasattr(attention, "q_norm"):  # Qwen3
             q, k = rms_norm(q, attention.q_norm), rms_norm(k, attention.k_norm)
         out = attend(index, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
         out = linear(out.transpose(1, 2).reshape(batch, length, -1), attention.o_proj)
         x, h = add_norm(x, out, layer.post_attention_layernorm)
-        out = linear(kernels.swiglu(linear(h, mlp.gate_proj), linear(h, mlp.up_proj)), mlp.down_proj)
+        out = linear(kernels.swiglu(*products(h, of_hidden, gate_up)), layer.mlp.down_proj)
         x, h = add_norm(x, out, next_norm)
     return h
 
 
 def head_dim(model: nn.Module) -> int:
     return model.model.layers[0].self_attn.head_dim
+
+
+def products(x: Tensor, modules: Sequence[nn.Linear], joined: Joined | None) -> Sequence[Tensor]:
+    """What each of the modules makes of x."""
+    if joined is None:
+        return [linear(x, module) for module in modules]
+    return F.linear(x, *joined).split([module.out_features for module in modules], -1)
 
 
 def linear(x: Tensor, module: nn.Linear) -> Tensor:
@@ -198,19 +239,24 @@ class Sampler:
         """How many rows and how many prompts the cache budget holds. Raises ValueError if not one of each.
 
         In large groups many rows finish early, so `samples` / 4 live rows are budgeted for each prompt: about four
-        times as many prompts at once as full groups would need.
+        times as many prompts at once as full groups would need. Joined weights go first.
         """
         config, weight = self.model.config, self.model.model.embed_tokens.weight
+        budget = self.cache_bytes - self._joined_bytes()
         token = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim(self.model) * weight.element_size()
         row, prompt = token * max_new_tokens, token * prompt_length
-        if row + prompt > self.cache_bytes:
+        if row + prompt > budget:
             raise ValueError(
                 f"one row of {prompt_length + max_new_tokens} tokens needs {row + prompt:.3g} bytes of cache; the "
-                f"budget is {self.cache_bytes:.3g}"
+                f"budget is {budget:.3g}"
             )
-        sharing = max(1, min(samples // 4, int((self.cache_bytes - prompt) // row)))
-        prompts = int(self.cache_bytes // (sharing * row + prompt))
+        sharing = max(1, min(samples // 4, int((budget - prompt) // row)))
+        prompts = int(budget // (sharing * row + prompt))
         return prompts * sharing, prompts
+
+    def _joined_bytes(self) -> int:
+        on_gpu = kernels.serve(self.model.model.embed_tokens.weight)
+        return joined_bytes(self.model, self.cache_bytes) if on_gpu else 0
 
     @torch.no_grad()
     def generate(
@@ -273,9 +319,10 @@ class Sampler:
         sizes = Sizes(min(places, len(prompts) * samples), min(slots, len(prompts)), samples, longest, max_new_tokens)
         if idle and (idle.sizes, idle.stop_ids.tolist()) == (sizes, list(stop_ids)):
             idle.recordings.forget_if_moved()
+            idle.refresh()
             return idle
         del idle  # before the next caches are allocated
-        return State(self.model, sizes, stop_ids)
+        return State(self.model, sizes, stop_ids, join=self._joined_bytes() > 0)
 
     def _check(self, prompts: Sequence[list[int]], samples: int, max_new_tokens: int, stop_ids: Sequence[int]) -> None:
         config = self.model.config
@@ -459,8 +506,10 @@ class State:
     A place after the live ones is idle: a padded step computes something finite there, which is never read.
     """
 
-    def __init__(self, model: nn.Module, sizes: Sizes, stop_ids: Sequence[int]):
+    def __init__(self, model: nn.Module, sizes: Sizes, stop_ids: Sequence[int], join: bool = False):
         self.model, self.sizes = model, sizes
+        self.groups = [group for layer in model.model.layers for group in joinable(layer)] if join else []
+        self.joined = [Joined.of(group) for group in self.groups]
         self.recordings = recorded.new_recordings(model)
         self.rope = rope_tables(model, sizes.prompt_length + sizes.max_new_tokens)
         self.prompts = KVCache.empty(model, sizes.slots, sizes.prompt_length)
@@ -477,6 +526,11 @@ class State:
         self.lanes = torch.zeros(sizes.places, **integers)
         self.tokens = torch.zeros(sizes.places, sizes.max_new_tokens, **integers)
         self.logprobs = torch.zeros(sizes.places, sizes.max_new_tokens, device=weight.device)
+
+    def refresh(self) -> None:
+        """Follow the weights, which may have been trained."""
+        for joined, group in zip(self.joined, self.groups):
+            joined.refresh(group)
 
     def index(self, numbers: Sequence[int]) -> Tensor:
         """Places or slots, for the device."""
@@ -531,7 +585,7 @@ class State:
             longest = lengths[part[-1]]
             tokens = self.index([prompts[i].tokens + [0] * (longest - lengths[i]) for i in part])  # (P, T)
             slots, last = self.index([prompts[i].slot for i in part]), self.index([lengths[i] - 1 for i in part])
-            hidden = decoder(self.model, tokens, self._prompt_attention(slots, longest))
+            hidden = decoder(self.model, tokens, self._prompt_attention(slots, longest), self.joined)
             self.last_hidden[slots] = hidden[torch.arange(len(part), device=hidden.device), last]
 
     def _prompt_attention(self, slots: Tensor, length: int) -> Attention:
@@ -570,7 +624,8 @@ class State:
         """The last tokens of the first rows go into the cache; sample the next ones. Returns the status (rows,)."""
         row = torch.arange(extent.rows, device=self.counts.device)
         last = self.counts[: extent.rows] - 1
-        hidden = decoder(self.model, self.tokens[row, last][:, None], self._row_attention(last, extent))
+        tokens = self.tokens[row, last][:, None]
+        hidden = decoder(self.model, tokens, self._row_attention(last, extent), self.joined)
         return self._sample(row, self._logits(hidden[:, 0]), temperature, top_p)
 
     def _row_attention(self, last: Tensor, extent: Extent) -> Attention:

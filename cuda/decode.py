@@ -2,7 +2,8 @@
 
 A step moves one token per row through the model. On a GPU its time is reading weights and keys and values; everything
 else is so little work that launching it takes longer than doing it. In plain torch operations a layer needs 57
-launches, with these kernels 11, seven of them products with the weights:
+launches, with these kernels 11, seven of them products with the weights; 8, where the sampler joins the weights of
+those that read the same input:
 
     add_norm   the sum of two vectors and its norm, on one row that fits into registers: one program a row
     rms_norm   the norm alone, before the first layer, and of Qwen3's queries and keys
@@ -56,12 +57,13 @@ if triton is not None:
         tl.store(out_ptr + offsets, (x * weight).to(out_ptr.dtype.element_ty), mask=inside)
 
     @triton.jit
-    def _swiglu_kernel(gate_ptr, up_ptr, out_ptr, number, ELEMENTS: tl.constexpr):
-        """One program is a block of elements, grid (blocks,)."""
+    def _swiglu_kernel(gate_ptr, up_ptr, out_ptr, number, stride, WIDTH: tl.constexpr, ELEMENTS: tl.constexpr):
+        """One program is a block of elements, grid (blocks,). Rows of WIDTH, in the inputs `stride` from each other."""
         offsets = tl.program_id(0).to(tl.int64) * ELEMENTS + tl.arange(0, ELEMENTS)
         inside = offsets < number
-        gate = tl.load(gate_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
-        up = tl.load(up_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
+        place = offsets // WIDTH * stride + offsets % WIDTH
+        gate = tl.load(gate_ptr + place, mask=inside, other=0.0).to(tl.float32)
+        up = tl.load(up_ptr + place, mask=inside, other=0.0).to(tl.float32)
         activated = (gate * tl.sigmoid(gate)).to(out_ptr.dtype.element_ty).to(tl.float32)
         tl.store(out_ptr + offsets, (activated * up).to(out_ptr.dtype.element_ty), mask=inside)
 
@@ -99,9 +101,9 @@ if triton is not None:
 
     @triton.jit
     def _attention_kernel(
-        q_ptr,  # (B, KV * GROUP, HEAD_DIM)
-        k_ptr,  # (B, KV, HEAD_DIM)
-        v_ptr,  # (B, KV, HEAD_DIM)
+        q_ptr,  # (B, KV * GROUP, HEAD_DIM), its rows q_stride from each other
+        k_ptr,  # (B, KV, HEAD_DIM), k_stride
+        v_ptr,  # (B, KV, HEAD_DIM), v_stride
         cos_ptr,  # (positions, HEAD_DIM)
         sin_ptr,  # (positions, HEAD_DIM)
         prompt_keys_ptr,  # (slots, KV, prompt_room, HEAD_DIM)
@@ -112,6 +114,9 @@ if triton is not None:
         lengths_ptr,  # (B,) int64
         sampled_ptr,  # (B,) int64
         out_ptr,  # (B, KV * GROUP, HEAD_DIM)
+        q_stride,
+        k_stride,
+        v_stride,
         prompt_room,
         response_room,
         scale,
@@ -132,14 +137,13 @@ if triton is not None:
         cos = tl.load(cos_ptr + position, mask=inside, other=0.0).to(tl.float32)
         sin = tl.load(sin_ptr + position, mask=inside, other=0.0).to(tl.float32)
 
-        mine = row * heads + head
-        queries = (mine * GROUP + g)[:, None] * HEAD_DIM  # (G, 1)
+        queries = (head * GROUP + g)[:, None] * HEAD_DIM  # (G, 1), within the row
         real = (g < GROUP)[:, None] & inside[None, :]
-        q = _load_rotated(q_ptr + queries, cos[None, :], sin[None, :], d[None, :], real, HEAD_DIM)  # (G, D)
-        k = _load_rotated(k_ptr + mine * HEAD_DIM, cos, sin, d, inside, HEAD_DIM)  # (D,)
-        v = tl.load(v_ptr + mine * HEAD_DIM + d, mask=inside, other=0.0)
-        q, k = q.to(v.dtype), k.to(v.dtype)
-        own = mine * response_room * HEAD_DIM  # where the row's cache begins
+        q = _load_rotated(q_ptr + row * q_stride + queries, cos[None, :], sin[None, :], d[None, :], real, HEAD_DIM)
+        k = _load_rotated(k_ptr + row * k_stride + head * HEAD_DIM, cos, sin, d, inside, HEAD_DIM)  # (D,)
+        v = tl.load(v_ptr + row * v_stride + head * HEAD_DIM + d, mask=inside, other=0.0)
+        q, k = q.to(v.dtype), k.to(v.dtype)  # (G, D), (D,)
+        own = (row * heads + head) * response_room * HEAD_DIM  # where the row's cache begins
         tl.store(keys_ptr + own + sampled * HEAD_DIM + d, k, mask=inside)
         tl.store(values_ptr + own + sampled * HEAD_DIM + d, v, mask=inside)
 
@@ -155,7 +159,8 @@ if triton is not None:
         peak, total, out = _visit(
             q, peak, total, out, keys_ptr + own, values_ptr + own, sampled, scale, d, inside, HEAD_DIM, BLOCK
         )
-        tl.store(out_ptr + queries + d[None, :], (out / total[:, None]).to(v.dtype), mask=real)
+        mine = out_ptr + row * heads * GROUP * HEAD_DIM + queries + d[None, :]
+        tl.store(mine, (out / total[:, None]).to(v.dtype), mask=real)
 
 
 def serve(x: Tensor) -> bool:
@@ -186,7 +191,8 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def rms_norm_triton(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`rms_norm` by the kernel; x contiguous."""
+    """`rms_norm` by the kernel."""
+    x = x.contiguous()  # queries and keys of joined weights are not
     out = torch.empty_like(x)
     _norm((x, x, weight, x, out), eps, add=False)
     return out
@@ -206,9 +212,10 @@ def _norm(tensors: tuple[Tensor, ...], eps: float, add: bool) -> None:
 
 
 def swiglu_triton(gate: Tensor, up: Tensor) -> Tensor:
-    """`swiglu` by the kernel; both contiguous."""
-    out, number = torch.empty_like(gate), gate.numel()
-    _swiglu_kernel[(triton.cdiv(number, ELEMENTS),)](gate, up, out, number, ELEMENTS=ELEMENTS)
+    """`swiglu` by the kernel; both contiguous, or the two halves of every row of what is."""
+    out, number, width = gate.new_empty(gate.shape), gate.numel(), gate.shape[-1]
+    grid, stride = (triton.cdiv(number, ELEMENTS),), gate.stride(-2)
+    _swiglu_kernel[grid](gate, up, out, number, stride, WIDTH=width, ELEMENTS=ELEMENTS)
     return out
 
 
@@ -221,10 +228,11 @@ def attend(
     lengths: Tensor,
     sampled: Tensor,
 ) -> Tensor:
-    """Attention of one new token per row; its key and value go into the cache. All contiguous.
+    """Attention of one new token per row; its key and value go into the cache. Within a row all is contiguous.
 
     Args:
-        qkv: not yet rotated, (B, heads, head_dim), (B, kv_heads, head_dim), (B, kv_heads, head_dim).
+        qkv: not yet rotated, (B, heads, head_dim), (B, kv_heads, head_dim), (B, kv_heads, head_dim); their rows may lie
+            apart, as parts of larger ones.
         rope: cosines and sines by position, (positions, head_dim) each.
         prompts: keys and values, (slots, kv_heads, longest prompt, head_dim) each.
         responses: the same of the rows, (rows, kv_heads, longest response, head_dim), rows >= B.
@@ -237,10 +245,10 @@ def attend(
     """
     q, k, v = qkv
     rows, heads, head_dim = q.shape
-    group, out = heads // k.shape[1], torch.empty_like(q)
+    group, out = heads // k.shape[1], q.new_empty(q.shape)
     _attention_kernel[(rows, k.shape[1])](
         *qkv, *rope, *prompts, *responses, slots, lengths, sampled, out,
-        prompts[0].shape[2], responses[0].shape[2], head_dim**-0.5,
+        *(x.stride(0) for x in qkv), prompts[0].shape[2], responses[0].shape[2], head_dim**-0.5,
         GROUP=group, HEAD_DIM=head_dim, BLOCK_G=max(16, triton.next_power_of_2(group)),
         BLOCK_D=max(16, triton.next_power_of_2(head_dim)), BLOCK=BLOCK, num_warps=4, num_stages=2,
     )  # fmt: skip

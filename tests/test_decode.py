@@ -56,7 +56,7 @@ def test_attention(dtype, heads, kv_heads, head_dim, prompt_room, response_room)
     """Groups and head dimensions that are no power of two; rows at their first and last token and between."""
     rows, slots = 6, 3
     kind = {"dtype": dtype}
-    new = [random(rows, count, head_dim, **kind) for count in (heads, kv_heads, kv_heads)]
+    new = random(rows, heads + 2 * kv_heads, head_dim, **kind).split((heads, kv_heads, kv_heads), 1)  # parts of rows
     angles = torch.outer(torch.arange(prompt_room + response_room), 100.0 ** -torch.arange(0, 1, 2 / head_dim))
     rope = [f(torch.cat((angles, angles), 1)).to(DEVICE, dtype) for f in (torch.cos, torch.sin)]
     prompts = [random(slots, kv_heads, prompt_room, head_dim, **kind) for _ in range(2)]
@@ -97,6 +97,9 @@ def test_norm_and_activation(dtype, shape):
     torch.testing.assert_close(total, x + up, **({"atol": 0, "rtol": 0} if exact else TOLERANCE[dtype]))
     assert torch.equal(out, rms_norm_triton(total, weight, 1e-6))
     torch.testing.assert_close(swiglu_triton(x, up), swiglu_by_definition(x, up), **TOLERANCE[dtype])
+    halves = torch.cat((x, up), -1).chunk(2, -1)
+    assert torch.equal(swiglu_triton(*halves), swiglu_triton(x, up))
+    assert torch.equal(rms_norm_triton(halves[1], weight, 1e-6), rms_norm_triton(up, weight, 1e-6))
 
 
 @needs_triton
@@ -107,7 +110,7 @@ from collections import defaultdict
 import cuda.decode as m
 from tests.compiled import ptx
 types = {"slots_ptr": "*i64", "lengths_ptr": "*i64", "sampled_ptr": "*i64", "eps": "fp32", "scale": "fp32"}
-types |= {"prompt_room": "i32", "response_room": "i32", "number": "i32"}
+types |= dict.fromkeys("prompt_room response_room number stride q_stride k_stride v_stride".split(), "i32")
 types = defaultdict(lambda: "*bf16", types)
 sizes = {"GROUP": 7, "HEAD_DIM": 128, "BLOCK_G": 16, "BLOCK_D": 128, "BLOCK": m.BLOCK}
 for capability in (80, 90, 100):
@@ -115,7 +118,7 @@ for capability in (80, 90, 100):
     assert "mma" in attention and "cp.async" in attention
     for add in (False, True):
         ptx(m._norm_kernel, types, {"ADD": add, "WIDTH": 3584, "BLOCK": 4096}, capability)
-    ptx(m._swiglu_kernel, types, {"ELEMENTS": m.ELEMENTS}, capability)
+    ptx(m._swiglu_kernel, types, {"WIDTH": 18944, "ELEMENTS": m.ELEMENTS}, capability)
 """
     result = python("-c", code, TRITON_INTERPRET="0")
     assert result.returncode == 0, result.stderr[-2000:]

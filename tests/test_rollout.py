@@ -338,6 +338,7 @@ def test_padded_and_recorded_steps_change_nothing(model, rows, monkeypatch):
     sampler = Sampler(copy, 2 * 2 * 2 * 8 * 4 * (256 + 30) * rows)
     same(sampler.generate(PROMPTS, **options), before[0])
     recordings = sampler.idle_state.recordings
+    assert bool(sampler.idle_state.joined) == (rows == 30)  # where the budget allows
     assert len(recordings.traces) <= (1 if rows == 3 else 5)  # shapes are numbers of rows, whatever the lengths
     same(sampler.generate(other, **options), before[1])
     copy.load_state_dict(changed.state_dict())
@@ -378,8 +379,9 @@ class Launches(TorchDispatchMode):
 
 
 @torch.no_grad()
-def test_launches_of_a_layer(monkeypatch):
-    """Those that plan.py counts with: seven products, two sums with their norms, attention, activation."""
+@pytest.mark.parametrize("join, number", [(False, plan.KERNELS), (True, plan.JOINED_KERNELS)])
+def test_launches_of_a_layer(join, number, monkeypatch):
+    """Those that plan.py counts with: products (7; joined, 4), two sums with their norms, attention, activation."""
     counts = []
     for layers in (1, 2):
         model, launches = make("qwen2"), Launches()
@@ -389,10 +391,11 @@ def test_launches_of_a_layer(monkeypatch):
             patch.setattr(rollout.kernels, "add_norm", launches.kernel(lambda x, y, *_: (x, y)))
             patch.setattr(rollout.kernels, "swiglu", launches.kernel(lambda gate, up: gate))
             attend = launches.kernel(lambda layer, q, *_: q.clone())
+            joined = [rollout.Joined.of(group) for layer in model.model.layers for group in rollout.joinable(layer)]
             with launches:
-                rollout.decoder(model, torch.zeros(8, 1, dtype=torch.int64), attend)
+                rollout.decoder(model, torch.zeros(8, 1, dtype=torch.int64), attend, joined if join else ())
         counts.append(launches.count)
-    assert counts[1] - counts[0] == plan.KERNELS == 11
+    assert counts[1] - counts[0] == number == (8 if join else 11)
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000))
