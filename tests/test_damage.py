@@ -33,7 +33,7 @@ from wiki.mediawiki import Page
 
 TIMES = int(os.environ.get("DAMAGES", 310)) / 310
 # How often each stage's inputs are damaged; a page of charts takes a second.
-DAMAGES = {"kg_build": 20, "look": 10, "synth": 20, "curate": 70, "review": 50, "distill": 50}
+DAMAGES = {"kg_build": 20, "look": 10, "synth": 20, "curate": 70, "review": 50, "distill": 35, "resume": 15}
 DAMAGES |= {"sft": 25, "grpo": 15, "evaluate": 40, "report": 10}
 TRAINING = "--steps 1 --micro-tokens 512"
 ANY_CHAT = "cot.jsonl"  # chats have no ids: one may come twice
@@ -50,6 +50,7 @@ STAGES = {  # name: module, flags, what it reads, what it leaves
         ["train.jsonl", "heldout.jsonl"],
     ),
     "distill": (distill, "--teacher evidence", ["train.jsonl"], ["cot.jsonl"]),
+    "resume": (distill, "--teacher evidence", ["train.jsonl", "cot.partial.jsonl"], ["cot.jsonl"]),
     "sft": (
         sft,
         f"--model model {TRAINING} --batch-size 2 --samples 0 --validation 0",
@@ -114,6 +115,12 @@ def whole(tmp_path_factory, tiny, questions):
     graph_of(folder / "kg.sqlite")
     status, said = run("evaluate", folder)
     assert status == 0, said
+    (folder / "begun").mkdir()
+    leave("distill", folder, folder / "begun")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(distill, "note_paths")  # it ends after its last question
+        run("distill", folder / "begun")
+    (folder / "begun" / "cot.partial.jsonl").rename(folder / "cot.partial.jsonl")
     return folder
 
 

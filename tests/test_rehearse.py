@@ -190,10 +190,12 @@ def test_the_time_of_a_training_follows_from_its_last_step():
     flags = {"questions": 10, "group_size": 4, "steps": 4, "round_steps": 2, "group_growth": 2, "max_group_size": 5}
     flags |= {"mine_budget": 30, "max_new_tokens": 100}
     last = {"sampled_tokens": 200.0, "seconds_rollout": 4.0, "seconds_update": 2.0}  # two responses: 2 s and 1 s each
-    text = rehearse.training(rehearse.Stage("rl2", [], flags, 8), last, {})
+    stage = rehearse.Stage("rl2", [], flags, 8)
+    text = rehearse.training(stage, last | {"memory_share": 0.5}, {})
     # 10 questions, two steps with 4 and two with 5 responses; two minings of 30 responses, sampled only
     assert "180 responses in 4 steps, 60 to mine" in text
-    assert text.endswith(rehearse.hours(180 * 3 + 60 * 2, 8))
+    assert text.endswith(f"{660 / 3600:.1f} h, {8 * 660 / 3600:.1f} GPU hours")
+    assert rehearse.training(stage, last, {}).endswith("0.2 h on these CPUs, no estimate for GPUs")
 
 
 # ----------------------------------------------------------------------------------- flags that make a stage small

@@ -1,5 +1,6 @@
 """Files survive a crash; metrics have each step once; one process at a time makes an output."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from tools.cli import UserError
 from tools.run import (
     MADE_BY,
+    Journal,
     Metrics,
     RunDir,
     append_jsonl,
@@ -200,6 +202,27 @@ def test_one_process_at_a_time_makes_an_output(tmp_path, monkeypatch):
         holder.communicate()
     RunDir(tmp_path).claim("rl1")
     assert (tmp_path / ".locks" / "rl1").read_text().startswith(f"PID {os.getpid()} on ")
+
+
+@settings(max_examples=60)
+@given(rows=st.lists(st.dictionaries(st.text(), values, max_size=3), min_size=2, max_size=5), data=st.data())
+def test_a_journal_notices_what_is_changed_doubled_moved_or_taken_out(tmp_path_factory, rows, data):
+    path = tmp_path_factory.mktemp("journal") / "j.jsonl"
+    for row in rows:
+        Journal(path, {"--flag": 1}).append([row])
+    assert Journal(path, {"--flag": 1}).rows == json.loads(json.dumps(rows))
+    lines = path.read_bytes().splitlines(keepends=True)
+    number = data.draw(st.integers(1, len(rows) - 1))
+    how = data.draw(st.sampled_from(["changed", "doubled", "moved", "taken out"]))
+    if how == "changed":
+        lines[number] = json.dumps(json.loads(lines[number]) | {"more": 1}).encode() + b"\n"
+    elif how == "moved":
+        lines[number], lines[number + 1] = lines[number + 1], lines[number]
+    else:
+        lines[number : number + 1] = [lines[number]] * (2 if how == "doubled" else 0)
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(UserError, match="is not as it was written; delete .*j.jsonl to start over"):
+        Journal(path, {"--flag": 1})
 
 
 def test_a_link_to_nothing_is_not_passed_over(tmp_path):

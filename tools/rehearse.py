@@ -294,7 +294,7 @@ def training(stage: Stage, last: Row, numbers: dict[str, int]) -> str:
     if stage.name == "sft":
         seconds = flags["batch_size"] * flags["max_length"] / last["tokens_per_s"]
         steps = flags["steps"] or math.ceil(flags["epochs"] * numbers["distill"] / flags["batch_size"])
-        return f"{steps:,} steps of {seconds:,.1f} s: {hours(steps * seconds, stage.gpus)}"
+        return f"{steps:,} steps of {seconds:,.1f} s: {hours(steps * seconds, stage.gpus, last)}"
     tried = last["sampled_tokens"] / flags["max_new_tokens"]  # responses
     sampling, updating = last["seconds_rollout"] / tried, last["seconds_update"] / tried
     rounds = [step // flags["round_steps"] if stage.name == "rl2" else 0 for step in range(flags["steps"])]
@@ -302,19 +302,25 @@ def training(stage: Stage, last: Row, numbers: dict[str, int]) -> str:
     responses, mined = flags["questions"] * sum(groups), flags["mine_budget"] * (rounds[-1] + 1) * (stage.name == "rl2")
     seconds = responses * (sampling + updating) + mined * sampling
     each = f"{sampling:.2f} s to sample one, {updating:.2f} s to learn from it"
-    return f"{responses:,} responses in {len(groups)} steps, {mined:,} to mine; {each}: {hours(seconds, stage.gpus)}"
+    return (
+        f"{responses:,} responses in {len(groups)} steps, {mined:,} to mine; {each}: {hours(seconds, stage.gpus, last)}"
+    )
 
 
 def evaluation(stage: Stage, number: int, metrics: list[Row]) -> list[str]:
     """By the speed at which training has sampled, with a full cache."""
-    speeds = [row["tokens_per_s"] for row in metrics if row["stage"] in ("rl1", "rl2")]
-    if not speeds or stage.flags["score"] != "answer":
+    steps = [row for row in metrics if row["stage"] in ("rl1", "rl2")]
+    if not steps or stage.flags["score"] != "answer":
         return []
-    tokens = stage.flags["max_new_tokens"]
-    return [f"{tokens:,} tokens each at {speeds[-1]:,.0f} a second: {hours(number * tokens / speeds[-1], stage.gpus)}"]
+    tokens, speed = stage.flags["max_new_tokens"], steps[-1]["tokens_per_s"]
+    taken = hours(number * tokens / speed, stage.gpus, steps[-1])
+    return [f"{tokens:,} tokens each at {speed:,.0f} a second: {taken}"]
 
 
-def hours(seconds: float, gpus: int) -> str:
+def hours(seconds: float, gpus: int, step: Row) -> str:
+    """Hours, and GPU hours if it was GPUs that took a step of training which logged this."""
+    if "memory_share" not in step:  # of a card
+        return f"{seconds / 3600:,.1f} h on these CPUs, no estimate for GPUs"
     return f"{seconds / 3600:,.1f} h, {seconds / 3600 * gpus:,.1f} GPU hours"
 
 

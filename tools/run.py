@@ -212,21 +212,32 @@ def require_same_origin(path: Path, before: Any, now: Mapping[str, Any]) -> None
 class Journal:
     """Finished items of work in progress, one per line, from which the same command resumes.
 
-    `rows` are those that were there at the start. The file's first line is the `origin` of all others.
+    `rows` are those that were there at the start. The file's first line is the `origin` of all others. Every line ends
+    with a hash of itself and of all before it: what is changed, doubled or taken out is noticed.
     """
 
     def __init__(self, path: Path, origin: dict[str, Any]):
-        """Raises UserError if there is a journal of another origin."""
+        """Raises UserError if there is a journal of another origin, or one that is damaged."""
         found = list(read_jsonl(path, appended=True)) if is_there(path) else []
         if found:
             require_same_origin(path, found[0].get("origin"), origin)
-        self.path, self.rows = path, found[1:]
+        self.path, self.rows, self.hash = path, found[1:], ""
         self.head = [] if found else [{"origin": origin}]
+        for number, row in enumerate(found, 1):
+            noted = row.pop("hash", None)
+            self.hash = digest([self.hash, row])
+            if noted != self.hash:
+                raise UserError(f"{path}, line {number} is not as it was written; delete {path} to start over")
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
         """Keep finished items: after a crash they are there."""
-        append_jsonl(self.path, [*self.head, *rows])
+        append_jsonl(self.path, map(self.hashed, [*self.head, *rows]))
         self.head = []
+
+    def hashed(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row as it is written. To be called for each once, in their order."""
+        self.hash = digest([self.hash, row])
+        return row | {"hash": self.hash}
 
 
 def seal(folder: Path, noted: Mapping[str, str] | None = None) -> None:
