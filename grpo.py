@@ -55,7 +55,7 @@ import fsdp_utils
 from fidelity import Fidelity, fidelity_of
 from fsdp_utils import TrainingLoop, my_share, optimizer_step
 from lora import Adapters, add_lora_arguments, without_adapters
-from plan import add_plan_arguments, checkpointing, print_plan
+from plan import add_plan_arguments, checkpointing, operations, print_plan
 from policy import Example, Policy, accumulate_gradient, load_config, score, stop_tokens
 from question import LETTERS, TIERS, Question, load_questions
 from reward import CUT, Reward, parse, prompt_messages, prompt_tokens, response_opening, reward
@@ -71,6 +71,7 @@ from tools.cli import (
     stage_parser,
 )
 from tools.cost import count
+from tools.ledger import Peaks, measure_peaks, shares
 from tools.run import Journal, Metrics, RunDir, digest, write_jsonl
 
 HELD_OUT = 128  # questions of --evaluate-every: an interval of +-9 points
@@ -228,7 +229,7 @@ def update_policy(
     if setup.reference:
         with without_adapters(setup.reference):
             references = score(setup.reference, examples, *passes)
-    watch = Watch()
+    watch = Watch(computed=sum(len(example.tokens) for example in examples))
 
     def loss_of(indices: list[int], logprobs: Tensor, entropies: Tensor) -> Tensor:
         tokens = TokenValues.of([trained[index] for index in indices], logprobs)
@@ -315,6 +316,7 @@ def objective(args: argparse.Namespace, logprobs: Tensor, tokens: TokenValues, r
 class Watch:
     """What is measured while micro-batches pass by."""
 
+    computed: int  # tokens that go through the model, prompts too
     loss: float = 0.0
     entropy: float = 0.0
     surprise: float = 0.0  # - log pi of the sampled tokens: in expectation the entropy, if they are the policy's own
@@ -330,8 +332,9 @@ class Watch:
         """Loss, and means over the trained tokens, of all ranks; empty if there are none."""
         gap = torch.cat(self.gaps) if self.gaps else torch.zeros(0)
         outside = ((gap.exp() > 1.1) | (gap.exp() < 0.9)).sum().item()
-        sums = [float(len(gap)), self.entropy, self.surprise, self.loss, gap.abs().sum().item(), float(outside)]
-        tokens, entropy, surprise, loss, gap_sum, outside = fsdp_utils.reduce_over_ranks(sums, "sum", device)
+        sums = [len(gap), self.computed, self.entropy, self.surprise, self.loss, gap.abs().sum().item(), outside]
+        sums = fsdp_utils.reduce_over_ranks([float(value) for value in sums], "sum", device)
+        tokens, computed, entropy, surprise, loss, gap_sum, outside = sums
         if not tokens:
             return {}
         return {
@@ -342,6 +345,7 @@ class Watch:
             "logprob_gap_p95": p95(torch.cat(fsdp_utils.gather_objects(gap.abs()))),
             "ratio_outside": outside / tokens,
             "trained_tokens": tokens,
+            "computed_tokens": computed,
         }
 
 
@@ -364,9 +368,10 @@ def rollout_statistics(setup: Setup, groups: list[Group]) -> dict[str, float]:
         sum(len(sample.tokens) for sample in samples),
         len(groups),
         sum(len({item.total for item in group.rewards}) == 1 for group in groups),
+        sum(len(group.prompt) for group in groups),
         *(sum(item.answer == letter for item in rewards) for letter in LETTERS),
     ]
-    n, total, correct, formed, cut, tokens, all_groups, zero, *letters = fsdp_utils.reduce_over_ranks(
+    n, total, correct, formed, cut, tokens, all_groups, zero, prompts, *letters = fsdp_utils.reduce_over_ranks(
         [float(value) for value in sums], "sum", setup.device
     )
     return {
@@ -378,6 +383,7 @@ def rollout_statistics(setup: Setup, groups: list[Group]) -> dict[str, float]:
         "zero_advantage": zero / all_groups,
         "top_letter": max(letters) / max(1, sum(letters)),
         "sampled_tokens": tokens,
+        "prompt_tokens": prompts,
     }
 
 
@@ -772,6 +778,7 @@ def train(setup: Setup, run: RunDir, questions: list[Question], job: fsdp_utils.
         setup.policy.trained(), lr=args.lr, betas=(0.9, args.beta2), weight_decay=0.0, fused=True
     )
     loop = TrainingLoop(run, args, setup.policy, optimizer, job, setup.source, **inputs_of(setup, run, questions))
+    peaks = measure_peaks(setup.device, fsdp_utils.inference_dtype(setup.device))
     stage = Stage1(args, questions) if args.stage == 1 else Stage2(setup, questions, run, loop)
     if loop.restored:
         stage.restore(loop.restored)
@@ -788,6 +795,7 @@ def train(setup: Setup, run: RunDir, questions: list[Question], job: fsdp_utils.
         with timed(seconds, "seconds_update"):
             for _ in range(args.updates):
                 update = update_policy(setup, groups, len(batch), optimizer, step)
+        update |= used(setup, peaks, measured | update, seconds)
         if setup.heldout and (step + 1) % args.evaluate_every == 0:
             with timed(seconds, "seconds_evaluate"):
                 measured |= evaluate(setup)
@@ -805,6 +813,15 @@ def train(setup: Setup, run: RunDir, questions: list[Question], job: fsdp_utils.
         tqdm.write(f"{args.output}: stage {args.stage} ends after step {loop.done}: {stage.ended}")
     stage.finish()
     loop.finish(setup.tokenizer)
+
+
+def used(setup: Setup, peaks: Peaks, measured: dict[str, float], seconds: dict[str, float]) -> dict[str, float]:
+    """What a step used of a process's machine (tools/ledger.py), by what it measured and how long its phases took."""
+    model, passes, world = setup.policy.model, 2 if setup.args.lora else 3, fsdp_utils.world_size()
+    kinds = ("sampled", "prompt", "computed", "trained")
+    sampled, prompts, computed, trained = (measured.get(f"{kind}_tokens", 0) / world for kind in kinds)
+    updating = setup.args.updates * operations(model, computed, trained, passes)
+    return shares(peaks, setup.sampler.read, operations(model, sampled + prompts, sampled, 1), updating, **seconds)
 
 
 def inputs_of(setup: Setup, run: RunDir, questions: list[Question]) -> dict[str, Any]:

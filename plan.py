@@ -112,6 +112,17 @@ def base_weights(model: PreTrainedModel) -> int:
     return count(parameter for name, parameter in model.named_parameters() if not is_adapter(name))
 
 
+def operations(model: PreTrainedModel, tokens: float, scored: float, passes: int) -> float:
+    """Of the products with the weights in `passes` over `tokens`, with logits of the `scored` ones.
+
+    Attention's own products, adapters and what is computed twice are not counted. Training is 3 passes, 2 where the
+    weights are frozen.
+    """
+    named = model.model.layers.named_parameters()
+    body = count(parameter for name, parameter in named if parameter.dim() > 1 and not is_adapter(name))
+    return 2 * passes * (body * tokens + model.lm_head.weight.numel() * scored)
+
+
 def trains(parameter: torch.Tensor) -> bool:
     return parameter.requires_grad
 

@@ -48,9 +48,10 @@ from tools.cli import UserError, at_least, run_stage, stage_parser
 from tools.run import METRIC, RunDir, is_there, read_jsonl, write_jsonl, write_text
 from tools.shape import misfit
 
-TRAINED = {f"{name}?": float for name in "reward accuracy heldout_accuracy zero_advantage length".split()} | {
-    "ended?": str
-}
+LEDGER = "seconds_rollout rollout_bandwidth rollout_arithmetic seconds_update update_arithmetic idle".split()
+TRAINED = dict.fromkeys(
+    (f"{name}?" for name in [*"reward accuracy heldout_accuracy zero_advantage length".split(), *LEDGER]), float
+) | {"ended?": str}
 MINED = {"questions": int, "passed": float, "mix": float, "mined": int, "set_aside": int}
 DRAWN = {  # the shape of what the page shows of a stage's metrics
     "rl1": TRAINED,
@@ -191,6 +192,23 @@ def warnings_section(stages: Stages) -> str:
         "What the training stages found to be wrong with themselves." if told else "None: training found nothing wrong."
     )
     return section("Warnings", lead, *([f"<ul class=wide>{lines}</ul>"] if told else []))
+
+
+def machine_section(stages: Stages) -> str:
+    """How long a step took, and how much of the machine it used (tools/ledger.py)."""
+    cells = [
+        ["Stage", "Steps", "Sampling", "of the bandwidth", "of the arithmetic", "Update", "of the arithmetic", "Idle"]
+    ]
+    for name in ("rl1", "rl2"):
+        rows = [row for row in stages[name] if row.keys() >= set(LEDGER)]
+        means = {key: fmean(row[key] for row in rows) for key in LEDGER} if rows else {}
+        texts = [f"{value:.1f} s" if "seconds" in key else f"{value:.0%}" for key, value in means.items()]
+        cells += [[name, str(len(rows)), *texts]] if rows else []
+    lead = (
+        "Means over the steps. Shares are of what a copy and a product reached on this machine when the stage began; "
+        "idle is what a machine at these peaks would not have needed."
+    )
+    return section("What the machine did", lead, html_table(cells)) if cells[1:] else ""
 
 
 def plateau(rows: list[Row]) -> str:
@@ -430,6 +448,7 @@ def build_page(run: RunDir) -> str:
             training_section(stages, finished),
             warnings_section(stages),
             mining_section(stages["mining"]),
+            machine_section(stages),
             graph_section(run),
             lengths_section(stages, benchmark, answers, finished),
             transcripts_section(benchmark, answers, heldout_questions(run)),

@@ -163,6 +163,18 @@ def head_dim(model: nn.Module) -> int:
     return model.model.layers[0].self_attn.head_dim
 
 
+def token_bytes(model: nn.Module) -> int:
+    """Of a token's keys and values in the cache."""
+    config, weight = model.config, model.model.embed_tokens.weight
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim(model) * weight.element_size()
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Of the weights that a decoding step reads: all but the embeddings, unless they are the output layer's too."""
+    by_row = 0 if model.config.tie_word_embeddings else model.model.embed_tokens.weight.nbytes
+    return sum(parameter.nbytes for parameter in model.parameters()) - by_row
+
+
 def products(x: Tensor, modules: Sequence[nn.Linear], joined: Joined | None) -> Sequence[Tensor]:
     """What each of the modules makes of x."""
     if joined is None:
@@ -233,6 +245,7 @@ class Sampler:
             raise ValueError(problem)
         self.model = model
         self.cache_bytes = cache_bytes
+        self.read = 0  # bytes of weights, keys and values that the last call's decoding had to read
         self.idle_state: State | None = None  # the last call's, on a GPU
 
     def capacity(self, prompt_length: int, max_new_tokens: int, samples: int = 1) -> tuple[int, int]:
@@ -241,9 +254,7 @@ class Sampler:
         In large groups many rows finish early, so `samples` / 4 live rows are budgeted for each prompt: about four
         times as many prompts at once as full groups would need. Joined weights go first.
         """
-        config, weight = self.model.config, self.model.model.embed_tokens.weight
-        budget = self.cache_bytes - self._joined_bytes()
-        token = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim(self.model) * weight.element_size()
+        token, budget = token_bytes(self.model), self.cache_bytes - self._joined_bytes()
         row, prompt = token * max_new_tokens, token * prompt_length
         if row + prompt > budget:
             raise ValueError(
@@ -299,6 +310,7 @@ class Sampler:
                     on_sample(number, sample)
         if state.recordings:
             self.idle_state = state
+        self.read = rows.steps * weight_bytes(self.model) + rows.seen * token_bytes(self.model)
         return [results[start : start + samples] for start in range(0, len(results), samples)]
 
     def free(self) -> None:
@@ -380,6 +392,7 @@ class LiveRows:
             self.waiting += [Row(index * samples + j, prompt, sample_seed(seed, j)) for j in range(samples)]
         self.live: list[Row] = []
         self.prompts: list[Prompt] = []
+        self.steps = self.seen = 0  # decoding steps so far, and the tokens in the caches that they looked at
 
     def step(self) -> list[tuple[int, Sample]]:
         """Every live row, or every newly admitted one, gets a token. Returns those that ended, by number."""
@@ -428,6 +441,8 @@ class LiveRows:
         prompt_window = max(len(prompt.tokens) for prompt in self.prompts)
         window = max(row.sampled for row in self.live) - 1  # the new token is not in the cache
         extent = Extent(len(self.live), len(self.prompts), prompt_window, window)
+        self.steps += 1
+        self.seen += sum(len(prompt.tokens) for prompt in self.prompts) + sum(row.sampled - 1 for row in self.live)
         return self.state.decode(extent, self.temperature, self.top_p)
 
     # ---------------------------------------------------------------------------------------------------------- release

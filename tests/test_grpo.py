@@ -729,6 +729,8 @@ def test_the_ablations_with_clipping_and_divergence(run):
     rows = metrics_of(run, "x")
     assert len(rows) == 2 and max(row["logprob_gap"] for row in rows) > 1e-4
     assert all(row["entropy"] > 0 and row["seconds_update"] > 0 for row in rows)
+    assert all(row["computed_tokens"] > row["trained_tokens"] and 0 < row["update_arithmetic"] for row in rows)
+    assert all(0 < row["rollout_bandwidth"] and 0 < row["rollout_arithmetic"] and row["idle"] < 1 for row in rows)
 
 
 def test_the_ablation_without_mining(run):

@@ -45,6 +45,7 @@ def write_run(folder, question, models=MODELS, response="So it is."):
     rows = []
     for stage, steps in (("rl1", 4), ("rl2", 3)):
         values = {"reward": 0.7, "accuracy": 0.6, "zero_advantage": 0.2, "length": 30.5}
+        values |= dict.fromkeys(report.LEDGER, 0.25 if stage == "rl1" else 0.75)
         rows += [{"stage": stage, "step": step, "time": 1.0, **values} for step in range(1, steps + 1)]
         rows[-1]["ended"] = f"all {steps} steps are done"
     tier = {"questions": 40, "passed": 0.25, "mix": 0.4, "mined": 17, "set_aside": 3}
@@ -242,6 +243,12 @@ def test_nothing_is_loaded(run):
     assert html.count("url(") == html.count("url(#") and "@import" not in html
     policy = [attributes["content"] for tag, attributes in page.tags if "http-equiv" in attributes]
     assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
+
+
+def test_what_the_machine_did_is_told_by_stage(run):
+    build(run)
+    html = (run / "report.html").read_text()
+    assert "<td>rl1<td>4<td>0.2 s<td>25%" in html and "<td>rl2<td>3<td>0.8 s<td>75%" in html
 
 
 def test_same_run_same_page(run):
