@@ -41,7 +41,7 @@ OPTIONAL = {"kind", "tier"}  # fields that may be lacking
 STAGES = {  # name: module, flags, what it reads, what it leaves
     "kg_build": (kg_build, "--source dump.xml --seeds Pneumonia --workers 1", ["dump.xml"], ["kg.sqlite"]),
     "look": (kg_build, "--stats --export graph.xml --text prose.jsonl", ["kg.sqlite"], []),
-    "synth": (synth, "--questions 12 --options 3", ["kg.sqlite"], ["synth.jsonl"]),
+    "synth": (synth, "--questions 4 --options 2", ["kg.sqlite"], ["synth.jsonl"]),
     "curate": (curate, "--heldout 0", ["synth.jsonl", "decisions.jsonl"], ["train.jsonl", "heldout.jsonl"]),
     "review": (
         curate,

@@ -109,7 +109,7 @@ def test_equal_logits_are_in_or_out_together(path, monkeypatch):
     tokens, _ = sampler(path, 4, monkeypatch)(*rows(logits, number), 1.0, 0.45)
     assert set(tokens.tolist()) == {2, 3, 4, 5, 6}
     assert chi_square_p(tokens, nucleus(logits, 1.0, 0.45)) > 1e-3
-    tokens, _ = sampler(path, 4, monkeypatch)(*rows(torch.zeros(7), number), 1.0, 1e-3)
+    tokens, _ = sampler(path, 4, monkeypatch)(*rows(torch.zeros(7), number // 2), 1.0, 1e-3)
     assert set(tokens.tolist()) == set(range(7))  # all tie for the first place
 
 
@@ -194,12 +194,12 @@ def test_small_seeds_and_steps_are_as_random_as_others():
 @pytest.mark.parametrize("path", PATHS)
 def test_a_row_does_not_see_its_company(path, monkeypatch):
     sample = sampler(path, 32, monkeypatch)
-    logits = torch.randn(24, 100, generator=torch.Generator().manual_seed(4))
-    seeds, steps = torch.arange(24) * 7, torch.arange(24) % 5
+    logits = torch.randn(12, 100, generator=torch.Generator().manual_seed(4))
+    seeds, steps = torch.arange(12) * 7, torch.arange(12) % 5
     tokens, logprobs = sample(logits, seeds, steps, 1.0, 0.7)
     again, _ = sample(logits, seeds, steps, 1.0, 0.7)
     assert torch.equal(tokens, again)
-    order = torch.randperm(24)[:9]
+    order = torch.randperm(12)[:5]
     some, some_logprobs = sample(logits[order], seeds[order], steps[order], 1.0, 0.7)
     assert torch.equal(some, tokens[order]) and torch.equal(some_logprobs, logprobs[order])
     for other_seeds, other_steps in ((seeds + 1, steps), (seeds, steps + 1)):
@@ -211,8 +211,17 @@ def test_a_row_does_not_see_its_company(path, monkeypatch):
 
 @needs_triton
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("vocabulary, tile", [(100, 64), (129, 64), (200, 64), (50, 4096), (1, 64)])
+@pytest.mark.parametrize(
+    "vocabulary, tile, dtype",
+    [
+        (100, 64, torch.float32),
+        (129, 64, torch.bfloat16),
+        (200, 64, torch.float32),
+        (200, 64, torch.bfloat16),
+        (50, 4096, torch.float32),
+        (1, 64, torch.float32),
+    ],
+)
 def test_the_kernel_draws_what_the_torch_path_draws(vocabulary, tile, dtype, kernel, monkeypatch):
     """Same hash, same scheme: the same tokens, also where the vocabulary is no multiple of the tile."""
     generator = torch.Generator().manual_seed(vocabulary)
