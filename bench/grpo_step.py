@@ -132,7 +132,7 @@ def trl_steps(questions: list[Question], count: int) -> list[float]:
 
 def against_trl(steps: int, rounds: int) -> None:
     torch.set_num_threads(1)
-    flags = {"share_prompts": True, "micro_tokens": 8192, "cache_gb": 0.5}
+    flags = {"share_prompts": True, "micro_tokens": 1024, "cache_gb": 0.5}
     model, tokenizer = load_policy(MODEL)
     ours = Ours(Policy(model), tokenizer, torch.device("cpu"), QUESTIONS, LENGTH, **flags)
     mine, theirs = [], []
