@@ -103,7 +103,9 @@ KINDS = [
     Kind(
         "part of another name",
         {"remedy", "indication", "origin", "effect", "differential"},
-        r"metabolite|receptor|agonist|antibod|antigen|precursor|transporter|syringe|needle",
+        r"metabolite|receptor|agonist|antibod|antigen|precursor|transporter|syringe|needle|portal|pulmonary"
+        r"|intracranial",
+        before=r"\b(?:portal|pulmonary|intracranial) ",
         after=r"[\s-](?:metabolites?|receptors?|(?:receptor )?(?:ant)?agonists?|antibod(?:y|ies)"
         r"|antigens?|precursors?|transporters?|syringes?|needles?)\b",
     ),
@@ -304,7 +306,7 @@ KINDS = [
         "treated, not caused",
         {"effect", "origin"},
         r"treat|reliev|used|reduc|lower|decreas|protect|prevent|improv|alleviat|fewer|less|indicat|prescrib"
-        r"|requir|therap|reserved|manage|\(for|e\.g\.?,? for|recommended|regimen|help|disappear|resolv|regress",
+        r"|requir|therap|reserved|manage| for |\(for|recommended|regimen|help|disappear|resolv|regress",
         before=r"\b(?:(?:management|treatment|therapy) (?:\w+ )?(?:includes?|consists?|involves?|is with)"
         r"|treatable (?:with|by)"
         r"|(?:disappear|resolv|regress)\w*\b[^;]{0,40} (?:following|after|with|on)|treat(?:s|ed|ing"
@@ -315,7 +317,7 @@ KINDS = [
         r"|severity|frequency)s? of|therapy (?:of|for)|reserved for"
         r")\b"
         r"(?:(?!\b(?:may|can|might|caus\w*|lead\w*|result\w*|includ\w*|is|are)\b)[^;:]){0,120}"
-        r"|\bprotective (?:effects?|factors?)\b[^;]{0,120}|\((?:e\.g\.?,? )?for [^;:)]{0,60}",
+        r"|\bprotective (?:effects?|factors?)\b[^;]{0,120}|\((?:e\.g\.?,? )?(?:[\w-]+ ){0,3}for [^;:)]{0,60}",
         after=r"[^;]{0,40}?\b(?:is|are) (?:used (?:to|for|in) (?:treat|control|the treatment|reliev)"
         r"|(?:\w+ )?recommended)"
         r"| (?:regimens?|can be (?:an? )?(?:good )?help)\b",
@@ -473,11 +475,12 @@ KINDS = [
         "told of for another reason",  # it resembles the disease or makes it worse; it is feared or fought
         {"origin"},
         r"resembl|mimic|similar|sever|aggressive|life-threat|bind|immunity|defen[cs]e|regarding|article|fear|worr"
-        r"|concern",
+        r"|concern|avoided by",
+        clause=r"\bavoided by\b",
         before=r"\b(?:life-threatening|(?:more )?(?:severe|aggressive))\b[^;]{0,40}\b(?:in|among)\b[^;]{0,120}"
         r"|\b(?:bind(?:s|ing) to|immunity (?:to|against)|defen[cs]es? against)\b[^;]{0,120}"
         r"|\b(?:regarding|articles? (?:about|on)|fears? of|worr\w+ about|concerns? about)\b[^;]{0,60}",
-        after=r"[^;.]{0,80}?\b(?:resembles?|mimics?|(?:has|have|with) (?:very )?similar)\b"
+        after=r"[^;.]{0,80}?\b(?:resembles?|mimics?|(?:has|have|with|causes?) (?:very )?similar)\b"
         r"|[^;]{0,150}?\b(?:more (?:severe|aggressive)|(?:develop|experience|have) (?:an? )?severe)\b",
     ),
     Kind(
@@ -507,19 +510,20 @@ KINDS = [
     Kind(
         "given for another reason",
         REMEDY,
-        r"infection|unrelated|transplant|treatment of",
+        r"infection|unrelated|transplant|treatment of|condition",
         clause=r"\b(?:superinfections?|secondary (?:\w+ )?infections?)\b"
         r"|\bfor the treatment of\b.{0,200}\bfor the treatment of\b",  # each for another disease
-        before=r"\bunrelated (?:\w+ )?|\btransplant\w*\b[^;.]{0,40}\b(?:necessitat"
+        before=r"\b(?:an)?other (?:\w+ )?conditions?\b[^;,]{0,60}|\bunrelated (?:\w+ )?"
+        r"|\btransplant\w*\b[^;.]{0,40}\b(?:necessitat"
         r"|requir)\w*\b[^;.]{0,100}",
     ),
     Kind(
         "where it lies",
         {"organ"},
-        r"behind|adjacent|next to|in front of|at the back|contain|surround|deriv|migrat",
+        r"behind|adjacent|next to|in front of|at the back|contain|surround|deriv|migrat|removal",
         before=r"\b(?:behind|adjacent to|next to|in front of|at the back of|containing|(?<!the )surround(?:s|ing)?"
         r"|surround and \w+"
-        r"|(?:deriv|migrat)\w+ from) (?:the )?(?:[\w-]+,? ){0,2}",
+        r"|(?:deriv|migrat)\w+ from|removal of) (?:the )?(?:[\w-]+,? ){0,2}",
     ),
     Kind(
         "what both have",
@@ -608,11 +612,13 @@ KINDS = [
     Kind(
         "hypothesis",
         {"origin", "effect", "process"},
-        r"hypothe|speculat|theor|postulat|propos|inconclusive|uncertain|anecdot|tentative|possib|implicat|there may"
+        r"hypothe|speculat|theor|postulat|propos|inconclusive|uncertain|anecdot|tentative|potential|possib|implicat"
+        r"|there may"
         r"|seem|name"
         r"|suggest|evidence|established|studied|investigated",
         clause=r"\b(?:hypothe\w+|speculat\w+|theor(?:y|ies|i[sz]ed)|postulat\w+|(?:been|is|are|was|were) proposed"
-        r"|inconclusive|anecdotal\w*|tentative|rais\w+ the possibility|possible (?:links?|associations?|role)"
+        r"|inconclusive|anecdotal\w*|tentative|potential (?:\w+ )?factors?|rais\w+ the possibility|possible (?:links?"
+        r"|associations?|role)"
         r"|there may be|seems? to|although the name|not (?:been )?established"
         r"|(?:been|some|studies) suggest\w*|(?:have|has) been (?:studied|investigated))\b",
     ),
@@ -657,6 +663,7 @@ ILL = re.compile(
     r"|atresi|congest|kill|disten[ds]|susceptib|trauma))",
     re.IGNORECASE,
 )
+CHARACTER = re.compile(r"\bcharacteri[sz]ed by\b", re.IGNORECASE)  # of a complication, which has symptoms of its own
 STATES_ALONE = {"cause": "; pathogen;"}  # what a sentence need not call a cause where causes are told
 
 
@@ -666,6 +673,8 @@ def says_so(relation: str, inverse: bool, before: str, after: str) -> bool:
     if role == "organ":
         near = re.split("[;.]", before)[-1][-80:], re.split("[;.]", after)[0][:50]
         return any(map(ILL.search, near))
+    if relation == "complication":
+        return not CHARACTER.search(before)
     return role != "origin" or bool(CAUSAL.search(f"{before} {after}")) or not VERB.search(f"{before} {after}")
 
 
