@@ -145,6 +145,8 @@ from wiki.sentences import clause_around, split_sentences, statements
         ("It may be due to drugs (e.g. isotretinoin for @).", "cause", False),
         ("Pain after @ may cause similar symptoms.", "cause", False),
         ("The tumor grows after the removal of both @.", "affects", False),
+        ("An attack on nerves outside the @ causes weakness.", "affects", False),
+        ("It is an infection outside of the lung and @.", "affects", False),
         ("Another condition that requires thinning of the blood (e.g. with @) matters.", "prevented_by", False),
         ("@ is associated with it, but the link is not completely confirmed.", "risk_factor", False),
         ("The patients have risk factors for other diseases, such as @.", "cause", False),

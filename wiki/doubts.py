@@ -520,8 +520,9 @@ KINDS = [
     Kind(
         "where it lies",
         {"organ"},
-        r"behind|adjacent|next to|in front of|at the back|contain|surround|deriv|migrat|removal",
-        before=r"\b(?:behind|adjacent to|next to|in front of|at the back of|containing|(?<!the )surround(?:s|ing)?"
+        r"behind|adjacent|next to|in front of|at the back|contain|surround|deriv|migrat|removal|outside",
+        before=r"\b(?:behind|adjacent to|next to|in front of|outside(?: of)?|at the back of|containing"
+        r"|(?<!the )surround(?:s|ing)?"
         r"|surround and \w+"
         r"|(?:deriv|migrat)\w+ from|removal of) (?:the )?(?:[\w-]+,? ){0,2}",
     ),
