@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tools.cli import UserError
+from tools.cli import UserError, one_line
 from tools.run import (
     MADE_BY,
     Journal,
@@ -223,6 +224,15 @@ def test_a_journal_notices_what_is_changed_doubled_moved_or_taken_out(tmp_path_f
     path.write_bytes(b"".join(lines))
     with pytest.raises(UserError, match="is not as it was written; delete .*j.jsonl to start over"):
         Journal(path, {"--flag": 1})
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path):
+    (tmp_path / "x.jsonl.partial").symlink_to("/dev/full")
+    (tmp_path / "y.jsonl").symlink_to("/dev/full")
+    for write, name in (write_jsonl, "x.jsonl"), (append_jsonl, "y.jsonl"):
+        with pytest.raises(OSError) as caught:
+            write(tmp_path / name, [{"a": 1}])
+        assert re.fullmatch(f"No space left on device: .*{name}(.partial)?", one_line(caught.value))
 
 
 def test_a_link_to_nothing_is_not_passed_over(tmp_path):

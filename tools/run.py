@@ -130,7 +130,7 @@ def locked(path: Path) -> Iterator[BinaryIO]:
     """The file, made if it is missing, open for appending by nobody else."""
     while True:
         same = False
-        with open(path, "ab+") as file:
+        with naming(path), open(path, "ab+") as file:
             with contextlib.suppress(OSError):  # some network file systems know no locks
                 fcntl.flock(file, fcntl.LOCK_EX)
             with contextlib.suppress(FileNotFoundError):
@@ -138,6 +138,16 @@ def locked(path: Path) -> Iterator[BinaryIO]:
             if same:  # else it was replaced while we waited
                 yield file
                 return
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of the file system that names no file, as of a full disk, names this one."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -148,7 +158,8 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a whole text file so that it appears complete or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    with naming(partial):
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     publish(partial, path)
 
 
