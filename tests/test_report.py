@@ -114,8 +114,9 @@ def build(folder):
 
 def test_every_section_shows_what_the_files_say(run):
     page = build(run)
-    ablation, curves, warnings, mined, graph, lengths, transcripts = list(page.sections.values())[1:]
+    ablation, curves, warnings, mined, machine, graph, lengths, transcripts = list(page.sections.values())[1:]
     assert "training found nothing wrong" in warnings
+    assert "rl1" in machine and "25%" in machine and "75%" in machine  # as write_run has it
     assert "Left out" not in page.text()
     assert all(part in ablation for part in ("heldout (3 questions)", "heldout, moderate", "33.3", "66.7", *MODELS))
     assert "end of stage 1" in curves and "(step 4)" in curves
