@@ -47,6 +47,7 @@ def fits_nearly_any(graph: Graph, entity: int) -> bool:
     return named > max(few, share * len(pages))
 
 
+@lru_cache(maxsize=200_000)
 def is_typical(graph: Graph, disease: int, finding: int) -> bool:
     """Whether a disease's page tells a finding, or what is interchangeable with it, at its beginning; or has no
     text."""

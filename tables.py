@@ -68,14 +68,8 @@ def ablation_table(results: Results) -> str:
         means = [percent(macro_average(scores)), percent(micro_average(scores))][: len(averages)]
         apart = [points(scores[OWN[0]], scores[OWN[1]]) for _ in gaps]
         gain = f"{100 * (macro_average(scores) - macro_average(first)):+.1f}"
-        return [
-            model,
-            *cells,
-            *means,
-            *apart,
-            gain,
-            percent(mean_or_none([item.well_formed for item in scores.values()])),
-        ]
+        kept = mean_or_none([item.well_formed for item in scores.values()])
+        return [model, *cells, *means, *apart, gain, percent(kept)]
 
     rows = [row_of(*result) for result in results.items()]
     titles = [tier.capitalize() if tier else name for name, tier in columns] + ["By the path"] * len(judged)
