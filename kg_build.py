@@ -63,7 +63,7 @@ from tools.cli import UserError, at_least, fraction, progress_bar, run_stage, st
 from tools.run import Metrics, RunDir, publish
 from wiki.consult import VERDICTS, Claim, Consultant
 from wiki.kinds import class_named, class_names, names_class, ruled_out
-from wiki.mediawiki import ApiSource, DumpSource, Page, Source, normalise_title
+from wiki.mediawiki import ApiSource, DumpSource, KeptSource, Page, Source, normalise_title
 from wiki.page_props import check_page_props, read_page_props
 from wiki.pages import read_page
 from wiki.reading import STATES_FACT, Readers, Reading
@@ -391,6 +391,8 @@ def parse_args() -> argparse.Namespace:
     )
     add("--api-url", default=api, metavar="URL", help="MediaWiki API; WIKI_API in the environment")
     add("--contact", metavar="MAIL", help="your address for the User-Agent; Wikipedia demands one")
+    kept = "keep what the API sends in pages.sqlite: where that is, a build asks for none of its pages again"
+    add("--keep-pages", action="store_true", help=kept)
     add = parser.add_argument_group("how far the agent walks").add_argument
     add("--seeds", default=SEEDS, metavar="'A; B'", help="titles to start from: broad medical articles")
     add("--target", type=at_least(1), default=100_000, metavar="N", help="stop at N entities; the paper's number")
@@ -442,6 +444,9 @@ def reader_of(args: argparse.Namespace, run: RunDir) -> Teacher | None:
 def source_of(args: argparse.Namespace, run: RunDir) -> Source:
     """The pages that `--source` names."""
     if args.source in {None, "api"}:
+        kept = run.output("pages.sqlite")
+        if args.keep_pages or kept.exists():
+            return KeptSource(args.api_url, args.contact, kept, args.keep_pages)
         return ApiSource(args.api_url, args.contact)
     return DumpSource(Path(args.source), run.output("kg.pages.sqlite"), list(INFOBOX_TYPES), args.workers)
 
@@ -477,7 +482,7 @@ def make_graph(args: argparse.Namespace, run: RunDir) -> None:
         except sqlite3.Error as error:
             raise UserError(
                 f"{run.path}: the graph cannot be built ({error}); make room on the disk or, if it is damaged, delete "
-                "kg.sqlite.partial and kg.pages.sqlite to start over"
+                "kg.sqlite.partial, kg.pages.sqlite and pages.sqlite to start over"
             ) from error
         args.stats = args.stats or not asked_of_graph(args)
     for left in run.path.glob("kg.pages.sqlite*"):

@@ -39,7 +39,7 @@ stage() { # NAME COMMAND: announce and run it in the run directory, with the res
   return $status
 }
 source ./setup.sh
-[[ $ablated || -e $run/teacher_cache.jsonl || ! -e $rehearsal/teacher_cache.jsonl ]] || { mkdir -p "$run" && cp "$rehearsal/teacher_cache.jsonl" "$run"; }
+for had in teacher_cache.jsonl pages.sqlite; do [[ $ablated || -e $run/$had || ! -e $rehearsal/$had ]] || { mkdir -p "$run" && cp "$rehearsal/$had" "$run"; }; done
 [[ ! $ablated || $ablated = rehearse || -d $run ]] || python -m tools.fork "${ladder[@]/#/--model=}" "$baseline" "$run" "$ablated" "${words[@]:3}"
 # glibc gives every freed tensor back to the kernel and asks for it again; on a CPU that costs a fifth of the time.
 export MALLOC_MMAP_THRESHOLD_=10000000000 MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_TOP_PAD_=100000000

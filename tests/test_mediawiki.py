@@ -5,8 +5,10 @@ import gzip
 import http.server
 import json
 import os
+import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import tempfile
 import threading
@@ -15,6 +17,7 @@ import urllib.parse
 from pathlib import Path
 
 import pytest
+from conftest import call_main
 from pages import ENCYCLOPEDIA, PAGES, REDIRECTS, build, dump_source, export, facts
 
 import kg_build
@@ -212,6 +215,56 @@ def test_the_api_gives_the_same_graph_as_the_dump(tmp_path, wiki, page_graph):
     agents = {headers["User-Agent"] for _, headers in wiki.requests}
     assert agents == {"fleming-r1-kg-build/1.0 (me@example.org)"}
     assert all("gzip" in headers["Accept-Encoding"] for _, headers in wiki.requests)
+
+
+def asked_for_pages(wiki):
+    return [form["titles"] for form, _ in wiki.requests if form["prop"] != "redirects"]
+
+
+def test_pages_that_are_kept_give_the_same_graph_and_are_not_asked_for_again(tmp_path, wiki, capsys):
+    def graph(*flags):
+        (tmp_path / "kg.sqlite").unlink(missing_ok=True)
+        words = ["--run", tmp_path, "--source", "api", "--api-url", wiki.url, "--workers", 1, "--seeds", "Pneumonia"]
+        call_main(kg_build, *words, *flags)
+        db = sqlite3.connect(tmp_path / "kg.sqlite")
+        return [list(db.execute(f"SELECT * FROM {table}")) for table in ("entity", "alias", "relation", "wikidata")]
+
+    expected = graph()
+    assert not (tmp_path / "pages.sqlite").exists()
+    assert graph("--keep-pages") == expected and "are read from" not in capsys.readouterr().out
+    asked = len(asked_for_pages(wiki))
+    assert graph() == expected
+    assert len(asked_for_pages(wiki)) == asked  # not once, not even for what does not exist
+    assert re.search(rf"\d+ pages of {wiki.url} are read from {tmp_path}/pages.sqlite; ", capsys.readouterr().out)
+
+
+def kept_source(url, folder, keep):
+    source = mediawiki.KeptSource(url, None, folder / "pages.sqlite", keep)
+    source.open()
+    return source
+
+
+def test_only_pages_that_are_not_kept_are_fetched(tmp_path, wiki):
+    titles = ["Rash", "No such page"]
+    assert set(kept_source(wiki.url, tmp_path, keep=True).fetch(titles)) == {"Rash"}
+    for keep, asked in [(False, "Fever"), (True, "Fever"), (False, None)]:
+        wiki.requests.clear()
+        pages = kept_source(wiki.url, tmp_path, keep).fetch([*titles, "Fever"])
+        assert {title: page.wikitext for title, page in pages.items()} == {
+            name: PAGES[name] for name in ("Rash", "Fever")
+        }
+        assert set(asked_for_pages(wiki)) == ({asked} if asked else set())
+    kept_source(wiki.url + "?another", tmp_path, keep=False).fetch(["Rash"])
+    assert set(asked_for_pages(wiki)) == {"Rash"}
+
+
+def test_a_damaged_store_of_pages_is_named(tmp_path, wiki):
+    source = kept_source(wiki.url, tmp_path, keep=True)
+    source.fetch(["Rash"])
+    (page,) = source.db.execute("SELECT page FROM page").fetchone()
+    source.db.execute("UPDATE page SET page = ?", [page[:-9] + bytes([page[-9] ^ 1]) + page[-8:]])
+    with pytest.raises(UserError, match="pages.sqlite is damaged .*; delete it"):
+        source.fetch(["Rash"])
 
 
 def test_a_live_wiki_tells_wikidatas_items_and_where_its_pages_are(tmp_path, wiki):

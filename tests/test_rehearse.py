@@ -58,15 +58,16 @@ def test_run_sh_rehearses_every_stage_in_a_directory_of_its_own(run_sh, tmp_path
     assert not real.exists()
 
 
-def test_a_run_begins_with_the_answers_that_its_rehearsal_paid_for(run_sh, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("name", ["teacher_cache.jsonl", "pages.sqlite"])
+def test_a_run_begins_with_what_its_rehearsal_paid_for_and_fetched(run_sh, tmp_path, name):  # noqa: F811
     rehearsed, run = tmp_path / "x-rehearsal", tmp_path / "x"
     rehearsed.mkdir()
-    (rehearsed / "teacher_cache.jsonl").write_text("paid\n")
+    (rehearsed / name).write_text("paid\n")
     assert run_sh("7b", RUN=run)[0].returncode == 0
-    assert (run / "teacher_cache.jsonl").read_text() == "paid\n"
-    (rehearsed / "teacher_cache.jsonl").write_text("later\n")
+    assert (run / name).read_text() == "paid\n"
+    (rehearsed / name).write_text("later\n")
     assert run_sh("7b", RUN=run)[0].returncode == 0
-    assert (run / "teacher_cache.jsonl").read_text() == "paid\n"  # its own by now
+    assert (run / name).read_text() == "paid\n"  # its own by now
 
 
 # ------------------------------------------------------------------------------------------------- what it comes to

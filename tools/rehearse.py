@@ -36,7 +36,7 @@ Row = dict[str, Any]
 # What is tried, after the recipe's own flags; `group` is the largest one that the recipe can meet.
 WORST = "--worst-case --steps 2 --save-every 1"
 AMOUNTS = {
-    "kg_build": "--target 40",
+    "kg_build": "--target 40 --keep-pages",
     "synth": "--questions 40",
     "curate": "--limit 10 --heldout 4 --heldout-public 4",
     "distill": "--questions 6",

@@ -20,6 +20,7 @@ import gzip
 import hashlib
 import html
 import io
+import json
 import mmap
 import os
 import re
@@ -467,6 +468,53 @@ class ApiSource:
 
     def close(self) -> None:
         self.session.close()
+
+
+class KeptSource(ApiSource):
+    """A live MediaWiki whose pages are first looked for in an SQLite file; with `keep`, what it sends goes there."""
+
+    SCHEMA = "CREATE TABLE IF NOT EXISTS page(wiki TEXT, title TEXT, page BLOB, PRIMARY KEY(wiki, title))"
+
+    def __init__(self, url: str, contact: str | None, store: Path, keep: bool):
+        """Pages that the store has of another wiki stay there unread. Raises UserError as `ApiSource` does."""
+        super().__init__(url, contact)
+        self.store, self.keep = store, keep
+
+    def open(self) -> None:
+        self.db = sqlite3.connect(self.store)
+        self.db.execute(self.SCHEMA)
+        (kept,) = self.db.execute("SELECT count(*) FROM page WHERE wiki = ?", [self.url]).fetchone()
+        if kept:
+            print(f"{kept:,} pages of {self.url} are read from {self.store}; delete it to fetch them again")
+
+    def fetch(self, titles: list[str]) -> dict[str, Page]:
+        marks = ", ".join("?" * len(titles))
+        select = f"SELECT title, page FROM page WHERE wiki = ? AND title IN ({marks})"
+        kept = {title: self.unpacked(page) for title, page in self.db.execute(select, [self.url, *titles])}
+        missing = [title for title in titles if title not in kept]
+        fetched = super().fetch(missing) if missing else {}
+        if self.keep:
+            rows = [(self.url, title, packed(fetched.get(title))) for title in {*missing, *fetched}]
+            with self.db:
+                self.db.executemany("INSERT OR REPLACE INTO page VALUES (?, ?, ?)", rows)
+        return {title: page for title, page in kept.items() if page} | fetched
+
+    def unpacked(self, page: bytes) -> Page | None:
+        """The inverse of `packed`. Raises UserError if it is damaged."""
+        try:
+            values = json.loads(zlib.decompress(page))
+        except (zlib.error, ValueError) as error:
+            raise UserError(f"{self.store} is damaged ({error}); delete it, and pages are fetched again") from None
+        return values and Page(*values)
+
+    def close(self) -> None:
+        super().close()
+        self.db.close()
+
+
+def packed(page: Page | None) -> bytes:
+    """A page, or that there is none of a title."""
+    return zlib.compress(json.dumps(page).encode(), 1)
 
 
 Source = DumpSource | ApiSource
