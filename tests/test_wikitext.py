@@ -1,6 +1,14 @@
 """wiki/wikitext.py: what a reader sees of a page."""
 
-from wiki.wikitext import without_notes
+import random
+
+import mwparserfromhell
+from mwparserfromhell.parser import tokens
+
+from wiki.wikitext import Markup, without_notes
+
+MARKUP = """a [[b]] [[b|''c'']] [[|]] {{d|e|f=g}} {{d|=}} {{h}} {{|}} {{d| }} [[ ]] | = &nbsp; &x; &#x41; <b> </b> <br>
+<b/> <j k="l"> </j> '' ''' ''''' <!-- n --> [http://o p] [http://o] http://p {{{q|r}}} {{{s}}} {| |- |} <ref>t</ref>"""
 
 
 def test_footnotes_and_comments_go_and_nothing_else():
@@ -14,3 +22,18 @@ def test_footnotes_and_comments_go_and_nothing_else():
         ("a<references>b</references>", "a<references>b</references>"),
     ):
         assert without_notes(wikitext) == left
+
+
+def test_the_tokens_of_a_page_say_what_the_parsers_tree_says():
+    rng, pieces = random.Random(0), [*MARKUP.split(), " ", "\n", "\n* ", "\n; u: ", "\n== v ==\n", "\n----\n"]
+    for _ in range(200):
+        wikitext = "".join(rng.choices(pieces, k=rng.randrange(40)))
+        markup, tree = Markup(wikitext), mwparserfromhell.parse(wikitext)
+        top = list(markup.top())
+        assert [markup.source(*pair) for pair in zip(top, [*top[1:], len(markup.tokens)])] == [*map(str, tree.nodes)]
+        templates = [at for at in markup.bounds if type(markup.tokens[at]) is tokens.TemplateOpen]
+        assert len(templates) == len(tree.filter_templates())
+        for at, template in zip(templates, tree.filter_templates()):
+            params = [(param.name, markup.source(*param[1:])) for param in markup.params(at)]
+            assert markup.name(at) == str(template.name).strip().lower()
+            assert params == [(str(p.name) if p.showkey else None, str(p.value)) for p in template.params]

@@ -12,10 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import mwparserfromhell
-from mwparserfromhell.nodes import Template
-from mwparserfromhell.parser import ParserError
-from mwparserfromhell.wikicode import Wikicode
+from mwparserfromhell.parser import ParserError, tokens
 
 from wiki.doubts import PREVENTING, ROLES, STATES_ALONE, doubt, says_so, suspects
 from wiki.mediawiki import Page, bare, normalise_title
@@ -27,6 +24,7 @@ from wiki.wikitext import (
     CATEGORY_LINK,
     Flattener,
     Link,
+    Markup,
     lead_names,
     listed,
     split_names,
@@ -182,20 +180,20 @@ def read_page(page: Page, kind: str | None = None) -> Reading | str:
         return Reading("other")
     reading = Reading(kind, rare=any(map(RARE_CATEGORY.search, categories)))
     try:
-        code = mwparserfromhell.parse(wikitext)
-        read_sections(code, page.title, reading)
-        for template in code.ifilter_templates(recursive=False):
-            if infobox and template_name(template.name) == infobox:
-                read_infobox(template, page.title, reading)
+        markup = Markup(wikitext)
+        read_sections(markup, page.title, reading)
+        for at in markup.top() if infobox else ():
+            if type(markup.tokens[at]) is tokens.TemplateOpen and template_name(markup.name(at)) == infobox:
+                read_infobox(markup, at, page.title, reading)
                 break
     except (ParserError, RecursionError) as error:
         return f"{type(error).__name__}: {error}"
     return reading
 
 
-def read_sections(code: Wikicode, title: str, reading: Reading) -> None:
+def read_sections(markup: Markup, title: str, reading: Reading) -> None:
     """Read lead and sections of a page into `reading`."""
-    sections = [(path, heading, Flattener(nodes)) for path, _, heading, nodes in split_sections(code)]
+    sections = [(path, heading, Flattener(markup, *place)) for path, _, heading, *place in split_sections(markup)]
     sections = [section for section in sections if section[0][0] not in NOT_PROSE]
     reading.names += lead_names(sections[0][2])
     flats = [flat for *_, flat in sections]
@@ -211,17 +209,18 @@ def read_sections(code: Wikicode, title: str, reading: Reading) -> None:
             reading.links[link.target] = max(reading.links.get(link.target, 0), STATES_FACT if rules else MENTIONED)
 
 
-def read_infobox(infobox: Template, title: str, reading: Reading) -> None:
-    """Read an infobox's fields into `reading`; the evidence reads "Pneumonia: symptoms: Cough, fever"."""
-    for param in infobox.params:
-        name = str(param.name).strip().lower()
+def read_infobox(markup: Markup, at: int, title: str, reading: Reading) -> None:
+    """Read the fields of the infobox that token `at` opens into `reading`; the evidence reads "Pneumonia: symptoms:
+    Cough, fever"."""
+    for param in markup.params(at):
+        name, place = (param.name or "").strip().lower(), param[1:]
         if name in {"name", "drug_name", "synonyms", "synonym", "tradename", "inn", "usan", "ban"}:
-            reading.names += split_names(Flattener(param.value.nodes).text)
-        elif name == "frequency" and re.search(r"\brare\b", str(param.value), re.IGNORECASE):
+            reading.names += split_names(Flattener(markup, *place).text)
+        elif name == "frequency" and re.search(r"\brare\b", markup.source(*place), re.IGNORECASE):
             reading.rare = True
         rules = RULES_AT.get((reading.kind, f"={name}"), [])
         if rules:
-            flat = Flattener(param.value.nodes)
+            flat = Flattener(markup, *place)
             names = tuple(field_names(flat))
             reading.mentions += find_mentions(flat, [rules], f"infobox: {name}", f"{title}: {name}: ", names)
             reading.links.update({link.target: STATES_FACT for link in (*flat.links, *names)})
