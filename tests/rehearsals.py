@@ -2,29 +2,33 @@
 
     python tests/rehearsals.py 7b        # or 32b, 1gpu; all three without a name; minutes each
 
-Stand-ins on loopback serve the small encyclopedia as a wiki, excerpts of every dataset and small models under the names
-and in the layouts of the hub, and a chat model that answers every kind of call; two processes stand in for GPUs.
+Stand-ins on loopback serve the small encyclopedia as a wiki, invented questions and small models under the names and in
+the layouts of the hub, and a chat model that answers every kind of call; two processes stand in for GPUs.
 """
 
 import argparse
-import csv
 import io
 import json
 import os
+import random
 import re
 import subprocess
 import sys
 import tempfile
 import urllib.parse
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
+from string import ascii_uppercase
 
 PROJECT = Path(__file__).parents[1]
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
 
 from hub import Hub, Loopback, QuietHandler  # noqa: E402
 
-NATIVE = PROJECT.parent / "shared" / "data" / "native"
+from wiki.mediawiki import read_dump  # noqa: E402
+
+ENCYCLOPEDIA = PROJECT / "data" / "encyclopedia.xml"
 RECIPES = ("7b", "32b", "1gpu")
 
 # ----------------------------------------------------------------------------------------------------------- the hub
@@ -52,66 +56,129 @@ def card(**configs):
     return "\n".join([*lines, "---", ""]).encode()
 
 
-def native(name):
-    """The rows of an excerpt in the authors' format."""
-    text = (NATIVE / name).read_text(encoding="utf-8-sig")
-    if name.endswith(".csv"):
-        return list(csv.DictReader(io.StringIO(text, newline="")))
-    if name.endswith(".jsonl") or not text.lstrip().startswith(("[", "{\n")):
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    return json.loads(text)
+class Exams:
+    """Invented questions, each about another passage of the small encyclopedia: what is it about?"""
+
+    def __init__(self):
+        pages = [page for page in read_dump(ENCYCLOPEDIA) if not page.redirect]
+        lines = [(page.title, line) for page in pages for line in page.wikitext.split("\n")]
+        self.passages = iter([(title, plain(line)) for title, line in lines if 150 < len(line) < 2000])
+        self.titles, self.rng = [page.title for page in pages], random.Random(0)
+
+    def take(self, layout, count=30, options=4, ask="What does this describe? "):
+        """Rows as `layout(number, question, texts of the options, index of the right one)` makes them."""
+        rows = []
+        for number, (title, passage) in enumerate(islice(self.passages, count), 1):
+            texts, right = self.rng.sample(self.titles, options), self.rng.randrange(options)
+            if title not in texts:
+                texts[right] = title
+            rows.append(layout(number, ask + passage.replace(title, "it"), texts, texts.index(title)))
+        assert len(rows) == count
+        return rows
 
 
-def pubmedqa_rows():
-    """As on the hub: contexts in a structure of their own, ids as numbers."""
-    return [
-        {
-            "pubid": int(id),
-            "question": row["QUESTION"],
-            "context": {"contexts": row["CONTEXTS"], "labels": row["LABELS"]},
-            "long_answer": row["LONG_ANSWER"],
-            "final_decision": row["final_decision"],
-        }
-        for id, row in native("pubmedqa_ori_pqal.json").items()
-    ]
+def plain(wikitext):
+    return re.sub(r"\[\[|\]\]|'{2,3}", "", wikitext)
+
+
+def lettered(texts):
+    return dict(zip(ascii_uppercase, texts))
+
+
+def columns(names, texts):
+    return dict(zip(names.split(), texts))
+
+
+def careqa(number, question, texts, right):
+    row = {"exam_id": 26.0, "question": question, **columns("op1 op2 op3 op4", texts), "cop": right + 1.0}
+    return row | {"year": 2024.0, "category": "Medicine", "unique_id": f"u{number}"}
+
+
+def jmed(number, question, texts, right):
+    row = {"diagId": number, "final_question": question, "final_options": json.dumps({"options": lettered(texts)})}
+    return row | {"final_correct_answer": f"['{ascii_uppercase[right]}']"}
+
+
+def medbullets(number, question, texts, right):
+    row = {"link": f"https://example.org/{number}", "question": question, **columns("opa opb opc opd ope", texts)}
+    return row | {"answer_idx": ascii_uppercase[right], "answer": texts[right], "explanation": ""}
+
+
+def medmcqa(number, question, texts, right):
+    row = {"id": f"m{number}", "question": question, "cop": right, **columns("opa opb opc opd", texts), "exp": ""}
+    return row | {"choice_type": "single", "subject_name": "Medicine", "topic_name": None}
+
+
+def medqa(number, question, texts, right):
+    row = {"question": question, "options": lettered(texts), "answer": texts[right]}
+    return row | {"answer_idx": ascii_uppercase[right], "meta_info": "step1"}
+
+
+def medxpertqa(number, question, texts, right):
+    row = {"id": f"Text-{number}", "question": question, "options": lettered(texts), "label": ascii_uppercase[right]}
+    return row | {"medical_task": "Diagnosis", "body_system": "Nervous", "question_type": "Reasoning"}
+
+
+def pubmedqa(number, question, texts, right):
+    row = {"pubid": number, "question": f"Is it {texts[0]}?", "context": {"contexts": [question], "labels": ["AIM"]}}
+    return row | {"long_answer": "", "final_decision": "no" if right else "yes"}
+
+
+def mmlu_pro(category, begun):
+    """`begun`: how many rows of other categories stand before."""
+
+    def layout(number, question, texts, right):
+        row = {"question_id": begun + number, "question": question, "options": texts, "answer": ascii_uppercase[right]}
+        return row | {"answer_index": right, "cot_content": "", "category": category, "src": ""}
+
+    return layout
+
+
+def cmexam(number, question, texts, right):
+    """Some have several answers, as there."""
+    options = "\\n".join(f"{letter} {text}" for letter, text in lettered(texts).items())
+    answer = "AC" if number % 12 == 0 else ascii_uppercase[right]
+    return {"Question": question, "Options": options, "Answer": answer, "Explanation": ""}
 
 
 def datasets():
     """The repositories of clean/formats.py in the hub's layouts."""
-    medmcqa = [{**row, "cop": row["cop"] - 1} for row in native("full/medmcqa_dev.json")[:80]]
-    pubmed, cmexam = pubmedqa_rows(), native("cmexam.csv")
-    mmlu = native("mmlu_pro_biology.jsonl") + native("mmlu_pro_health.jsonl")
-    xpert, half = native("medxpertqa_text.jsonl"), len(pubmed) // 2
+    take, chinese = Exams().take, "以下描述的是什么？"
+    mmlu = take(mmlu_pro("biology", 0), options=10) + take(mmlu_pro("health", 30), options=8)
     contents = {
         "HPAI-BSC/CareQA": {
             "README.md": card(CareQA_en={"test": "CareQA_en.json"}, CareQA_es={"test": "CareQA_es.json"}),
-            "CareQA_en.json": json.dumps(native("careqa.jsonl")).encode(),
-            "CareQA_es.json": json.dumps(native("careqa.jsonl")).encode(),
+            "CareQA_en.json": json.dumps(take(careqa)).encode(),
+            "CareQA_es.json": json.dumps(take(careqa, count=2)).encode(),
         },
-        "jdh-algo/JMED": {"README.md": b"# JMED\n", "JMED.jsonl": jsonl(native("jmed_adjusted_5_options.json"))},
-        "LangAGI-Lab/medbullets_op5": {"data/test-00000-of-00001.parquet": parquet(native("medbullets_op5.csv"))},
+        "jdh-algo/JMED": {"README.md": b"# JMED\n", "JMED.jsonl": jsonl(take(jmed, options=5, ask=chinese))},
+        "LangAGI-Lab/medbullets_op5": {"data/test-00000-of-00001.parquet": parquet(take(medbullets, options=5))},
         "openlifescienceai/medmcqa": {
-            "data/train-00000-of-00001.parquet": parquet(medmcqa[20:]),
-            "data/validation-00000-of-00001.parquet": parquet(medmcqa[:20]),
+            "data/train-00000-of-00001.parquet": parquet(take(medmcqa)),
+            "data/validation-00000-of-00001.parquet": parquet(take(medmcqa)),
         },
         "GBaker/MedQA-USMLE-4-options": {
             "README.md": b"---\nlicense: cc-by-4.0\n---\n",
-            "phrases_no_exclude_train.jsonl": jsonl(native("full/medqa_train_25.jsonl")),
-            "phrases_no_exclude_test.jsonl": jsonl(native("medqa.jsonl")),
+            "phrases_no_exclude_train.jsonl": jsonl(take(medqa)),
+            "phrases_no_exclude_test.jsonl": jsonl(take(medqa)),
         },
         "TsinghuaC3I/MedXpertQA": {
             "README.md": card(
                 MM={"dev": "MM/dev.jsonl", "test": "MM/test.jsonl"},
                 Text={"dev": "Text/dev.jsonl", "test": "Text/test.jsonl"},
             ),
-            **{f"{config}/{split}.jsonl": jsonl(xpert) for config in ("MM", "Text") for split in ("dev", "test")},
+            **{
+                f"{config}/{split}.jsonl": jsonl(take(medxpertqa, count=12, options=10))
+                for config in ("MM", "Text")
+                for split in ("dev", "test")
+            },
         },
         "qiaojin/PubMedQA": {
             "README.md": card(
                 pqa_artificial={"train": "pqa_artificial/train-*"}, pqa_labeled={"train": "pqa_labeled/train-*"}
             ),
-            "pqa_artificial/train-00000-of-00001.parquet": parquet(pubmed[half:]),
-            "pqa_labeled/train-00000-of-00001.parquet": parquet(pubmed[:half]),
+            "pqa_artificial/train-00000-of-00001.parquet": parquet(take(pubmedqa)),
+            "pqa_labeled/train-00000-of-00001.parquet": parquet(take(pubmedqa)),
         },
         "TIGER-Lab/MMLU-Pro": {
             "data/test-00000-of-00001.parquet": parquet(mmlu),
@@ -119,7 +186,7 @@ def datasets():
         },
         "fzkuji/CMExam": {
             "README.md": b"---\nlicense: apache-2.0\n---\n",
-            **{f"{split}.json": jsonl(cmexam) for split in ("train", "valid", "test")},
+            **{f"{split}.json": jsonl(take(cmexam, options=5, ask=chinese)) for split in ("train", "valid", "test")},
         },
     }
     return {f"datasets/{name}": files for name, files in contents.items()}
@@ -132,9 +199,8 @@ def models():
 
     from data.make_base import make_tokenizer
 
-    texts = [row["question"] for row in native("full/medqa_test.jsonl")[:200]]
-    texts += [row["Question"] + row["Options"] for row in native("cmexam.csv")]
-    tokenizer, repositories = make_tokenizer(texts, [], 2000), {}
+    texts = [plain(page.wikitext) for page in read_dump(ENCYCLOPEDIA)]
+    tokenizer, repositories = make_tokenizer(texts[:300], [], 2000), {}
     for name, config, tied in (
         ("Qwen/Qwen2.5-7B-Instruct", Qwen2Config, False),
         ("Qwen/Qwen2.5-1.5B-Instruct", Qwen2Config, True),
@@ -176,8 +242,6 @@ class Handler(QuietHandler):
 
 def wiki_of(dump):
     """What an api.php answers that holds the pages of a dump."""
-    from wiki.mediawiki import read_dump
-
     pages = {page.title: page for page in read_dump(dump)}
 
     def answer(text):
@@ -258,7 +322,7 @@ def draft(chat):
 def rehearse(recipe, folder, **environment):
     """`bash run.sh RECIPE rehearse` in a folder, with stand-ins for all that is elsewhere."""
 
-    wiki, hub = Server(wiki_of(PROJECT / "data/encyclopedia.xml")), Hub(datasets() | models())
+    wiki, hub = Server(wiki_of(ENCYCLOPEDIA)), Hub(datasets() | models())
     with hub as hub_url, wiki as wiki_url, Server(chat_model) as chat_url:
         elsewhere = {"HF_ENDPOINT": hub_url, "WIKI_API": f"{wiki_url}/w/api.php", "TEACHER_BASE_URL": f"{chat_url}/v1"}
         places = {"HF_HOME": f"{folder}/hf", "RUN": f"{folder}/{recipe}", "GPUS": "2", "CUDA_VISIBLE_DEVICES": ""}
