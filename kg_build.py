@@ -314,11 +314,11 @@ def link(db: sqlite3.Connection, source: Source) -> None:
             "ORDER BY m.rowid",
             [json.dumps(sorted(VAGUE))],
         )
-        db.create_function("ruled_out", 5, ruled_out, deterministic=True)
+        db.create_function("ruled_out", 6, ruled_out, deterministic=True)
         db.execute(
             "DELETE FROM stated WHERE rowid IN (SELECT r.rowid FROM stated r JOIN entity s ON s.id = r.subject "
-            "JOIN entity o ON o.id = r.object JOIN called c ON c.entity = s.id "
-            "WHERE ruled_out(r.relation, s.title, o.title, s.type = o.type, c.class))"
+            "JOIN entity o ON o.id = r.object JOIN called c ON c.entity = s.id JOIN called k ON k.entity = o.id "
+            "WHERE ruled_out(r.relation, s.title, o.title, s.type = o.type, c.class, k.class))"
         )
         add_relations(db)
         db.execute(

@@ -41,6 +41,21 @@ def test_a_page_rules_out_what_it_calls_its_subject(relation, subject, object_, 
     assert ruled_out(relation, subject, object_, True, called) is out
 
 
+@pytest.mark.parametrize(
+    ("relation", "subject", "object_", "object_called", "out"),
+    [
+        ("cause", "Dementia", "Pick's disease", " dementia ", True),
+        ("risk_factor", "Neuropathy (nerves)", "Charcot's disease", " inherited neuropathy ", True),
+        ("cause", "Dementia", "Stroke", " disease of the brain ", False),
+        ("complication", "Dementia", "Pick's disease", " dementia ", False),
+        ("cause", "Biotin deficiency", "Biotin", "", True),
+        ("cause", "Iodine deficiency", "Malnutrition", "", False),
+    ],
+)
+def test_a_disease_is_caused_by_no_kind_of_itself_nor_by_what_it_lacks(relation, subject, object_, object_called, out):
+    assert ruled_out(relation, subject, object_, True, "", object_called) is out
+
+
 def test_a_class_is_no_name_of_its_member():
     classes = class_names(["Wilms' tumor", "Brain tumor", "Relapsing polychondritis", "Type 2 diabetes"])
     assert names_class("tumor", "Wilms' tumor", classes)

@@ -12,7 +12,7 @@ from pages import PAGES, build, export, facts
 
 import graph
 import kg_build
-from wiki import consult, doubts, headings, mediawiki, reading, recognition, rules, sentences, wikitext
+from wiki import consult, doubts, headings, mediawiki, reading, recognition, rules, sentences, subject, wikitext
 from wiki import pages as pages_read
 from wiki.pages import read_page
 from wiki.reading import Readers
@@ -52,11 +52,15 @@ def test_hostile_strings_do_not_slow_the_expressions():
         recognition,
         rules,
         sentences,
+        subject,
         wikitext,
     )
     names = {name: value for module in modules for name, value in vars(module).items()}
     patterns = {name: value for name, value in names.items() if isinstance(value, re.Pattern)}
     patterns |= CATEGORIES
+    patterns |= {f"told: {rule.relation}": pattern for rule, pattern in rules.TOLD}
+    own = subject.Subject(["a", "disease", "the patients with"])
+    patterns |= {"named": own.named, "before": own.before, "after": own.after}
     for kind in doubts.KINDS:
         parts = {"words": kind.words, "clause": kind.clause, "before": f"(?:{kind.before})$", "after": kind.after}
         patterns |= {f"{kind.name}, {part}": doubts.pattern(text) for part, text in parts.items() if text}
@@ -65,7 +69,7 @@ def test_hostile_strings_do_not_slow_the_expressions():
     )
     units += "<ref a |<!--|<ref></re|<|{{ | category:|ignore |<|im_|answer with |, so it |(a|a (|known as |"
     units += "avoid |may |treat |is |low intake of |patients with |such as |more |in the |include |lack of |"
-    units += "disease |\t|\n\t|a, |\u00b7"
+    units += "disease |symptoms include |SUBJECT is |\t|\n\t|a, |\u00b7"
     units = {*units.split("|"), "<|im", "{{a|"}
     sentence, page = sentences.MAX_SENTENCE_CHARS, 150_000
     long = {"NOTE", "TEMPLATE_NAME", "CATEGORY_NAME", "CATEGORY_LINK", "MEANING", "SENTENCE_END", "EMPTY_BRACKETS",

@@ -105,7 +105,7 @@ KINDS = [
         {"remedy", "indication", "origin", "effect", "differential"},
         r"metabolite|receptor|agonist|antibod|antigen|precursor|transporter|syringe|needle|portal|pulmonary"
         r"|intracranial",
-        before=r"\b(?:portal|pulmonary|intracranial) ",
+        before=r"\b(?:portal|pulmonary|intracranial) (?:vein |venous |artery |arterial )?",
         after=r"[\s-](?:metabolites?|receptors?|(?:receptor )?(?:ant)?agonists?|antibod(?:y|ies)"
         r"|antigens?|precursors?|transporters?|syringes?|needles?)\b",
     ),
@@ -115,7 +115,7 @@ KINDS = [
         r"unlikely|improbable|disprove|unprove|once thought|wrong|controvers|discredit|unrelated|unclear"
         r"|spurious|refut|disput|substantiated|uncertain|unknown|debate|question|var(?:y|ies|ied)\b|differ|conflict"
         r"|mixed"
-        r"|little|not |in the past",
+        r"|little|not |in the past|fail",
         clause=r"\b(?:unlikely|improbable|(?:dis|un)prove[nd]?|once thought|wrongly|controvers\w+|discredited"
         r"|unrelated to|spurious\w*|refuted|disputed|unsubstantiated|not substantiated)\b"
         r"|\b(?:unclear|unknown|uncertain|debated?|questions?|controvers\w+)\b[^;,]{0,30}\b(?:if|whether)\b"
@@ -124,7 +124,9 @@ KINDS = [
         r" (?:\w+ )?(?:unclear|uncertain|unknown|disputed|debated)\b"
         r"|\b(?:recommendations?|opinions?|evidence|results)\b[^;,]{0,60}\b(?:var(?:y|ies|ied)|differs?|conflicts?"
         r"|(?:is|are) mixed)\b"
-        r"|\blittle (?:interaction|association|relationship|correlation|connection|link)\b",
+        r"|\blittle (?:interaction|association|relationship|correlation|connection|link)\b"
+        r"|\bconflicting (?:results|evidence|data|findings)\b"
+        r"|\bfail(?:s|ed)? to (?:identify|show|find|demonstrate|confirm|support|detect)\b",
     ),
     Kind(
         "no benefit",
@@ -180,12 +182,14 @@ KINDS = [
         r"|wean|switch|cut|quit|remov|taken off|alternative|instead|rather|harmful|contraindic"
         r"|less|lower|fewer|limit|reduc|decreas|need|ingredient|unsafe|dangerous|toxic|abandon|not|abus|misus|overus"
         r"|overdos|contra-",
-        before=r"\b(?:avoid\w*|stop(?:s|ped|ping)?|discontinu\w+|withdraw\w*|withdrew|withh[eo]ld\w*|ceas\w+"
-        r"|cessation|abst\w+|refrain\w*|restrict\w*|eliminat\w+|omit\w*|minimi[sz]\w+"
-        r"|taper\w*|wean\w*|switch\w* from|cut(?:ting)? (?:out|down|back)|quit\w*|remov(?:e|es|al|ing)"
+        before=r"\b(?:avoid(?:s|ed|ing)?|stop(?:s|ped|ping)?|discontinu(?:e|es|ed|ing)|withdraw(?:s|n|ing)?"
+        r"|withdrew|withh[eo]ld\w*|ceas\w+"
+        r"|(?:cessation|restriction|elimination|abstinence|avoidance|withdrawal|discontinuation|removal) (?:of|from)"
+        r"|abstain\w*|refrain\w*|restrict(?:s|ed|ing)?|eliminat(?:es?|ed|ing)|omit\w*|minimi[sz]\w+"
+        r"|taper\w*|wean\w*|switch\w* from|cut(?:ting)? (?:out|down|back)|quit\w*|remov(?:e|es|ing)"
         r"|taken off|alternatives? to"
         r"|(?:reduc\w*|decreas\w*|limit\w*|less|lower\w*|fewer) (?:the )?(?:dose|intake|use|consumption|need"
-        r"|number|amount)s?(?: of| for)?|(?:needs?|needed|needing|uses?|requir\w+) (?:less|fewer)"
+        r"|number|amount|severity|risk|rate)s?(?: of| for)?|(?:needs?|needed|needing|uses?|requir\w+) (?:less|fewer)"
         rf"|the need for|ingredients of)\b{MEANS}"
         r"|\b(?:avoided|stopped|discontinued|withheld|contra-?indicated|harmful|unsafe"
         r"|dangerous)\b.{0,300}\b(?:includ\w+|such as|e\.g|namely|among them|examples?)\b[^;.]{0,200}",
@@ -225,13 +229,14 @@ KINDS = [
         "trigger or risk group",
         ADVICE,
         r"risk|exposed|exposure|contact|trigger|precipit|provok|culprit|offend|transmi|spread|acquir"
-        r"|(?:route|mode|source|means) of|" + PEOPLE,
+        r"|(?:route|mode|source|means) of|candidate|recipient|survivor|" + PEOPLE,
         before=r"\b(?:at (?:\w+ )?risk|high-risk|risk groups?|risk factors?|exposed to|exposure to|contact with"
         r"|triggers?|triggered|triggering|precipitat\w+|provok\w+|culprits?"
         rf"|offending|transmitted|transmission|spread|acquired)\b{REACH}|\b{PEOPLE} (?:[\w-]+ ){{0,3}}(?:on"
         r"|taking|using|receiving|undergoing|who (?:undergo|take|took|use|used|have (?:had|received)"
         r"|receive))\b[^;,]{0,80}",
-        after=r"[^;]{0,60}?\b(?:mode|route|source|means) of (?:transmission|infection)\b",
+        after=r"[^;]{0,60}?\b(?:mode|route|source|means) of (?:transmission|infection)\b"
+        r"|\s(?:patients|candidates|recipients|survivors)\b",
     ),
     Kind(
         "patient group",
@@ -287,6 +292,13 @@ KINDS = [
         after=r" (?:production|synthesis|secretion|release)\b",
     ),
     Kind(
+        "what the remedy is made from, or works beside",
+        REMEDY,
+        r"related|deriv|analog|an(?:a)?esthesia|sedation|elective",
+        before=r"\b(?:related to|deriv(?:ed from|ati(?:ve|on)s? of)|analog(?:ue)?s? of) (?:[\w-]+ ){0,2}"
+        r"|\b(?:an(?:a)?esthesia|sedation)\b[^;,]{0,30}\b(?:with|using|by) (?:[\w-]+ ){0,2}|\belective ",
+    ),
+    Kind(
         "measured, not given",
         REMEDY,
         r"tests?\b|testing|measur|monitor|assays?|screen|levels?|concentrations?|status|diagnosed|discovered|detected",
@@ -294,6 +306,19 @@ KINDS = [
         r"|measur\w+|monitor\w*|assays?|screening|levels?|concentrations?) (?:for|of)\b"
         rf"{MEANS}",
         after=r" (?:levels?|concentrations?|status|tests?|assays?)\b",
+    ),
+    Kind(
+        "used to exclude others",
+        {"test"},
+        r"rule out|exclude",
+        after=r"[^;,.]{0,80}\bused to (?:\w+ ){0,3}(?:rule out|exclude) other|\s\(to (?:rule out|exclude) ",
+    ),
+    Kind(
+        "a condition, not the advice",
+        REMEDY,
+        r"\bif\b",
+        before=r"\bif\b(?! (?:need|necessary|possible|required|indicated|tolerated|not\b))[^,;:(]{0,150}",
+        unless=r"\b(?:prevent(?:able|ed)|effective|cur(?:ed?|able)|improve\w*|helpful|successful)\b",
     ),
     Kind(
         "to exclude others",
@@ -317,7 +342,8 @@ KINDS = [
         r"|severity|frequency)s? of|therapy (?:of|for)|reserved for"
         r")\b"
         r"(?:(?!\b(?:may|can|might|caus\w*|lead\w*|result\w*|includ\w*|is|are)\b)[^;:]){0,120}"
-        r"|\bprotective (?:effects?|factors?)\b[^;]{0,120}|\((?:e\.g\.?,? )?(?:[\w-]+ ){0,3}for [^;:)]{0,60}",
+        r"|\bprotective (?:effects?|factors?)\b[^;]{0,120}|\((?:e\.g\.?,? )?(?:[\w-]+ ){0,3}for [^;:)]{0,60}"
+        r"|\bfor (?:conditions|disorders|diseases|problems) (?:including|such as)\b[^;,]{0,80}",
         after=r"[^;]{0,40}?\b(?:is|are) (?:used (?:to|for|in) (?:treat|control|the treatment|reliev)"
         r"|(?:\w+ )?recommended)"
         r"| (?:regimens?|can be (?:an? )?(?:good )?help)\b",
@@ -363,11 +389,11 @@ KINDS = [
         r"caus|produc|induc|contribut|infection|effects|lead|led to|result|responsible|complicat|present|characteri"
         r"|accompan|associated finding|sympto|sign"
         r"|develop|manifest|concurrent|along with|together with|implies|abnormalit|anomal|malformat|feature|onset"
-        r"|due to",
+        r"|due to|resulting|consequent|ensuing|occur|ensue",
         before=r"(?:^|[,;]) ?(?:[\w-]+ ){0,3}(?:symptoms?|signs|features|manifestations"
         r"|effects)(?: of [\w-]+){0,3}(?: \w+)? includ\w*"
         r"[^;]{0,200}|\b(?:sudden|new|recent|acute) onset of (?:[\w-]+ ){0,2}"
-        r"|\b(?:produc(?:e|es|ing)|induces?) (?:[\w-]+ ){0,4}"
+        r"|\b(?:produc(?:e|es|ing)|induces?) (?:[\w-]+ ){0,4}|\b(?:resulting|consequent|ensuing) (?:(?!from )\w+ )?"
         r"|\b(?:caus(?:e|es|ing) (?!of|by)|contributing to|(?:the|this) infection (?:is"
         r"|may be|can be) associated with|responsible for|leads? to|leading to|led to|results? in|resulting in"
         r"|complicat\w+ (?:by|include)|present\w* with|characteri[sz]ed by|accompanied by"
@@ -376,6 +402,7 @@ KINDS = [
         r" (?:includ\w+|such as)|manifest\w* (?:as|by|with)|concurrent"
         rf"|implies){EFFECT_REACH}",
         after=r"[^;]{0,40}?\b(?:is|are) (?:\w+ ){0,2}complications? of\b| develops? (?:in|within)\b"
+        r"|\s(?:occurs?|ensues?)\W*$"
         r"|(?: \([^)]{0,150}\))?(?:(?! (?:that|which) )[^;,.]){0,100}?\b(?:is|are|(?:may|can) be) (?:\w+ )?(?:due to"
         r"|caused by)\b"
         r"| (?:is|are) [^;.,]{0,100}\b(?:resulting from|caused by|due to)\b",
@@ -411,6 +438,22 @@ KINDS = [
         clause=r"\b(?:co-?morbid\w*|co-?occur\w*|co-?exist\w*|co-?infection\w*|cross-?react\w*|simultaneous\w*"
         r"|recorded with)\b",
         before=r", often with ",
+    ),
+    Kind(
+        "class of what is named",  # "the Epstein-Barr virus, a member of the Herpesviridae"; "lupus: this disease"
+        {"origin"},
+        r"member|belong|\bthis|one of",
+        before=r"\b(?:members?|belong\w*) (?:of|to) (?:the )?(?:[\w-]+ ){0,3}|\bthis "
+        r"|\bone of (?:an?|the|many|several) (?:group|family|class|number)? ?(?:of )?[^;,]{0,80}",
+    ),
+    Kind(
+        "named for a test, a patient or another disease",
+        {"origin"},
+        r"test|screen|specific|risk|wom[ae]n|m[ae]n\b|boy|girl|excluded|ruled out",
+        before=r"\b(?:tests?|testing|screening|specific) (?:for|to|of) (?:[\w-]+ ){0,3}"
+        r"|\bspecific (?:for|to) [^;.]{0,40}, others (?:for|to) ",
+        after=r"\s(?:wom[ae]n|m[ae]n|boy|girl)\b|\s(?:\w+ )?ha(?:ve|s) risk factors\b"
+        r"|[^;.]{0,80}\bbe (?:excluded|ruled out)\b",
     ),
     Kind("possible only", {"origin"}, r"possibl|perhaps", before=r"\b(?:possibly|perhaps) (?:\w+ ){0,2}"),
     Kind(
@@ -450,24 +493,28 @@ KINDS = [
         r"|germ|cancer))[^;,]{0,40}"
         r"|\b(?:also (?:called|known as)|(?:sometimes|then) known as|(?:same|this|the) (?:genus|family|group)"
         r"|relatives?|related (?:to"
-        r"|viruses|species|bacteria))\b[^;]{0,300}",
+        r"|viruses|species|bacteria))\b[^;]{0,300}|\b(?:forms|types|variants|subtypes), (?:[\w'-]+ ){0,2}",
+        after=r"(?: \([^)]{0,60}\))? (?:is|are) (?:an?|one|the) (?:[\w-]+ ){0,4}"
+        r"(?:forms?|types?|kinds?|variants?|subtypes?) of\b",
         unless=r"\b(?:caused by|due to|results? from)\b",
     ),
     Kind(
         "comparison",
         STATED - {"differential"},
-        r"unlike|rather|instead|contrast|mistaken|confus|\bthan\b|compar|similar to|resembl|mimic|akin"
-        r"|as with|differential|distinguish|differentiat|distinct|different from|versus|\bvs\b|opposed"
+        r"unlike|rather|instead|contrast|mistaken|confus|\bthan\b|compar|similar|characteristic|resembl|mimic|akin"
+        r"|as with|to consider|differential|distinguish|differentiat|distinct|different from|versus|\bvs\b|opposed"
         r"|equivalent|\bas \w+ as|overlap|most[- ]common|misdiagnos|\(see"
         r"|indistinguish|superior|inferior",
         clause=r"\b(?:mistaken|confused with)\b",
         before=r"\b(?:unlike|as with|differential diagnos\w+|rather than|instead of|(?:in )?contrast\w* (?:to"
         r"|with|feature from)|than|(?:second|third|fourth)[- ]most[- ]common [^;,(]{0,60}\(?after"
-        r"|compar\w+ (?:to|with)|overlap\w* with|similar to|resembl\w*|mimic\w*|akin to|(?:in)?distinguish\w*"
+        r"|compar\w+ (?:to|with)|overlap\w* with|similar (?:in \w+ )?to"
+        r"|characteristic (?:of|in)|resembl\w*|mimic\w*|akin to|(?:in)?distinguish\w*"
         r"|indistinguishable from|differentiat\w*"
         r"|distinct from|different from|versus|vs\.?|as opposed to|equivalent to|superior to|inferior to"
         r"|as (?:effective|good|safe|common|severe|likely|useful|potent) as)\b[^;,]{0,80}"
         r"|\bthan\b[^;]{0,60}\b(?:such as|including)\b[^;]{0,80}|\bunlike\b[^;,]{0,40}, which [^;]{0,160}"
+        r"|\b(?:conditions|diseases|diagnoses) to consider\b[^;]{0,200}"
         r"|\bmisdiagnosed as\b[^;]{0,200}|\(see:? [^)]{0,60}",
         after=r"\s{0,9}(?:is|are)? ?(?:mistaken|confused) (?:for|with)",
     ),
@@ -486,8 +533,9 @@ KINDS = [
     Kind(
         "harm of something else",  # of surgery for the disease; of stopping the drug
         {"effect"},
-        r"surg|operation|lancing|abrupt|sudden",
-        before=r"\b(?:complications? of|after|following|improper) (?:\w+ ){0,2}(?:surg\w+|operations?"
+        r"surg|operation|lancing|abrupt|sudden|of such",
+        before=r"\b(?:symptoms|complications) of such an? (?:[\w-]+ ){1,3}includ\w*\b[^;]{0,200}|"
+        r"\b(?:complications? of|after|following|improper) (?:\w+ ){0,2}(?:surg\w+|operations?"
         r"|lancing)\b[^;]{0,160}"
         r"|\b(?:stopp?|discontinu|withdr)\w*\b[^;,]{0,20}\b(?:abrupt|sudden)\w*[^;]{0,160}"
         r"|\b(?:abrupt|sudden)\w* (?:stopp?|discontinu|withdr|cessation)\w*\b[^;]{0,160}",
@@ -498,7 +546,7 @@ KINDS = [
         r"negative|normal|unremarkable|await|under |future|being developed|possible",
         clause=r"\b(?:await\w*|under (?:study|investigation|development)|being developed|in the future)\b",
         before=r"\ba possible (?:\w+ )?",
-        after=r"[^;]{0,60}?\b(?:is|are) (?:\w+ )?(?:negative|normal|unremarkable)\b",
+        after=r"[^;]{0,60}?\b(?:is|are|be) (?:\w+ )?(?:negative|normal|unremarkable)\b",
     ),
     Kind(
         "an effect like it",
@@ -510,11 +558,11 @@ KINDS = [
     Kind(
         "given for another reason",
         REMEDY,
-        r"infection|unrelated|transplant|treatment of|condition",
-        clause=r"\b(?:superinfections?|secondary (?:\w+ )?infections?)\b"
+        r"infection|unrelated|transplant|treatment of|condition|new |disease",
+        clause=r"\b(?:superinfections?|secondary (?:\w+ )?infections?)\b|\bin other (?:conditions|diseases|disorders)\b"
         r"|\bfor the treatment of\b.{0,200}\bfor the treatment of\b",  # each for another disease
         before=r"\b(?:an)?other (?:\w+ )?conditions?\b[^;,]{0,60}|\bunrelated (?:\w+ )?"
-        r"|\btransplant\w*\b[^;.]{0,40}\b(?:necessitat"
+        r"|\b(?:transplant\w*|new (?:kidney|liver|heart|lung|pancreas))\b[^;.]{0,40}\b(?:necessitat"
         r"|requir)\w*\b[^;.]{0,100}",
     ),
     Kind(
@@ -527,10 +575,18 @@ KINDS = [
         r"|(?:deriv|migrat)\w+ from|removal of) (?:the )?(?:[\w-]+,? ){0,2}",
     ),
     Kind(
+        "what fights it",  # "the response by the immune system", which nothing harms
+        {"organ"},
+        r"respon|reaction|activat|attack|mistak",
+        before=r"\b(?:(?:respon\w+|attack\w*|activat\w+) (?:by|of|from)|reactions? (?:by|from)) (?:[\w']+ ){0,4}",
+        after=r"\s(?:\w+ )?(?:attacks?|responds?|reacts?|responses?|reactions?|mistakes?)\b",
+    ),
+    Kind(
         "what both have",
         {"differential"},
-        r"features?|symptoms?|signs?|present|mild|severe|result|caus|lead|missing",
-        before=r"\b(?:(?:features?|symptoms?|signs?) (?:of|such as|includ\w+)|present\w* with|milder|mild|severe)"
+        r"features?|symptoms?|signs?|present|mild|severe|result|caus|lead|missing|offset",
+        before=r"\b(?:usually|often|mostly|to) (?:caused by|offset) (?:[\w-]+ ){0,2}|"
+        r"\b(?:(?:features?|symptoms?|signs?) (?:of|such as|includ\w+)|present\w* with|milder|mild|severe)"
         r" (?:[\w-]+ ){0,2}|\b(?:results? in|caus(?:e|es|ing)|leads? to) (?!(?:are|is|include) )(?:[\w-]+ ){0,2}",
         after=r" is present\b|[^;.,]{0,40} may be missing\b",
         unless=r"\b(?:similar\w*|mistaken|confus\w+|mimic\w*|resembl\w*|differ\w*|distinguish\w*|exclud\w*|rul\w+"
@@ -560,11 +616,11 @@ KINDS = [
         "ordinary function",
         {"organ", "process"},
         r"control|regulat|prevalent|express|synthesi|secret|excret|sequest|releas|also |project|connect|deriv"
-        r"|sits|situated|component|made up|bounded|cushion|located|vital|critical|crucial",
+        r"|sits|situated|typically|usually|component|made up|bounded|cushion|located|vital|critical|crucial",
         clause=r"\b(?:controls|controlled by|under the control of|regulat(?:es?|ed)|(?:prevalent|expressed) (?:in|on)"
         r"|synthesi[sz]e[sd]?|secretes?|excreted|sequestered|released into|also (?:makes?|produces?)|projects? to"
         r"|connections to|deriv(?:ed|ing) from|sits|situated|component of|made up of|bounded|cushions?"
-        r"|usually located|(?:vital|critical|crucial) (?:role )?in)\b",
+        r"|(?:usually|typically) (?:located|found)|(?:vital|critical|crucial) (?:role )?in)\b",
         unless=r"\b(?:damag\w*|abnormal\w*|lesions?|impair\w*|inflam\w*|atroph\w*|degenerat\w*|dysfunction\w*"
         r"|loss|destr\w+|affect\w*|involv\w*|tumou?rs?|cancers?|infect\w*|defect\w*|swell\w*|enlarg\w*"
         r"|obstruct\w*)\b",
@@ -639,7 +695,7 @@ KINDS = [
 VERB = re.compile(
     r"\b(?:is|are|was|were|has|have|had|can|may|might|will|would|could|does|do|did|occurs?|causes?|leads?|results?"
     r"|seems?"
-    r"|appears?|shows?|allows?|makes?|gives?|exists?|includes?)\b",
+    r"|appears?|shows?|allows?|makes?|gives?|exists?|includes?|impairs?|interferes?)\b",
     re.IGNORECASE,
 )
 CAUSAL = re.compile(
@@ -665,6 +721,10 @@ ILL = re.compile(
     re.IGNORECASE,
 )
 CHARACTER = re.compile(r"\bcharacteri[sz]ed by\b", re.IGNORECASE)  # of a complication, which has symptoms of its own
+SELDOM = re.compile(  # of a symptom; a side effect may well be rare
+    r"(?: \([^)]{0,40}\))? (?:is|are) (?:very |quite |extremely )?(?:rare|unusual|uncommon|infrequent|atypical)\b",
+    re.IGNORECASE,
+)
 STATES_ALONE = {"cause": "; pathogen;"}  # what a sentence need not call a cause where causes are told
 
 
@@ -676,6 +736,8 @@ def says_so(relation: str, inverse: bool, before: str, after: str) -> bool:
         return any(map(ILL.search, near))
     if relation == "complication":
         return not CHARACTER.search(before)
+    if relation == "symptom" and not inverse:
+        return not SELDOM.match(after)
     return role != "origin" or bool(CAUSAL.search(f"{before} {after}")) or not VERB.search(f"{before} {after}")
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from wiki.headings import singular
+from wiki.mediawiki import bare
 
 # "Mycosis fungoides is the most common form of cutaneous T-cell lymphoma that ...": what stands after the verb
 IS_A = re.compile(r"\b(?:is|are|was|were|refers? to)\b")
@@ -78,19 +79,32 @@ HARM_OF = re.compile(
 )
 
 
+LACK_OF = re.compile(r" (?:deficiency|insufficiency)$", re.I)  # is not caused by what is lacking
+
+
 def nested(title: str, other: str) -> bool:
     """Whether one of two names is a kind of the other by its last words: ideomotor apraxia is an apraxia."""
     short, long = sorted((name_of(title), name_of(other)), key=len)
     return long[-len(short) :] == short
 
 
-def ruled_out(relation: str, subject: str, object_: str, same_type: bool, called: str = "") -> bool:
-    """Whether the names of its ends alone say that a relation was misread: a disease is not caused by its own class.
+def ruled_out(
+    relation: str, subject: str, object_: str, same_type: bool, called: str = "", object_called: str = ""
+) -> bool:
+    """Whether the names of its ends alone say that a relation was misread: a disease is not caused by its own class,
+    nor by a kind of itself.
 
-    `called` is what the subject's page calls it (`class_named`).
+    `called` and `object_called` are what the pages of its ends call them (`class_named`).
     """
+    subject, object_ = bare(subject), bare(object_)
     if relation in {"cause", "risk_factor", "complication", "differential"} and same_type and nested(subject, object_):
         return True
+    if relation in {"cause", "risk_factor"}:
+        if same_type and contains(name_of(object_called), name_of(subject)):
+            return True
+        substance = LACK_OF.sub("", subject)
+        if substance != subject and nested(substance, object_):
+            return True
     if relation in {"cause", "risk_factor", "complication", "differential", "symptom"}:
         return same_type and contains(name_of(called), name_of(object_))
     if relation == "diagnosed_by":

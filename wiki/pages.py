@@ -11,6 +11,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from mwparserfromhell.parser import ParserError, tokens
 
@@ -18,8 +19,9 @@ from wiki.doubts import PREVENTING, ROLES, STATES_ALONE, doubt, says_so, suspect
 from wiki.mediawiki import Page, bare, normalise_title
 from wiki.reading import MENTIONED, STATES_FACT, Mention, Reading
 from wiki.recognition import RARE_CATEGORY, recognise
-from wiki.rules import RULES_AT, VAGUE, Rule, applicable, rules_for
+from wiki.rules import FINDINGS, RULES_AT, TELLING, VAGUE, Rule, applicable, may_tell, rules_for, told
 from wiki.sentences import MAX_SENTENCE_CHARS, clause_around, statements
+from wiki.subject import Subject, acronyms
 from wiki.wikitext import (
     CATEGORY_LINK,
     Flattener,
@@ -36,6 +38,12 @@ from wiki.wikitext import (
 
 NOT_PROSE = set(listed("references; notes; external links; further reading; see also; bibliography; sources"))
 MEANING = re.compile(r"^\*[^\[\n]{0,80}\[\[([^\[\]|\n]{1,255})", re.MULTILINE)  # an item of a disambiguation page
+LEAD_CHARS = 300  # in which a page gives its acronym
+HATNOTE = re.compile(  # what stands above a page's first sentence, or what a template that is no prose left of it
+    r"\W{0,9}(?:not to be confused with|for (?:other uses|the [^,.]{1,80}),? see|see also"
+    r"|this (?:article|page) is about)\b",
+    re.IGNORECASE,
+)
 # How far a place is trusted: the share of its relations that were judged correct before the last sample was drawn, as
 # if four more were known, nine tenths of them correct (bench/README.md). Infoboxes are guesses: few were judged.
 TRUST = {
@@ -56,10 +64,11 @@ COMMON_NAMES = Path(__file__).parents[1] / "data" / "common_names.tsv"
 COMMON_PAGES = dict(row.split("\t") for row in COMMON_NAMES.read_text().splitlines() if not row.startswith("#"))
 COMMON_TITLES = frozenset(COMMON_PAGES.values())
 COMMON = {name.lower() + plural: title for name, title in COMMON_PAGES.items() for plural in ("", "s")}
-COMMON_ENDS = {
-    True: {"affects", "belongs_to"},
-    False: {"symptom", "complication", "adverse_effect", "treated_by", "diagnosed_by"},
-}
+COMMON_BELOW = {"symptom", "complication", "adverse_effect", "treated_by", "diagnosed_by"}
+COMMON_ENDS = {True: COMMON_BELOW | {"affects", "belongs_to"}, False: COMMON_BELOW}
+LIST_ITEM = re.compile(
+    r"(?: \(.{1,60}\)| of the [\w ,]{1,60})?[;,]?\s*$"
+)  # what may follow a name that is an item alone
 WORD = re.compile(r"\w[\w'’-]*")
 LONGEST_NAME = 6  # words of a name that is looked for in plain text
 FIELD_NAME = re.compile(r"[^,;\n()]{2,80}")
@@ -72,44 +81,74 @@ PART_OF_NAME = re.compile(  # what follows makes it the name of something else
 )
 
 
-def find_mentions(
-    flat: Flattener,
-    rules: list[list[Rule]],
-    section: str,
-    heading: str = "",
-    names: tuple[Link, ...] = (),
-    common: frozenset[str] = frozenset(),
-) -> Iterator[Mention]:
-    """The mentions that `rules` make of the links, and of the plain `names`, in a text.
+class Passage(NamedTuple):
+    """A section's text or an infobox field, and how to read it: its links by `rules`, and plain `names` like links.
 
-    The evidence is the sentence, after `heading` if given. Names of the pages `common`, which are linked nowhere, count
-    only where they mostly mean what they seem to (`COMMON_ENDS`).
+    Names of the pages `common`, which are linked nowhere, count only where they mostly mean what they seem to
+    (`COMMON_ENDS`). Of the page's `subject` a sentence may say something outright, by no rule of the section (`told`).
     """
-    spots = sorted([*flat.links, *names])
-    if not rules or not spots:
+
+    flat: Flattener
+    section: str
+    rules: list[list[Rule]]
+    heading: str = ""  # stands before the sentence in the evidence
+    names: tuple[Link, ...] = ()
+    common: frozenset[str] = frozenset()
+    subject: Subject | None = None
+
+    def told(self, before: str, fitting: list[Rule]) -> list[Rule]:
+        """The rules by which a sentence says outright what it names after `before`, besides the `fitting` ones."""
+        if self.subject is None:
+            return []
+        given = {rule.relation for rule in fitting}
+        rules = told(before, self.subject.named, self.section == "lead")
+        return [rule for rule in rules if rule.relation not in given]
+
+
+def find_mentions(passage: Passage) -> Iterator[Mention]:
+    """The mentions that a passage makes of its links and names; the evidence is the sentence."""
+    flat, spots = passage.flat, sorted([*passage.flat.links, *passage.names])
+    if not (passage.rules or passage.subject) or not spots:
         return
-    at, roles = 0, frozenset(ROLES[rule.relation, rule.inverse] for of_subject in rules for rule in of_subject)
+    at, rules, in_lead = 0, passage.rules, passage.section == "lead"
     for start, end, context in statements(flat.text, flat.items):
         first, at = at, bisect_left(spots, end, at, key=lambda spot: spot.start)
         sentence = flat.text[start:end]
-        if at > first and len(sentence) <= MAX_SENTENCE_CHARS:
-            kinds = suspects(context + sentence, roles)
-            evidence, fitting = heading + tidy(sentence), applicable(rules, context + sentence)
-            for spot in spots[first:at]:
-                before, after = clause_around(sentence, spot.start - start, max(spot.end, spot.start) - start)
-                for rule in fitting:
-                    if spot.target in common and rule.relation not in COMMON_ENDS[section == "lead"]:
-                        continue
-                    if kinds and doubt(context + before, after, rule.relation, rule.inverse, kinds):
-                        continue
-                    yield mention_by(rule, spot.target, spot in names, section, evidence, (before, after))
-        if section == "lead" and tidy(sentence):
-            return
+        if in_lead and (not tidy(sentence) or HATNOTE.match(sentence)):
+            continue
+        if at > first and len(sentence) <= MAX_SENTENCE_CHARS and (rules or TELLING.search(sentence)):
+            here = [Link(s.start - start, max(s.end, s.start) - start, s.target) for s in spots[first:at]]
+            yield from mentions_of(passage, sentence, context, here, applicable(rules, context + sentence))
+        if in_lead:  # its other sentences count only for what they say outright
+            if not passage.subject:
+                return
+            rules = []
+
+
+def mentions_of(
+    passage: Passage, sentence: str, context: str, spots: list[Link], fitting: list[Rule]
+) -> Iterator[Mention]:
+    """The mentions of the `spots` of one sentence, by its `fitting` rules or by what it says outright. It shares the
+    verdict of its `context`."""
+    kinds, evidence = suspects(context + sentence), passage.heading + tidy(sentence)
+    for spot in spots:
+        before, after = clause_around(sentence, spot.start, spot.end)
+        for rule in (*fitting, *passage.told(sentence[: spot.start], fitting)):
+            role = ROLES[rule.relation, rule.inverse]
+            if spot.target in passage.common and rule.relation not in COMMON_ENDS[passage.section == "lead"]:
+                continue
+            if kinds and doubt(context + before, after, rule.relation, rule.inverse, kinds):
+                continue
+            if passage.subject and passage.subject.is_not_of(role, sentence, before, after):
+                continue
+            yield mention_by(rule, spot.target, spot in passage.names, passage.section, evidence, (before, after))
 
 
 def mention_by(rule: Rule, target: str, plain: bool, section: str, evidence: str, clause: tuple[str, str]) -> Mention:
     """What a rule makes of a name, linked or `plain`, given the parts of its clause before and after it."""
     linked = f"; {rule.linked};"
+    if rule.linked == FINDINGS and not clause[0].strip(" *") and LIST_ITEM.match(clause[1]):
+        linked += " disease;"
     if (section != "lead" or plain) and not says_so(rule.relation, rule.inverse, *clause):
         linked = STATES_ALONE.get(rule.relation, "")
     prevents = rule.relation == "treated_by" and rule.inverse and PREVENTING.search(clause[0])
@@ -198,13 +237,16 @@ def read_sections(markup: Markup, title: str, reading: Reading) -> None:
     reading.names += lead_names(sections[0][2])
     flats = [flat for *_, flat in sections]
     common = COMMON_TITLES - {link.target for flat in flats for link in flat.links}
-    known, firsts = names_linked(flats, {title.lower(), *(name.lower() for name in reading.names)})
+    own = {title.lower(), bare(title).lower(), *(name.lower() for name in reading.names)}
+    known, firsts = names_linked(flats, own)
+    subject = Subject(own | acronyms(flats[0].text[:LEAD_CHARS], own)) if reading.kind == "disease" else None
     for path, heading, flat in sections:
         texts = map(tidy, re.split(r"\n[ \t]*\n", flat.text))
         reading.paragraphs += [(heading, text) for text in texts if text]
         rules = rules_for(reading.kind, path)
-        names = tuple(plain_names(flat, known, firsts)) if rules else ()
-        reading.mentions += find_mentions(flat, rules, heading, "", names, common)
+        tells = subject if may_tell(path) else None
+        names = tuple(plain_names(flat, known, firsts)) if rules or tells else ()
+        reading.mentions += find_mentions(Passage(flat, heading, rules, "", names, common, tells))
         for link in flat.links:
             reading.links[link.target] = max(reading.links.get(link.target, 0), STATES_FACT if rules else MENTIONED)
 
@@ -222,7 +264,8 @@ def read_infobox(markup: Markup, at: int, title: str, reading: Reading) -> None:
         if rules:
             flat = Flattener(markup, *place)
             names = tuple(field_names(flat))
-            reading.mentions += find_mentions(flat, [rules], f"infobox: {name}", f"{title}: {name}: ", names)
+            passage = Passage(flat, f"infobox: {name}", [rules], f"{title}: {name}: ", names)
+            reading.mentions += find_mentions(passage)
             reading.links.update({link.target: STATES_FACT for link in (*flat.links, *names)})
 
 

@@ -155,6 +155,33 @@ CUES = {
     "contraindication": r"contraindicat|should not|must not|avoid",
     "adverse_effect": r"effect|cause|reaction",
 }
+# What a sentence on a disease's page says outright of the names after it, wherever it stands: causes told under
+# "Classification", a differential diagnosis under "Diagnosis", complications under "Treatment", anything in the lead.
+# SUBJECT stands for the page's names, which a sentence below the lead has to have.
+OFTEN = r"(?:(?:may|can|also|often|usually|typically|commonly|generally|mostly|most|common|other|well|known) ){0,3}"
+OF_IT = r"(?: (?:of|for) (?:the )?(?:[\w-]+[ -]){0,2}?SUBJECT)?"
+LISTS = (
+    rf"{OF_IT} {OFTEN}(?:includ(?:es?|ing)|such as|(?:are|is)(?! (?:\w+ ){{0,2}}(?:found|seen|rare|associated|due)))\b"
+)
+TOLD_AS = {
+    "symptom": rf"\b(?:signs|symptoms){LISTS}",
+    "cause": rf"\bcauses?{LISTS}|^SUBJECT (?:is|are) {OFTEN}(?:caused by|due to)\b",
+    "risk_factor": rf"\brisk factors{LISTS}",
+    "complication": rf"\bcomplications{LISTS}|^SUBJECT {OFTEN}leads? to\b",
+    "differential": rf"\bdifferential diagnos[ei]s{LISTS}",
+    "diagnosed_by": rf"^diagnosis{LISTS} {OFTEN}(?:by|based on|made|confirmed)\b"
+    rf"|^SUBJECT is {OFTEN}diagnosed (?:by|with)\b",
+    "treated_by": rf"^(?:treatments?|management|therapy){LISTS}|^SUBJECT is {OFTEN}treated (?:with|by)\b",
+}
+TOLD = [(rule, re.compile(rf"(?:{TOLD_AS[rule.relation]})[^;]{{0,200}}$", re.IGNORECASE)) for rule in RULES
+        if rule.pages == "disease" and rule.sections and rule.relation in TOLD_AS]  # fmt: skip
+TELLING = re.compile(
+    r"\b(?:signs|symptoms|caus\w+|risk factors|complications|diagnos\w*|treat\w*|management|therapy|due|leads?)\b",
+    re.IGNORECASE,
+)
+ANAPHOR = re.compile(r"\b(?:it|the (?:disease|condition|disorder|syndrome))\b", re.IGNORECASE)
+# Under these silent headings a sentence may still tell something outright.
+CLASSES = set(map(normal_heading, listed("classification; types; subtypes; variants; prognosis")))
 # Pages that are too general to be one end of a fact.
 VAGUE = set(listed(
     "infection; disease; illness; disorder; syndrome; symptom; sign; medical sign; medication; medicine; drug; "
@@ -184,6 +211,24 @@ def rules_for(kind: str, path: tuple[str, ...]) -> list[list[Rule]]:
 def relations_of(rules: list[list[Rule]]) -> set[str]:
     """The relations that any of these rules gives."""
     return {rule.relation for of_subject in rules for rule in of_subject}
+
+
+def may_tell(path: tuple[str, ...]) -> bool:
+    """Whether a sentence of a section may tell something of the page's subject outright, whatever its headings."""
+    return not any(is_silent(title) and normal_heading(title) not in CLASSES for title in path)
+
+
+def told(before: str, named: re.Pattern, in_lead: bool) -> list[Rule]:
+    """The rules by which a sentence says outright what it names, given what stands `before` the name and a pattern of
+    the names of the page's subject."""
+    if not TELLING.search(before):
+        return []
+    before = named.sub("SUBJECT", before.strip())
+    if in_lead:
+        before = ANAPHOR.sub("SUBJECT", before, count=1)
+    elif "SUBJECT" not in before:
+        return []
+    return [rule for rule, says in TOLD if says.search(before)]
 
 
 def closes(outer: set[str], inner: set[str]) -> bool:

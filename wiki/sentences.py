@@ -19,8 +19,12 @@ TAKEN_BACK = (  # "have been used, but with limited efficacy": no new clause, fo
     r"|lack\w*|un(?:substantiated|proven|successful)|disappoint\w*|ineffective|fail\w*"
     r"|not (?:been )?(?:\w+ )?(?:used|substantiated|proven|shown|confirmed|supported|effective|successful|diagnostic"
     r"|useful|helpful|reliable))\b"
-    r"|[^,;]{0,60}\b(?:studies|trials|findings|results|data)\b[^,;]{0,60}\b(?:fail\w*|(?:do|does|did|has|have) not)\b"
-    r"|[^,;]{0,40}\b(?:no|little) evidence\b| the (?:link|association|relationship)\b[^,;]{0,20}\bnot\b"
+    r"|[^,;]{0,60}\b(?:studies|trials|findings|results|data)\b[^,;]{0,80}"
+    r"\b(?:fail\w*|(?:do|does|did|has|have) not)\b"
+    r"|[^,;]{0,120}\bconflicting (?:results|evidence|data|findings)\b"
+    r"|[^,;]{0,80}\bfailed to (?:identify|show|find|demonstrate|confirm)\b"
+    r"|[^,;]{0,40}\b(?:no|little|not any) (?:evidence|documentation)\b"
+    r"| the (?:link|association|relationship)\b[^,;]{0,20}\bnot\b"
 )
 NO_PROOF = (
     r" (?:its|their) (?:use|role|efficacy|effectiveness)\b[^,;]{0,30}\b(?:controversial|unproven|limited|debated"

@@ -1,0 +1,92 @@
+"""Whose fact a sentence tells: the page's subject's, or that of another disease which it names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import cached_property
+
+from wiki.headings import singular
+
+DISEASE = (  # names of diseases by their endings; "infection", "failure" may be a stage of the page's subject
+    r"(?:[\w'’-]+ ){0,3}?(?:[\w'’-]+(?:itis|oses|osis|[ae]mia|pathy|opathies|omas?|plegia|trophy|plasia|rhosis)"
+    r"|[\w'’-]+ (?:diseases?|syndromes?|disorders?|cancers?))"
+)
+IN_ANOTHER = re.compile(
+    rf"^\W{{0,3}}(?:in|with|among) (?:(?:patients|people|those|children|adults) with )?(?P<name>{DISEASE})"
+    r"(?: \([^)]{0,40}\))?,",
+    re.IGNORECASE,
+)
+ANYONE = re.compile(r"\b(?:this|these|such|the|adults|children|infants|women|men|patients|people) ", re.IGNORECASE)
+TOLD_OF = {"effect", "organ", "process"}
+MOST_NAMES = 30
+JOINTS = (" and ", " or ")
+JOINED_TO = r"(?:^|[,(;:] |\b(?:to|with|of|both|between|for|as|by|in|from) (?:the )?)"
+CAUSED_BY = r"[^;.]{0,100}\b(?:is|are|be) (?:\w+ )?(?:due to|caused by) (?:either |the )?"
+AFTER = re.compile(rf",? (?:and|or) |{CAUSED_BY}")  # what spares most names the patterns of one page
+ACRONYM = re.compile(r"\(([A-Z][A-Za-z0-9-]{0,6}[A-Z])\b[^()]{0,40}\)")
+
+
+def spelled(name: str) -> str:
+    """A pattern of a name in British or American spelling."""
+    return re.sub("[ao]?e", "[ao]?e", re.escape(name))
+
+
+def acronyms(text: str, names: Iterable[str]) -> set[str]:
+    """The acronyms in brackets that may stand for one of the names: "HFI" for "hereditary fructose intolerance"."""
+    names = [name.casefold() for name in names]
+    return {short for short in ACRONYM.findall(text) if any(abbreviates(short.casefold(), name) for name in names)}
+
+
+def abbreviates(letters: str, name: str) -> bool:
+    """Whether letters stand in this order in a name, from its first one on."""
+    rest = iter(name)
+    return letters[:1] == name[:1] and all(letter in rest for letter in letters)
+
+
+class Subject:
+    """A page's subject by its names, to be found in sentences.
+
+    >>> Subject(["Moyamoya disease"]).tells_of_another("In atherosclerosis, the walls of arteries are damaged.")
+    True
+    """
+
+    def __init__(self, names: Iterable[str]):
+        short = {name.casefold() for name in names if len(name) > 1}
+        self.names = sorted(short, key=lambda name: (-len(name), name))[:MOST_NAMES]
+
+    @cached_property
+    def words(self) -> set[str]:
+        return {singular(word) for name in self.names for word in re.findall(r"\w{4,}", name)}
+
+    @cached_property
+    def any_name(self) -> str:
+        return rf"(?:{'|'.join(map(spelled, self.names))})"
+
+    @cached_property
+    def named(self) -> re.Pattern:
+        return re.compile(rf"\b{self.any_name}\b", re.IGNORECASE)
+
+    @cached_property
+    def before(self) -> re.Pattern:
+        brackets = r"(?: \([^)]{0,20}\))?"
+        return re.compile(rf"{JOINED_TO}{self.any_name}{brackets},? (?:and|or) $", re.IGNORECASE)
+
+    @cached_property
+    def after(self) -> re.Pattern:
+        return re.compile(rf",? (?:and|or) {self.any_name}\b|{CAUSED_BY}{self.any_name}\b", re.IGNORECASE)
+
+    def is_not_of(self, role: str, sentence: str, before: str, after: str) -> bool:
+        """Whether a sentence names a thing as something of another disease, as something that the subject causes, or
+        beside the subject, where what is said holds of both; given its role and the parts of its clause."""
+        if role == "origin":
+            joined = before.endswith(JOINTS) and self.before.search(before)
+            return bool(joined or AFTER.match(after) and self.after.match(after))
+        return role in TOLD_OF and self.tells_of_another(sentence)
+
+    def tells_of_another(self, sentence: str) -> bool:
+        """Whether a sentence begins by turning to another disease: "In atherosclerosis, the walls ..."."""
+        found = IN_ANOTHER.match(sentence)
+        if not found or ANYONE.match(found["name"]):
+            return False
+        return self.words.isdisjoint(map(singular, re.findall(r"\w{4,}", found["name"].casefold())))
