@@ -29,6 +29,7 @@ from tools.run import append_jsonl, publish
 from wiki.biolink import Statement, edge, node, node_id
 from wiki.kinds import LONGEST_LEAD, is_class, name_of, names_of_classes, words_of
 from wiki.mediawiki import bare, normalise_title, permanent_link
+from wiki.recognition import TYPES
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT);
@@ -192,18 +193,23 @@ def connect(path: Path) -> sqlite3.Connection:
 
 NUMBER = "typeof({0}) = 'integer' AND {0} >= 0"
 TEXT = "typeof({0}) = 'text'"
+TYPE = f"{{0}} IN ({', '.join(map(repr, TYPES))})"
 ENTITY = "{0} IN (SELECT id FROM entity)"
 # What holds of every row of a sound graph, by table and column; SQLite itself takes any value in any column.
 SOUND = {
     ("entity", "id"): "typeof({0}) = 'integer'",
     ("entity", "title"): TEXT + " AND trim({0}, char(9, 10, 13, 32)) <> ''",
-    ("entity", "type"): TEXT,
+    ("entity", "type"): TYPE,
+    ("entity", "page"): NUMBER,
+    ("entity", "revision"): NUMBER,
     ("entity", "rare"): NUMBER,
     ("entity", "incoming"): NUMBER,
     ("relation", "subject"): ENTITY,
     ("relation", "relation"): TEXT,
     ("relation", "object"): ENTITY,
+    ("relation", "page"): NUMBER,
     ("relation", "revision"): NUMBER,
+    ("relation", "section"): TEXT,
     ("relation", "sentence"): TEXT,
     ("relation", "confidence"): "coalesce({0}, 1) BETWEEN 0 AND 1",
     ("relation", "verdict"): "coalesce({0}, 'yes') IN ('yes', 'no', 'unclear')",
@@ -211,6 +217,8 @@ SOUND = {
     ("wikidata", "item"): TEXT,
     ("evidence", "relation"): "{0} IN (SELECT id FROM relation)",
     ("evidence", "page"): NUMBER,
+    ("evidence", "section"): TEXT,
+    ("evidence", "sentence"): TEXT,
     ("alias", "name"): TEXT,
     ("alias", "entity"): ENTITY,
     ("prose", "entity"): ENTITY,

@@ -217,10 +217,15 @@ def cache_bytes(config: PretrainedConfig) -> int:
     return 2 * HALF * config.num_hidden_layers * config.num_key_value_heads * head_dim
 
 
+def cache_rows(config: PretrainedConfig, work: Work) -> int:
+    """How many responses of full length, with their prompts, the KV cache holds."""
+    return int(work.cache_gb * 1e9 // (cache_bytes(config) * (PROMPT + work.max_new_tokens)))
+
+
 def sampling_seconds(model: PreTrainedModel, machine: Machine, work: Work, responses: int) -> float:
     """Seconds in which the busiest GPU samples its `responses`. Raises UserError if the cache holds not one."""
     config, parameters, cache_token = model.config, base_weights(model), cache_bytes(model.config)
-    rows = min(responses, int(work.cache_gb * 1e9 // (cache_token * (PROMPT + work.max_new_tokens))))
+    rows = min(responses, cache_rows(config, work))
     if rows < 1:
         raise UserError(
             f"--cache-gb {work.cache_gb}: not one response of {work.max_new_tokens} tokens fits; each token takes "
@@ -276,6 +281,7 @@ def plan(config: PretrainedConfig, name: str, machine: Machine, work: Work) -> t
     step = sum(times.values())
     spent = ", ".join(f"{phase} {value:.0f} s" for phase, value in times.items())
     lines.append(f"  about {86400 / step:.0f} steps a day or more ({spent}; every response as long as it may be)")
+    lines.append(f"  the cache holds {cache_rows(config, work):,} responses of that length (--cache-gb)")
     if work.mined:
         hours = times["mining"] * work.round_steps / 3600
         lines.append(

@@ -63,8 +63,7 @@ def ablation_table(results: Results) -> str:
     gaps = ["Gap"] if all(set(OWN) <= scores.keys() for scores in results.values()) else []
 
     def row_of(model: str, scores: dict[str, Scores]) -> list[str]:
-        cells = [str(scores[name].subsets[tier] if tier else scores[name].overall) for name, tier in columns]
-        cells += [str(scores[name].fidelity["all"][BY_PATH]) for name in judged]
+        cells = accuracy_cells(scores, columns) + [str(scores[name].fidelity["all"][BY_PATH]) for name in judged]
         means = [percent(macro_average(scores)), percent(micro_average(scores))][: len(averages)]
         apart = [points(scores[OWN[0]], scores[OWN[1]]) for _ in gaps]
         gain = f"{100 * (macro_average(scores) - macro_average(first)):+.1f}"
@@ -81,6 +80,11 @@ def accuracy_columns(results: Results) -> list[tuple[str, str | None]]:
     first = next(iter(results.values()))
     tiers = {name: [tier for tier in TIERS if in_every_model(results, name, tier)] for name in first}
     return [(name, tier) for name in first for tier in [None, *tiers[name]]]
+
+
+def accuracy_cells(scores: dict[str, Scores], columns: list[tuple[str, str | None]]) -> list[str]:
+    """A model's accuracies with their intervals, in the columns that `accuracy_columns` gives."""
+    return [str(scores[name].subsets[tier] if tier else scores[name].overall) for name, tier in columns]
 
 
 def points(scores: Scores, others: Scores) -> str:

@@ -3,6 +3,7 @@
 Seeded: `DAMAGES=3100 pytest tests/test_damage.py` damages ten times as much as the suite does.
 """
 
+import gc
 import json
 import os
 import random
@@ -15,6 +16,7 @@ import zlib
 import pytest
 from conftest import PROJECT
 from pages import PAGES, REDIRECTS, export
+from test_consult import Judge
 from test_synth import make_graph
 
 import curate
@@ -34,9 +36,10 @@ from wiki.mediawiki import Page
 TIMES = int(os.environ.get("DAMAGES", 310)) / 310
 # How often each stage's inputs are damaged; a page of charts takes a second.
 DAMAGES = {"kg_build": 20, "look": 10, "synth": 20, "curate": 70, "review": 50, "distill": 35, "resume": 15}
-DAMAGES |= {"sft": 25, "grpo": 15, "evaluate": 40, "report": 10}
+DAMAGES |= {"sft": 25, "grpo": 15, "evaluate": 40, "report": 10, "walk": 20, "mine": 20, "judge": 20}
 TRAINING = "--steps 1 --micro-tokens 512"
 ANY_CHAT = "cot.jsonl"  # chats have no ids: one may come twice
+BEGUN = {"cot.partial.jsonl", "kg.sqlite.partial", "kg.pages.sqlite", "rl2.state", "teacher_cache.jsonl"}
 OPTIONAL = {"kind", "tier"}  # fields that may be lacking
 STAGES = {  # name: module, flags, what it reads, what it leaves
     "kg_build": (kg_build, "--source dump.xml --seeds Pneumonia --workers 1", ["dump.xml"], ["kg.sqlite"]),
@@ -62,6 +65,25 @@ STAGES = {  # name: module, flags, what it reads, what it leaves
         f"--stage 1 --model model {TRAINING} --questions 2 --group-size 2 --max-new-tokens 3 --cache-gb 0.05",
         ["train.jsonl", "model"],
         ["rl1/model.safetensors"],
+    ),
+    "mine": (  # killed after its mining
+        grpo,
+        f"--stage 2 --model model {TRAINING} --questions 2 --group-size 2 --max-new-tokens 3 --cache-gb 0.05 "
+        "--mine-samples 1 --round-steps 1",
+        ["train.jsonl", "model", "rl2.state"],
+        ["rl2/model.safetensors", "ledger.jsonl"],
+    ),
+    "walk": (  # killed before its links were made
+        kg_build,
+        "--source dump.xml --seeds Pneumonia --workers 1",
+        ["dump.xml", "kg.sqlite.partial", "kg.pages.sqlite"],
+        ["kg.sqlite"],
+    ),
+    "judge": (
+        kg_build,
+        "--verify-relations --verify-below 1 --teacher openai:judge",
+        ["kg.sqlite", "teacher_cache.jsonl"],
+        ["kg.sqlite"],
     ),
     "evaluate": (
         evaluate,
@@ -115,13 +137,32 @@ def whole(tmp_path_factory, tiny, questions):
     graph_of(folder / "kg.sqlite")
     status, said = run("evaluate", folder)
     assert status == 0, said
-    (folder / "begun").mkdir()
-    leave("distill", folder, folder / "begun")
+    with Judge({}) as judge, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kg_build, "Readers", Here)
+        patch.setenv("TEACHER_BASE_URL", f"http://127.0.0.1:{judge.server_address[1]}/v1")
+        (folder / "teacher_cache.jsonl").touch()
+        begin("distill", folder, lacking="note_paths")
+        begin("kg_build", folder, lacking="link")
+        begin("mine", folder, lacking="print_summary")
+        begin("judge", folder)
+        yield folder
+        judge.shutdown()
+
+
+def begin(name, whole, lacking=None):
+    """Take a stage to where it misses a function, and keep what a stage would resume from."""
+    folder = whole / f"begun-{name}"
+    folder.mkdir()
+    leave(name, whole, folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.delattr(distill, "note_paths")  # it ends after its last question
-        run("distill", folder / "begun")
-    (folder / "begun" / "cot.partial.jsonl").rename(folder / "cot.partial.jsonl")
-    return folder
+        if lacking:
+            patch.delattr(STAGES[name][0], lacking)
+        status, said = run(name, folder)
+    assert status == (None if lacking else 0), said
+    gc.collect()  # closes its databases
+    for begun in BEGUN.intersection(path.name for path in folder.iterdir()):
+        shutil.rmtree(whole / begun) if (whole / begun).is_dir() else (whole / begun).unlink(missing_ok=True)
+        (folder / begun).rename(whole / begun)
 
 
 def graph_of(path):
@@ -129,7 +170,8 @@ def graph_of(path):
     database = sqlite3.connect(make_graph(path, 0))
     database.executescript("ALTER TABLE relation ADD COLUMN page; ALTER TABLE relation ADD COLUMN section;" + SCHEMA)
     database.executescript(
-        "ALTER TABLE relation ADD COLUMN confidence REAL; UPDATE relation SET page = subject, confidence = 0.9;"
+        "ALTER TABLE relation ADD COLUMN confidence REAL;"
+        "UPDATE relation SET page = subject, section = 'lead', confidence = 0.9;"
         "INSERT INTO evidence SELECT id, page, revision, 'lead', sentence, 0.9 FROM relation;"
         "INSERT INTO rejected VALUES ('too long', 3); INSERT INTO page_error VALUES ('Gout', 'too deep')"
     )
@@ -263,7 +305,7 @@ def damage(path, rng):
 
 def leave(name, whole, folder):
     """Lay a stage's inputs into a folder."""
-    for item in STAGES[name][2]:
+    for item in filter(lambda item: (whole / item).exists(), STAGES[name][2]):
         (folder / item).parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (whole / item).is_dir() else shutil.copy2
         copy(whole / item, folder / item)

@@ -1,6 +1,5 @@
 """The rehearsal of a recipe: what it tries, where, what it says; and the flags that make a stage small or its worst."""
 
-import json
 import os
 import re
 import sqlite3
@@ -46,6 +45,18 @@ def test_every_stage_of_a_recipe_has_amounts_that_its_script_understands(recipe,
         )
         if stage.name == "rl2":
             assert tried["group_size"] == flags["max_group_size"] and tried["worst_case"]
+
+
+@pytest.mark.parametrize("recipe, gb, questions", [("7b", 80, (80, 24)), ("7b", 0, (16, 8)), ("1gpu", 16, (22, 6))])
+def test_on_a_card_the_cache_is_filled(recipe, gb, questions):
+    """By full groups of full responses: two questions to a process would leave most of it empty."""
+    rows = {"7b": 75, "1gpu": 170}[recipe]  # that --plan finds in 20 and in 5 GB
+    flags = {"group_size": 8, "max_group_size": 32, "questions": {"7b": 128, "1gpu": 64}[recipe]}
+    for name, number in zip(("rl1", "rl2"), questions):
+        words = rehearse.Stage(name, [], flags, 8 if recipe == "7b" else 1, cache_rows=rows if gb else 0).amounts()
+        assert words[words.index("--questions") + 1] == str(number)
+    few = rehearse.Stage("rl1", [], flags | {"questions": 16}, 8, cache_rows=rows).amounts()
+    assert few[few.index("--questions") + 1] == "16"  # no more than the recipe's
 
 
 def test_run_sh_rehearses_every_stage_in_a_directory_of_its_own(run_sh, tmp_path):  # noqa: F811
@@ -250,10 +261,12 @@ def test_the_worst_case_of_rl_is_full_responses_of_which_none_is_left_out(cold_s
     assert row["sampled_tokens"] == row["trained_tokens"] == 2 * 4 * 12 and row["zero_advantage"] == 0
 
 
-def test_what_a_script_says_of_its_end_is_found_amid_the_launchers_words():
+def test_what_a_script_says_of_its_end_is_found_amid_the_launchers_words(tmp_path):
     noise = "W1127 torch/distributed: Sending\n[rank0]: x\ngrpo.py: error: out of memory; lower it\nE1127 failed\n"
     assert rehearse.reason(noise) == "out of memory; lower it"
     assert rehearse.reason("Traceback\nKeyError: 'x'\n") == "KeyError: 'x'"
+    run = RunDir(tmp_path)
     with pytest.raises(UserError, match="unrecognized arguments: --sed"):
-        rehearse.flags_of(["python", "report.py", "--sed"])
-    assert json.loads(json.dumps(rehearse.flags_of(["python", "report.py"])))["run"] == "runs/main"
+        rehearse.Stage.of("report", ["python", "report.py", "--sed"], run)
+    stage = rehearse.Stage.of("report", ["torchrun", "--nproc_per_node", "3", "--", "report.py"], run)
+    assert stage.flags["run"] == "runs/main" and stage.gpus == 3 and stage.plan_gb is None

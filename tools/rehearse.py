@@ -12,6 +12,7 @@ delete the directory to begin anew. What stages write on stderr is in rehearsal.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
 import os
@@ -33,7 +34,8 @@ from tools.run import RunDir, append_jsonl, read_jsonl
 
 Row = dict[str, Any]
 
-# What is tried, after the recipe's own flags; `group` is the largest one that the recipe can meet.
+# What is tried, after the recipe's own flags: `group` is the largest one that the recipe can meet, `questions` fill
+# a card's cache with such groups.
 WORST = "--worst-case --steps 2 --save-every 1"
 AMOUNTS = {
     "kg_build": "--target 40 --keep-pages",
@@ -41,8 +43,8 @@ AMOUNTS = {
     "curate": "--limit 10 --heldout 4 --heldout-public 4",
     "distill": "--questions 6",
     "sft": f"{WORST} --batch-size {{twice}} --validation 0.3",
-    "rl1": f"{WORST} --questions {{twice}}",
-    "rl2": f"{WORST} --questions {{gpus}} --group-size {{group}} --mine-budget {{twice}}",
+    "rl1": f"{WORST} --questions {{questions}}",
+    "rl2": f"{WORST} --questions {{questions}} --group-size {{group}} --mine-budget {{twice}}",
     "evaluate": "--limit 8 --max-new-tokens 256",
     "report": "",
 }
@@ -60,18 +62,36 @@ class Stage:
     command: list[str]
     flags: Row
     gpus: int
+    plan_gb: float | None = None  # of a GPU, by `--plan`
+    cache_rows: int = 0  # responses of full length that a card's cache holds; 0: there is no card
 
     @classmethod
-    def of(cls, name: str, command: list[str]) -> Stage:
+    def of(cls, name: str, command: list[str], run: RunDir) -> Stage:
+        """Raises UserError if the command's script refuses its flags, or they do not fit the memory."""
         gpus = int(command[command.index("--nproc_per_node") + 1]) if "torchrun" in command else 1
-        return cls(name, command, flags_of(command), gpus)
+        told = flags_and_plan(command, run, gpus)
+        stage = cls(name, command, told["flags"], gpus)
+        if "plan" in stage.flags:
+            stage.plan_gb = float(re.search(r"needs ([\d.]+) GB", told["plan"])[1])
+            rows = re.search(r"cache holds ([\d,]+) responses", told["plan"])[1]
+            stage.cache_rows = int(rows.replace(",", "")) * told["card"]
+        return stage
 
     def amounts(self) -> list[str]:
         """The flags that make it small; none for a graph that is built from a file."""
         if self.name == "kg_build" and self.flags["source"] not in (None, "api"):
             return []
-        most = max(self.flags.get(name, 0) for name in ("group_size", "max_group_size"))
-        return AMOUNTS[self.name].format(gpus=self.gpus, twice=2 * self.gpus, group=most).split()
+        sizes = {"twice": 2 * self.gpus}
+        if self.name in ("rl1", "rl2"):
+            sizes["group"] = max(self.flags["group_size"], self.flags["max_group_size"] * (self.name == "rl2"))
+            sizes["questions"] = self.gpus * self.questions(sizes["group"])
+        return AMOUNTS[self.name].format(**sizes).split()
+
+    def questions(self, group: int) -> int:
+        """Questions for each process, in groups of so many: on a card as many as fill the cache, if the recipe has so
+        many in a step."""
+        filling = min(math.ceil(self.cache_rows / group), self.flags["questions"] // self.gpus)
+        return max(filling, 2 if self.name == "rl1" else 1)
 
 
 def script_of(command: list[str]) -> list[str]:
@@ -79,12 +99,39 @@ def script_of(command: list[str]) -> list[str]:
     return command[next(at for at, word in enumerate(command) if word.endswith(".py")) :]
 
 
-def flags_of(command: list[str]) -> Row:
-    """All flags of a command, as its script reads them. Raises UserError if it refuses them."""
+def flags_and_plan(command: list[str], run: RunDir, gpus: int) -> Row:
+    """What `answer` prints of a stage's command, in a process of its own: what it loads is gone when the stage starts.
+
+    Raises UserError if the script refuses its flags, or they do not fit the memory.
+    """
     script, *words = script_of(command)
-    code = f"import json, sys, tools.cli, {Path(script).stem} as stage; sys.argv[0] = {script!r}; "
-    code += "tools.cli.run_stage(lambda: print(json.dumps(vars(stage.parse_args()), default=str)))"
-    return json.loads(output_of(["-c", code, *words]))
+    code = f"from tools import rehearse; rehearse.answer({script!r}, {str(run.path)!r}, {gpus})"
+    flags, plan = (output_of(["-c", code, *words]) + "\n").split("\n", 1)
+    return json.loads(flags) | {"plan": plan}
+
+
+def answer(script: str, run: str, gpus: int) -> None:
+    """Print all flags that a script makes of the command line, as JSON; then what its `--plan` says, if it has that."""
+
+    def tell() -> None:
+        stage = importlib.import_module(Path(script).stem)
+        flags = vars(stage.parse_args())
+        card = card_gb() if "plan" in flags else None
+        print(json.dumps({"flags": flags, "card": card is not None}, default=str))
+        if "plan" in flags:
+            gpu_gb = os.environ.get("GPU_GB") or card or 80
+            sys.argv += ["--run", run, "--gpus", str(gpus), "--gpu-gb", str(gpu_gb), "--plan"]
+            stage.main()
+
+    sys.argv[0] = script
+    run_stage(tell)
+
+
+def card_gb() -> float | None:
+    """Memory of the first card in GB; None without one."""
+    import torch  # here: most stages do not need it
+
+    return torch.cuda.get_device_properties(0).total_memory / 1e9 if torch.cuda.is_available() else None
 
 
 def output_of(words: list[str]) -> str:
@@ -175,7 +222,6 @@ def attempt(stage: Stage, command: list[str], run: RunDir) -> Tried:
 
 def rehearse(run: RunDir, stage: Stage, earlier: list[Row]) -> Row:
     """Try a stage and measure it. Raises UserError with what would have stopped the run."""
-    planned = plan(stage, run) if "plan" in stage.flags else None
     before, asked = folder_bytes(run.path), len(lines_of(run, "teacher_cache.jsonl"))
     amounts = stage.amounts()
     tried = attempt(stage, [*stage.command, "--run", str(run.path), *amounts], run)
@@ -188,7 +234,7 @@ def rehearse(run: RunDir, stage: Stage, earlier: list[Row]) -> Row:
         "tried": " ".join(amounts) or "all of it",
         "seconds": tried.seconds,
         "memory_gb": max(peaks, default=tried.memory_gb),
-        "plan_gb": planned,
+        "plan_gb": stage.plan_gb,
         "disk_gb": (folder_bytes(run.path) - before + tried.checkpoint_bytes) / 1e9,
         "calls": dict(Counter(answer.get("purpose", "") for answer in answers)),
         "tokens": sum(answer.get("tokens", 0) for answer in answers),
@@ -199,16 +245,6 @@ def rehearse(run: RunDir, stage: Stage, earlier: list[Row]) -> Row:
         row["warnings"] += doubts_about_teacher(run, row["calls"])
         exchange_graph(run)
     return row
-
-
-def plan(stage: Stage, run: RunDir) -> float:
-    """GB of a GPU that `--plan` counts for a stage. Raises UserError, with the flags that help, if they do not fit."""
-    import torch  # here: most stages need it not
-
-    cuda = torch.cuda.is_available()
-    gpu_gb = os.environ.get("GPU_GB") or (torch.cuda.get_device_properties(0).total_memory / 1e9 if cuda else 80)
-    where = ["--run", str(run.path), "--gpus", str(stage.gpus), "--gpu-gb", str(gpu_gb)]
-    return float(re.search(r"needs ([\d.]+) GB", output_of([*script_of(stage.command), *where, "--plan"]))[1])
 
 
 def exchange_graph(run: RunDir) -> None:
@@ -362,7 +398,7 @@ def main() -> None:
         print(f"{args.stage} is rehearsed already (delete {run.path} to begin anew)")
     elif args.stage:
         try:
-            rows.append(rehearse(run, Stage.of(args.stage, args.command), rows))
+            rows.append(rehearse(run, Stage.of(args.stage, args.command, run), rows))
         except UserError as error:
             proved = ", ".join(row["stage"] for row in rows) or "nothing"
             raise UserError(f"{args.stage} would have stopped the run: {error} (proved before it: {proved})") from None

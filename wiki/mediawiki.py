@@ -287,6 +287,9 @@ class DumpSource:
     CREATE INDEX IF NOT EXISTS article_redirect ON article(redirect) WHERE redirect IS NOT NULL;
     CREATE TABLE IF NOT EXISTS progress(dump TEXT PRIMARY KEY, bytes_read INTEGER);
     """
+    DAMAGED = """SELECT 1 FROM article WHERE typeof(title) <> 'text' OR typeof(page) <> 'integer'
+        OR typeof(revision) <> 'integer' OR typeof(wikitext) <> 'blob' OR typeof(redirect) NOT IN ('text', 'null')
+        OR landmark NOT IN (0, 1) LIMIT 1"""
 
     def __init__(self, dump: Path, store: Path, landmarks: list[str], workers: int = 1):
         """A page that begins with one of the templates `landmarks` is worth a visit even if no link leads there.
@@ -300,11 +303,16 @@ class DumpSource:
         self.identity = f"{dump.name}, {self.size} bytes, sampled hash {sampled_hash(dump)}"
 
     def open(self) -> None:
-        """Copy the dump's articles into the store. If that was killed, it goes on after the last whole stream."""
+        """Copy the dump's articles into the store. If that was killed, it goes on after the last whole stream.
+
+        Raises sqlite3.DatabaseError for a store that is damaged.
+        """
         self.db = sqlite3.connect(self.store)
         self.db.executescript(self.SCHEMA)
         progress = self.db.execute("SELECT bytes_read FROM progress WHERE dump = ?", [self.identity]).fetchone()
         done = progress[0] if progress else 0
+        if done and self.db.execute(self.DAMAGED).fetchone():
+            raise sqlite3.DatabaseError(f"{self.store} is damaged")
         if progress and done == self.size:
             return
         if not done:
