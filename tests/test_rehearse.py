@@ -174,6 +174,21 @@ def test_a_training_is_killed_after_its_first_step_and_resumes(tiny, chats, tmp_
     assert "val_loss" in metrics_of(tmp_path, "sft")[-1]
 
 
+def test_what_torchrun_started_is_killed_with_it(tmp_path):
+    """As run.sh calls it, by way of env. Killed itself, torchrun would leave its processes at work."""
+    script = "#!/bin/sh\ntrap 'kill $!; wait $!; exit 143' TERM\nsleep 60 &\necho $!\nwait\n"
+    (tmp_path / "torchrun").write_text(script)
+    (tmp_path / "torchrun").chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    words = ["env", "A=1", "torchrun", "--nproc_per_node", "2"]
+    with subprocess.Popen(words, env=os.environ | path, stdout=subprocess.PIPE, text=True) as launched:
+        worker = int(launched.stdout.readline())
+        rehearse.kill_at(launched, tmp_path)
+        assert launched.wait(10) == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+
+
 def test_a_gpu_that_is_too_small_is_told_before_anything_is_loaded(tiny, tmp_path):
     command = [sys.executable, "grpo.py", "--stage", "1", "--model", str(tiny), "--cache-gb", "1"]
     done = python("-m", "tools.rehearse", tmp_path, "rl1", *command, GPU_GB="0.5")
@@ -263,8 +278,11 @@ def test_the_worst_case_of_rl_is_full_responses_of_which_none_is_left_out(cold_s
 
 def test_what_a_script_says_of_its_end_is_found_amid_the_launchers_words(tmp_path):
     noise = "W1127 torch/distributed: Sending\n[rank0]: x\ngrpo.py: error: out of memory; lower it\nE1127 failed\n"
-    assert rehearse.reason(noise) == "out of memory; lower it"
-    assert rehearse.reason("Traceback\nKeyError: 'x'\n") == "KeyError: 'x'"
+    assert rehearse.reason(noise, 1) == "out of memory; lower it"
+    bar = "Writing model shards: 100%|####| 1/1 [00:00<00:00, 451.15it/s]\n"
+    assert rehearse.reason(f"Traceback\nKeyError: 'x'\n{bar}", 1) == "KeyError: 'x'"
+    assert rehearse.reason(bar, 1) == "it ended without a word"
+    assert rehearse.reason(bar, -9) == "signal 9 ended it (is the host's memory too small?)"
     run = RunDir(tmp_path)
     with pytest.raises(UserError, match="unrecognized arguments: --sed"):
         rehearse.Stage.of("report", ["python", "report.py", "--sed"], run)

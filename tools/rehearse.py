@@ -51,6 +51,7 @@ AMOUNTS = {
 TRAINING = ("sft", "rl1", "rl2")
 ENCYCLOPEDIA = "data/encyclopedia.xml"
 NOTABLE = re.compile(r"\bwarning\b|left out:|are left out|no clear grade|kept unverified", re.IGNORECASE)
+PROGRESS = re.compile(r"\d%\|")
 OWN_DOING = re.compile(r"responses were cut and count|questions here, \d+ in the paper")  # of so few and short answers
 
 
@@ -138,14 +139,19 @@ def output_of(words: list[str]) -> str:
     """What Python prints, run with these words. Raises UserError if it fails."""
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
     if done.returncode:
-        raise UserError(reason(done.stderr))
+        raise UserError(reason(done.stderr, done.returncode))
     return done.stdout
 
 
-def reason(errors: str) -> str:
-    """Why a script ended, from what it wrote on stderr: its own line, else the last one."""
+def reason(errors: str, status: int) -> str:
+    """Why a script ended, from what it wrote on stderr: its own line, else the last one that is no progress bar's."""
     own = re.findall(r"\b\w+\.py: error: (.*)$", errors, re.MULTILINE)
-    return own[0] if own else (errors.strip().splitlines() or ["it ended without a word"])[-1].strip()
+    if own:
+        return own[0]
+    if status < 0:
+        return f"signal {-status} ended it" + " (is the host's memory too small?)" * (status == -signal.SIGKILL)
+    lines = [line for line in errors.strip().splitlines() if not PROGRESS.search(line)]
+    return lines[-1].strip() if lines else "it ended without a word"
 
 
 # ------------------------------------------------------------------------------------------------- running a command
@@ -192,7 +198,7 @@ def kill_at(process: subprocess.Popen, path: Path) -> None:
         if process.returncode is not None:
             return
         time.sleep(0.01)
-    process.terminate() if process.args[0] == "torchrun" else process.kill()
+    process.terminate() if "torchrun" in process.args else process.kill()  # torchrun ends its processes, if it can
 
 
 def attempt(stage: Stage, command: list[str], run: RunDir) -> Tried:
@@ -213,7 +219,7 @@ def attempt(stage: Stage, command: list[str], run: RunDir) -> Tried:
     if tried.status:
         with open(log, errors="replace") as errors:
             errors.seek(written)
-            raise UserError(reason(errors.read()))
+            raise UserError(reason(errors.read(), tried.status))
     return tried
 
 
