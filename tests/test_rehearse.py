@@ -1,5 +1,6 @@
 """The rehearsal of a recipe: what it tries, where, what it says; and the flags that make a stage small or its worst."""
 
+import json
 import os
 import re
 import sqlite3
@@ -44,14 +45,16 @@ def test_every_stage_of_a_recipe_has_amounts_that_its_script_understands(recipe,
             {"max_new_tokens"} if stage.name == "evaluate" else set()
         )
         if stage.name == "rl2":
-            assert tried["group_size"] == flags["max_group_size"] and tried["worst_case"]
+            largest = {"1gpu": 12}.get(recipe, 32)  # two rounds, the second with four more; eight, up to the limit
+            assert tried["group_size"] == largest and tried["worst_case"]
 
 
-@pytest.mark.parametrize("recipe, gb, questions", [("7b", 80, (80, 24)), ("7b", 0, (16, 8)), ("1gpu", 16, (22, 6))])
+@pytest.mark.parametrize("recipe, gb, questions", [("7b", 80, (80, 24)), ("7b", 0, (16, 8)), ("1gpu", 16, (22, 15))])
 def test_on_a_card_the_cache_is_filled(recipe, gb, questions):
     """By full groups of full responses: two questions to a process would leave most of it empty."""
     rows = {"7b": 75, "1gpu": 170}[recipe]  # that --plan finds in 20 and in 5 GB
-    flags = {"group_size": 8, "max_group_size": 32, "questions": {"7b": 128, "1gpu": 64}[recipe]}
+    flags = {"group_size": 8, "group_growth": 4, "max_group_size": 32, "round_steps": 50}
+    flags |= {"7b": {"questions": 128, "steps": 400}, "1gpu": {"questions": 64, "steps": 100}}[recipe]
     for name, number in zip(("rl1", "rl2"), questions):
         words = rehearse.Stage(name, [], flags, 8 if recipe == "7b" else 1, cache_rows=rows if gb else 0).amounts()
         assert words[words.index("--questions") + 1] == str(number)
@@ -223,6 +226,19 @@ def test_the_time_of_a_training_follows_from_its_last_step():
     assert "180 responses in 4 steps, 60 to mine" in text
     assert text.endswith(f"{660 / 3600:.1f} h, {8 * 660 / 3600:.1f} GPU hours")
     assert rehearse.training(stage, last, {}).endswith("0.2 h on these CPUs, no estimate for GPUs")
+
+
+def test_an_evaluation_counts_its_own_models_and_all_that_will_be_held_out(tmp_path):
+    for benchmark, model, questions, answered in (("heldout", "A", 4, 4), ("medqa", "A", 20, 8), ("medqa", "B", 20, 8)):
+        file = tmp_path / "eval" / benchmark / f"{model}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"settings": {"questions": questions}}))
+        write_jsonl(file.with_suffix(".jsonl"), [{}] * answered)
+    stage = rehearse.Stage("evaluate", [], {"model": ["A=x"], "score": "loglikelihood"}, 1)
+    row, curated = {"tried": "--limit 8", "seconds": 36.0, "calls": {}, "tokens": 0}, {"heldout": 500}
+    earlier = [{"stage": "curate", "number": 7, "held_out": curated}]
+    told = rehearse.whole(stage, row, [{}], RunDir(tmp_path), earlier)
+    assert told["number"] == 520 and told["whole"].startswith("520 instead of 12, 43 times as many; 0.4 h at this rate")
 
 
 # ----------------------------------------------------------------------------------- flags that make a stage small

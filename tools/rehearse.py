@@ -49,6 +49,7 @@ AMOUNTS = {
     "report": "",
 }
 TRAINING = ("sft", "rl1", "rl2")
+HELD_OUT = ("heldout", "heldout_public")
 ENCYCLOPEDIA = "data/encyclopedia.xml"
 NOTABLE = re.compile(r"\bwarning\b|left out:|are left out|no clear grade|kept unverified", re.IGNORECASE)
 PROGRESS = re.compile(r"\d%\|")
@@ -84,9 +85,17 @@ class Stage:
             return []
         sizes = {"twice": 2 * self.gpus}
         if self.name in ("rl1", "rl2"):
-            sizes["group"] = max(self.flags["group_size"], self.flags["max_group_size"] * (self.name == "rl2"))
+            sizes["group"] = max(self.group_sizes())
             sizes["questions"] = self.gpus * self.questions(sizes["group"])
         return AMOUNTS[self.name].format(**sizes).split()
+
+    def group_sizes(self) -> list[int]:
+        """Of each step of a stage of RL; they grow in stage 2."""
+        size, steps = self.flags["group_size"], self.flags["steps"]
+        if self.name == "rl1":
+            return [size] * steps
+        growth, limit, round_steps = (self.flags[name] for name in ("group_growth", "max_group_size", "round_steps"))
+        return [min(size + step // round_steps * growth, limit) for step in range(steps)]
 
     def questions(self, group: int) -> int:
         """Questions for each process, in groups of so many: on a card as many as fill the cache, if the recipe has so
@@ -297,21 +306,22 @@ def whole(stage: Stage, row: Row, measured: list[Row], run: RunDir, earlier: lis
     """`number`: how many items the whole stage works on; `whole`: what it will take, with the arithmetic."""
     if row["tried"] == "all of it":
         return {"number": 0, "whole": ""}
-    numbers = {row["stage"]: row["number"] for row in earlier}
+    numbers = {known["stage"]: known["number"] for known in earlier}
+    for known in earlier:
+        numbers |= known.get("held_out", {})  # here fewer were kept
     if stage.name in TRAINING:
         return {"number": 0, "whole": training(stage, measured[-1], numbers)}
     number, tried = items(stage, measured, run, numbers)
     times = number / max(1, tried)
     parts = [f"{number:,} instead of {tried:,}, {times:,.0f} times as many"]
-    if stage.name == "evaluate":
-        parts += evaluation(stage, number, lines_of(run, "metrics.jsonl"))
-    else:
-        parts.append(f"{row['seconds'] * times / 3600:,.1f} h at this rate")
+    by_training = evaluation(stage, number, lines_of(run, "metrics.jsonl")) if stage.name == "evaluate" else []
+    parts += by_training or [f"{row['seconds'] * times / 3600:,.1f} h at this rate, the start counted as work"]
     if stage.name == "kg_build":
         parts.append(f"{measured[-1]['step'] * times:,.0f} titles, 50 to a request")
     if calls := sum(row["calls"].values()):
         parts.append(f"{calls * times:,.0f} calls, {row['tokens'] * times / 1e6:,.1f} M tokens")
-    return {"number": number, "whole": "; ".join(parts)}
+    held_out = {name: stage.flags[name] for name in HELD_OUT} if stage.name == "curate" else {}
+    return {"number": number, "held_out": held_out, "whole": "; ".join(parts)}
 
 
 def items(stage: Stage, measured: list[Row], run: RunDir, numbers: dict[str, int]) -> tuple[int, int]:
@@ -325,9 +335,11 @@ def items(stage: Stage, measured: list[Row], run: RunDir, numbers: dict[str, int
         return stage.flags["questions"], last["questions"]
     if stage.name == "curate":  # where both are had, a public question for each synthetic one
         return 2 * numbers["synth"], last["train"] + last["review"] + last["heldout"] + last["heldout_public"]
-    files = list(run.output("eval").glob("*/*.json"))
-    asked = sum(json.loads(file.read_text())["settings"]["questions"] for file in files)
-    return asked, sum(file.with_suffix(".jsonl").read_bytes().count(b"\n") for file in files)
+    models = [model.split("=")[0] for model in stage.flags["model"]]
+    files = [file for file in run.output("eval").glob("*/*.json") if file.stem in models]
+    asked = {file: json.loads(file.read_text())["settings"]["questions"] for file in files}
+    number = sum(numbers.get(file.parent.name, questions) for file, questions in asked.items())
+    return number, sum(file.with_suffix(".jsonl").read_bytes().count(b"\n") for file in files)
 
 
 def training(stage: Stage, last: Row, numbers: dict[str, int]) -> str:
@@ -339,9 +351,8 @@ def training(stage: Stage, last: Row, numbers: dict[str, int]) -> str:
         return f"{steps:,} steps of {seconds:,.1f} s: {hours(steps * seconds, stage.gpus, last)}"
     tried = last["sampled_tokens"] / flags["max_new_tokens"]  # responses
     sampling, updating = last["seconds_rollout"] / tried, last["seconds_update"] / tried
-    rounds = [step // flags["round_steps"] if stage.name == "rl2" else 0 for step in range(flags["steps"])]
-    groups = [min(flags["group_size"] + n * flags["group_growth"], flags["max_group_size"]) for n in rounds]
-    responses, mined = flags["questions"] * sum(groups), flags["mine_budget"] * (rounds[-1] + 1) * (stage.name == "rl2")
+    groups, minings = stage.group_sizes(), math.ceil(flags["steps"] / flags["round_steps"]) * (stage.name == "rl2")
+    responses, mined = flags["questions"] * sum(groups), flags["mine_budget"] * minings
     seconds = responses * (sampling + updating) + mined * sampling
     each = f"{sampling:.2f} s to sample one, {updating:.2f} s to learn from it"
     return (
