@@ -207,6 +207,7 @@ from wiki.sentences import clause_around, split_sentences, statements
         ("It is caused by a virus, a member of the @.", "cause", False),
         ("Lupus: this @ harms many organs.", "cause", False),
         ("It is caused by a mutation, and one of a family of @.", "cause", False),
+        ("It is due to one of many causes: gout, @.", "cause", True),
         ("These include @.", "cause", True),
         ("Cases fell when screening for inherited @ began.", "cause", False),
         ("Some genes are specific for gout, others for @.", "cause", False),

@@ -444,7 +444,7 @@ KINDS = [
         {"origin"},
         r"member|belong|\bthis|one of",
         before=r"\b(?:members?|belong\w*) (?:of|to) (?:the )?(?:[\w-]+ ){0,3}|\bthis "
-        r"|\bone of (?:an?|the|many|several) (?:group|family|class|number)? ?(?:of )?[^;,]{0,80}",
+        r"|\bone of (?:an?|the) (?:group|family|class) of [^;,:]{0,80}",
     ),
     Kind(
         "named for a test, a patient or another disease",
