@@ -4,11 +4,12 @@ import shutil
 
 import pytest
 from conftest import call_main
+from pages import PAGES, build, export, facts
 
 import evaluate
 import grpo
 import sft
-from bench import gpu
+from bench import gpu, judged_relations
 from tools.run import read_jsonl, write_jsonl
 
 STAGES = {"sft.py": sft, "grpo.py": grpo, "evaluate.py": evaluate}
@@ -56,3 +57,19 @@ def test_a_part_ends_with_its_time_and_its_error_is_a_row(tmp_path, monkeypatch)
         ("tiny", "LookupError: TINY is not set; see python -m bench.gpu --help"),
     ]
     assert sum(limit for _, limit in gpu.PARTS.values()) <= 540
+
+
+def test_a_sample_is_drawn_of_what_is_not_judged_yet(tmp_path, capsys):
+    have = set(facts(build(tmp_path, export(PAGES, {}))))
+    known = min(have)
+    capsys.readouterr()
+    judged = tmp_path / "judged.tsv"
+    head, row = "seed\tedges\tsubject\trelation\tobject\tverdict", ["1", "9", *known, "correct"]
+    judged.write_text(head + "\n" + "\t".join(row) + "\n")
+    call_main(judged_relations, judged, "--draw", tmp_path / "kg.sqlite", "--seed", 7, "--count", 1000)
+    sample = tmp_path / "sample.tsv"
+    sample.write_text(capsys.readouterr().out.replace("\t\t\t", "\tcorrect\t\t"))
+    rows = judged_relations.read_judged(sample)
+    assert {judged_relations.fact_of(row) for row in rows} == have - {known} and {row["seed"] for row in rows} == {"7"}
+    few = judged_relations.draw(tmp_path / "kg.sqlite", 7, 1, set())
+    assert {row["relation"] for row in few} == {relation for _, relation, _ in have}

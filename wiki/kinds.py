@@ -77,8 +77,6 @@ HEALS = re.compile(
 HARM_OF = re.compile(
     r"(?: use)? (?:dependence|addiction|abuse|misuse|overdose|poisoning|intoxication|toxicity|allergy)$", re.I
 )
-
-
 LACK_OF = re.compile(r" (?:deficiency|insufficiency)$", re.I)  # is not caused by what is lacking
 
 

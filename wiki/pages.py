@@ -66,9 +66,9 @@ COMMON_TITLES = frozenset(COMMON_PAGES.values())
 COMMON = {name.lower() + plural: title for name, title in COMMON_PAGES.items() for plural in ("", "s")}
 COMMON_BELOW = {"symptom", "complication", "adverse_effect", "treated_by", "diagnosed_by"}
 COMMON_ENDS = {True: COMMON_BELOW | {"affects", "belongs_to"}, False: COMMON_BELOW}
-LIST_ITEM = re.compile(
+LIST_ITEM = re.compile(  # what may follow a name that is an item of a list by itself
     r"(?: \(.{1,60}\)| of the [\w ,]{1,60})?[;,]?\s*$"
-)  # what may follow a name that is an item alone
+)
 WORD = re.compile(r"\w[\w'’-]*")
 LONGEST_NAME = 6  # words of a name that is looked for in plain text
 FIELD_NAME = re.compile(r"[^,;\n()]{2,80}")

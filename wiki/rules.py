@@ -1,4 +1,5 @@
-"""Which section of which page states which relation: `RULES`, and how the headings above a sentence choose."""
+"""Which section of which page states which relation: `RULES`, and how the headings above a sentence choose. And what a
+sentence states by its own words, wherever it stands: `TOLD_AS`."""
 
 from __future__ import annotations
 
