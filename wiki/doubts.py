@@ -9,7 +9,7 @@ contraindications.
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 # What a relation says that the linked thing is for the page's subject: doubts depend on that, not on the direction.
@@ -71,15 +71,15 @@ class Kind(NamedTuple):
         clause = f"{before} {after}"
         found = (
             self.clause and pattern(self.clause).search(clause)
-            or self.before and pattern(f"(?:{self.before})$").search(before)
-            or self.after and pattern(f"(?:{self.after})").match(after)
+            or self.before and pattern(self.before, "$").search(before)
+            or self.after and pattern(self.after).match(after)
         )  # fmt: skip
         return bool(found) and not (self.unless and pattern(self.unless).search(clause))
 
 
 @cache
-def pattern(text: str) -> re.Pattern:
-    return re.compile(text, re.IGNORECASE)
+def pattern(text: str, end: str = "") -> re.Pattern:
+    return re.compile(f"(?:{text}){end}", re.IGNORECASE)
 
 
 KINDS = [
@@ -742,16 +742,33 @@ def says_so(relation: str, inverse: bool, before: str, after: str) -> bool:
 
 
 @cache
-def words_of(roles: frozenset[str]) -> list[tuple[Kind, re.Pattern]]:
-    """The kinds of doubt that concern any of some roles, with their words in small letters, in which
-    a search is several times as fast as one that ignores case."""
-    return [(kind, re.compile(kind.words)) for kind in KINDS if kind.roles & roles]
+def words_of(kind: str, across: bool) -> re.Pattern | None:
+    """The words of a kind of doubt that reach `across` several words of a sentence, or those that lie within one."""
+    every = next(row.words for row in KINDS if row.name == kind)
+    some = [words for words in re.split(r"\|(?![^(]*\))", every) if (" " in words) is across]
+    return re.compile("|".join(some)) if some else None
 
 
+@lru_cache(1 << 14)  # a language has few words: nearly all of a sentence's were looked at before
+def hinted_by(word: str) -> frozenset[str]:
+    """The names of the kinds of doubt whose words lie within one word of a sentence, in small letters."""
+    return frozenset(
+        kind.name for kind in KINDS if (within := words_of(kind.name, across=False)) and within.search(word)
+    )
+
+
+@cache
+def kinds_for(roles: frozenset[str]) -> list[tuple[Kind, re.Pattern | None]]:
+    """The kinds of doubt that concern any of some roles, with those of their words that reach across several."""
+    return [(kind, words_of(kind.name, across=True)) for kind in KINDS if kind.roles & roles]
+
+
+@lru_cache(16)  # asked of each name in a sentence
 def suspects(statement: str, roles: frozenset[str] = frozenset(ROLES.values())) -> list[Kind]:
     """The kinds of doubt whose words a sentence (with its context) has: mostly few, which spares the other patterns."""
     statement = statement.casefold()
-    return [kind for kind, words in words_of(roles) if words.search(statement)]
+    hinted = frozenset().union(*map(hinted_by, statement.split()))
+    return [kind for kind, across in kinds_for(roles) if kind.name in hinted or across and across.search(statement)]
 
 
 def doubt(before: str, after: str, relation: str, inverse: bool = False, kinds: list[Kind] | None = None) -> str:

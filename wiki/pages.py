@@ -98,7 +98,7 @@ class Passage(NamedTuple):
 
     def told(self, before: str, fitting: list[Rule]) -> list[Rule]:
         """The rules by which a sentence says outright what it names after `before`, besides the `fitting` ones."""
-        if self.subject is None:
+        if self.subject is None or not TELLING.search(before):
             return []
         given = {rule.relation for rule in fitting}
         rules = told(before, self.subject.named, self.section == "lead")
@@ -130,27 +130,40 @@ def mentions_of(
 ) -> Iterator[Mention]:
     """The mentions of the `spots` of one sentence, by its `fitting` rules or by what it says outright. It shares the
     verdict of its `context`."""
-    kinds, evidence = suspects(context + sentence), passage.heading + tidy(sentence)
+    evidence, in_lead = passage.heading + tidy(sentence), passage.section == "lead"
     for spot in spots:
-        before, after = clause_around(sentence, spot.start, spot.end)
-        for rule in (*fitting, *passage.told(sentence[: spot.start], fitting)):
-            role = ROLES[rule.relation, rule.inverse]
-            if spot.target in passage.common and rule.relation not in COMMON_ENDS[passage.section == "lead"]:
+        rules = [*fitting, *passage.told(sentence[: spot.start], fitting)]
+        roles = [ROLES[rule.relation, rule.inverse] for rule in rules]
+        if not rules:
+            continue
+        before, after = clause = clause_around(sentence, spot.start, spot.end)
+        kinds = suspects(context + sentence, frozenset(roles))
+        for rule, role in zip(rules, roles):
+            if spot.target in passage.common and rule.relation not in COMMON_ENDS[in_lead]:
                 continue
-            if kinds and doubt(context + before, after, rule.relation, rule.inverse, kinds):
+            linked = types_named(rule, in_lead and spot not in passage.names, clause)
+            if not linked or doubt(context + before, after, rule.relation, rule.inverse, kinds):
                 continue
             if passage.subject and passage.subject.is_not_of(role, sentence, before, after):
                 continue
-            yield mention_by(rule, spot.target, spot in passage.names, passage.section, evidence, (before, after))
+            yield mention_by(rule, linked, spot.target, spot in passage.names, passage.section, evidence, clause)
 
 
-def mention_by(rule: Rule, target: str, plain: bool, section: str, evidence: str, clause: tuple[str, str]) -> Mention:
-    """What a rule makes of a name, linked or `plain`, given the parts of its clause before and after it."""
-    linked = f"; {rule.linked};"
-    if rule.linked == FINDINGS and not clause[0].strip(" *") and LIST_ITEM.match(clause[1]):
-        linked += " disease;"
-    if (section != "lead" or plain) and not says_so(rule.relation, rule.inverse, *clause):
-        linked = STATES_ALONE.get(rule.relation, "")
+def types_named(rule: Rule, surely: bool, clause: tuple[str, str]) -> str:
+    """Of which types a thing can be for a rule to hold of its name, given the parts of its clause before and after it.
+
+    "" if the clause has no word for what the rule says, unless it `surely` says so.
+    """
+    if not surely and not says_so(rule.relation, rule.inverse, *clause):
+        return STATES_ALONE.get(rule.relation, "")
+    listed_alone = rule.linked == FINDINGS and not clause[0].strip(" *") and LIST_ITEM.match(clause[1])
+    return f"; {rule.linked};" + (" disease;" if listed_alone else "")
+
+
+def mention_by(
+    rule: Rule, linked: str, target: str, plain: bool, section: str, evidence: str, clause: tuple[str, str]
+) -> Mention:
+    """What a rule makes of a name, linked or `plain`, of something of one of the types `linked`."""
     prevents = rule.relation == "treated_by" and rule.inverse and PREVENTING.search(clause[0])
     relation = "prevented_by" if prevents else rule.relation
     return Mention(
@@ -158,17 +171,19 @@ def mention_by(rule: Rule, target: str, plain: bool, section: str, evidence: str
     )
 
 
-def plain_names(flat: Flattener, known: dict[str, str], firsts: set[str]) -> Iterator[Link]:
+def plain_names(flat: Flattener, known: dict[str, str], longest: dict[str, int]) -> Iterator[Link]:
     """Names in plain text that the page links elsewhere: the first occurrence of each, where it is no part of a
-    link. `firsts` are the first words of the `known` names: few words need a closer look."""
+    link. `longest` tells of the first words of the `known` names (`longest_names`): few words need a closer look."""
     linked, seen = flat.links, {link.target for link in flat.links}
-    words = list(WORD.finditer(flat.text))
+    begins = [(at, word) for at, word in enumerate(map(str.lower, WORD.findall(flat.text))) if word in longest]
+    words = list(WORD.finditer(flat.text)) if begins else []
     at = last_end = 0
-    for first, word in enumerate(words):
-        if word.start() < last_end or word[0].lower() not in firsts:
+    for first, word in begins:
+        start = words[first].start()
+        if start < last_end:
             continue
-        for length in range(min(LONGEST_NAME, len(words) - first), 0, -1):
-            start, end = word.start(), words[first + length - 1].end()
+        for length in range(min(longest[word], len(words) - first), 0, -1):
+            end = words[first + length - 1].end()
             target = known.get(flat.text[start:end].lower())
             if target is None:
                 continue
@@ -182,16 +197,20 @@ def plain_names(flat: Flattener, known: dict[str, str], firsts: set[str]) -> Ite
             break
 
 
-def first_words(names: Iterable[str]) -> set[str]:
-    return {found[0] for name in names if (found := WORD.match(name))}
+def longest_names(names: Iterable[str]) -> dict[str, int]:
+    """First word of some names -> the number of words in the longest name that begins with it."""
+    longest: dict[str, int] = {}
+    for words in filter(None, map(WORD.findall, names)):
+        longest[words[0]] = max(longest.get(words[0], 0), min(len(words), LONGEST_NAME))
+    return longest
 
 
-COMMON_FIRST = first_words(COMMON)
+COMMON_LONGEST = longest_names(COMMON)
 
 
-def names_linked(flats: list[Flattener], own: set[str]) -> tuple[dict[str, str], set[str]]:
+def names_linked(flats: list[Flattener], own: set[str]) -> tuple[dict[str, str], dict[str, int]]:
     """Lower-case name (and its plural) -> the page that it is linked to somewhere on this one, or means in general; ""
-    for the page's own names. And the first words of all these names."""
+    for the page's own names. And the `longest_names` of them all."""
     targets = {link.target for flat in flats for link in flat.links}
     known: dict[str, str] = {}
     for target in sorted(targets):
@@ -199,7 +218,8 @@ def names_linked(flats: list[Flattener], own: set[str]) -> tuple[dict[str, str],
         if len(name) > 3 and name not in VAGUE:
             known[name] = known[name + "s"] = target
     known |= dict.fromkeys(own, "")
-    return COMMON | known, COMMON_FIRST | first_words(known)
+    longest = longest_names(known)
+    return COMMON | known, COMMON_LONGEST | {word: max(longest[word], COMMON_LONGEST.get(word, 0)) for word in longest}
 
 
 def read_page(page: Page, kind: str | None = None) -> Reading | str:
@@ -238,14 +258,14 @@ def read_sections(markup: Markup, title: str, reading: Reading) -> None:
     flats = [flat for *_, flat in sections]
     common = COMMON_TITLES - {link.target for flat in flats for link in flat.links}
     own = {title.lower(), bare(title).lower(), *(name.lower() for name in reading.names)}
-    known, firsts = names_linked(flats, own)
+    known, longest = names_linked(flats, own)
     subject = Subject(own | acronyms(flats[0].text[:LEAD_CHARS], own)) if reading.kind == "disease" else None
     for path, heading, flat in sections:
         texts = map(tidy, re.split(r"\n[ \t]*\n", flat.text))
         reading.paragraphs += [(heading, text) for text in texts if text]
         rules = rules_for(reading.kind, path)
         tells = subject if may_tell(path) else None
-        names = tuple(plain_names(flat, known, firsts)) if rules or tells else ()
+        names = tuple(plain_names(flat, known, longest)) if rules or tells else ()
         reading.mentions += find_mentions(Passage(flat, heading, rules, "", names, common, tells))
         for link in flat.links:
             reading.links[link.target] = max(reading.links.get(link.target, 0), STATES_FACT if rules else MENTIONED)

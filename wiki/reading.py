@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from wiki.mediawiki import MAX_PAGE_CHARS, Page, worker_processes
@@ -88,11 +89,12 @@ class Readers:
     def read_until_one_dies(self, pages: list[Page], kinds: dict[str, str]) -> dict[str, Reading | str]:
         """The readings of the pages up to the first whose reader died."""
         readings = {}
+        together = max(1, len(pages) // (4 * self.workers))  # a job's pages: handing over one alone takes its time
         try:
-            arguments = ((page, kinds.get(page.title)) for page in pages)
-            jobs = [self.pool.submit(read_within, PAGE_SECONDS, self.read_page, *pair) for pair in arguments]
-            for page, job in zip(pages, jobs):
-                readings[page.title] = job.result()
+            read = partial(read_within, PAGE_SECONDS, self.read_page)
+            known = [kinds.get(page.title) for page in pages]
+            for page, reading in zip(pages, self.pool.map(read, pages, known, chunksize=together)):
+                readings[page.title] = reading
         except BrokenProcessPool:
             self.close()
             self.start()

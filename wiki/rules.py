@@ -222,8 +222,6 @@ def may_tell(path: tuple[str, ...]) -> bool:
 def told(before: str, named: re.Pattern, in_lead: bool) -> list[Rule]:
     """The rules by which a sentence says outright what it names, given what stands `before` the name and a pattern of
     the names of the page's subject."""
-    if not TELLING.search(before):
-        return []
     before = named.sub("SUBJECT", before.strip())
     if in_lead:
         before = ANAPHOR.sub("SUBJECT", before, count=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 ABBREVIATIONS = {"e.g", "i.e", "vs", "cf", "dr", "st", "approx", "ca", "spp", "sp", "al", "fig", "incl", "esp", "viz"}
@@ -98,27 +99,31 @@ def statements(text: str, items: list[int] | tuple[int, ...] = ()) -> Iterator[S
         if not sentence or len(sentence) > MAX_SENTENCE_CHARS:
             yield Statement(start, end)
             continue
-        in_list = not begins.isdisjoint(range(start, start + 4)) or start in begins
-        if not in_list and not (lead_in and begins and CONTINUES.match(sentence)):
+        in_list = bool(begins) and not begins.isdisjoint(range(start, start + 4))
+        continues = CONTINUES.match(sentence)
+        if not in_list and not (lead_in and begins and continues):
             lead_in = ""
-        context = lead_in if in_list else before if CONTINUES.match(sentence) else ""
+        context = lead_in if in_list else before if continues else ""
         yield Statement(start, end, context)
         if sentence.endswith(":") and not in_list:
             lead_in = f"{context} {sentence} ".lstrip()[-MAX_SENTENCE_CHARS // 4 :]
         before = f"{context} {sentence} ".lstrip()[-MAX_SENTENCE_CHARS // 2 :]
 
 
-def clause_around(sentence: str, start: int, end: int | None = None) -> tuple[str, str]:
-    """What stands before and after a name (from `start` to `end`) in its clause, without conditions.
-
-    What follows a semicolon is a clause of its own only if it has a verb of its own.
-    """
-    end = start if end is None else end
+@lru_cache(16)  # asked of each name in a sentence
+def clause_starts(sentence: str) -> list[int]:
+    """Where the clauses of a sentence begin. What follows a semicolon is one only if it has a verb of its own."""
     cuts = [0]
     for match in CLAUSE_END.finditer(sentence):
         rest = sentence[match.end() : match.end() + 200]
         if match[0] != ";" or OWN_VERB.search(rest.partition(";")[0]) and not CONTINUES.match(rest):
             cuts.append(match.start())
+    return cuts
+
+
+def clause_around(sentence: str, start: int, end: int | None = None) -> tuple[str, str]:
+    """What stands before and after a name (from `start` to `end`) in its clause, without conditions."""
+    end, cuts = start if end is None else end, clause_starts(sentence)
     first = max(cut for cut in cuts if cut <= start)
     last = min([cut for cut in cuts if cut >= end and cut > first], default=len(sentence))
     before, after = sentence[first:start], sentence[end:last]
