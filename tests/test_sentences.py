@@ -1,5 +1,7 @@
 """wiki/sentences.py: where a sentence ends, and what it asserts."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -306,3 +308,12 @@ def test_a_list_obeys_the_line_that_leads_in():
 )
 def test_sentences(text, count):
     assert len([1 for start, end in split_sentences(text) if text[start:end].strip()]) == count
+
+
+PIECES = sorted({piece for kind in KINDS for piece in re.findall(r"[a-z]+|\W", kind.words)} | {" the ", "\n", "12"})
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=20).map("".join))
+@settings(max_examples=200, deadline=None)
+def test_words_of_doubt_are_found_whether_they_lie_in_one_word_or_reach_across_several(text):
+    assert list(suspects(text)) == [kind for kind in KINDS if re.search(kind.words, text)]
