@@ -8,7 +8,10 @@ by what both pages say in any of their words, not by the relations alone.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from functools import lru_cache
+from itertools import chain
+from math import log
 
 from graph import ALIKE, Graph, inverse
 from wiki.kinds import words_of
@@ -27,6 +30,10 @@ MOST_PAGES = 1000  # of diseases are looked at for that
 FIRST_WORDS = 200  # of a page tell what is typical
 LONGEST_NAME = 3  # words of a name that is looked for on a page
 MOST_MEMBERS = 2  # of an entity that is no class
+MOST_COMPARED = 250  # diseases are compared as to whether they may have what is observed
+UNTOLD = 4  # times likelier than the pages say is what a page does not tell: each tells a part
+EXPECTED = 2  # times likelier than from any leads a step to what is to be expected of an entity
+FEW = 3  # pages count for less than the average of all where a thing is told by no more
 MOST_KINDS = 40  # what is interchangeable with more than this ("infection") is too general to be denied
 
 
@@ -148,6 +155,48 @@ def could_hold(graph: Graph, entity: int, step: str, other: int) -> bool:
         for like in (step, *ALIKE.get(step, ()))
         for same in graph.interchangeable(entity)
     )
+
+
+@lru_cache(maxsize=20_000)
+def company(graph: Graph, step: str, other: int) -> tuple[int, Counter[int]]:
+    """From how many entities a step leads to another, and how many of them it leads to each third one as well."""
+    sources = set().union(*(graph.possible[inverse(step)].get(same, ()) for same in graph.interchangeable(other)))
+    return len(sources), Counter(chain.from_iterable(graph.possible[step][source] for source in sources))
+
+
+def expected(graph: Graph, entity: int, step: str, other: int) -> tuple[float, float]:
+    """How likely a step leads from an entity to another, as a share from 0 to 1: judged by the company that the other
+    keeps with what the step is known to lead to from there, rare company counting more; and the same of any entity."""
+    every = len(graph.possible[step])
+    sources, together = company(graph, step, other)
+    base, weights, total = sources / every, 0.0, 0.0
+    for third in graph.possible[step].get(entity, frozenset()) - graph.interchangeable(other):
+        having = len(graph.possible[inverse(step)][third])
+        weight = log(every / having)
+        weights += weight
+        total += weight * (together[third] + FEW * base) / (having + FEW)
+    return (total / weights if weights else base), base
+
+
+def is_expected(graph: Graph, entity: int, step: str, other: int) -> bool:
+    """Whether a step is much likelier to lead from an entity to another than from any."""
+    likely, base = expected(graph, entity, step, other)
+    return likely > EXPECTED * base
+
+
+@lru_cache(maxsize=200_000)
+def likelihood(graph: Graph, disease: int, finding: int) -> float:
+    """How likely a disease has a finding, from 0 to 1: as likely as one whose page tells it."""
+    if may_hold(graph, disease, "symptom", finding):
+        return 1.0
+    return min(1.0, UNTOLD * expected(graph, disease, "symptom", finding)[0])
+
+
+@lru_cache(maxsize=20_000)
+def likelihoods(graph: Graph, finding: int) -> tuple[float, ...]:
+    """The same of up to `MOST_COMPARED` diseases, always the same ones."""
+    diseases = sorted(graph.possible["symptom"])
+    return tuple(likelihood(graph, disease, finding) for disease in diseases[:: -(-len(diseases) // MOST_COMPARED)])
 
 
 @lru_cache(maxsize=200_000)

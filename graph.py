@@ -174,6 +174,13 @@ FAMILY = {
     **dict.fromkeys(("test", "imaging", "procedure"), "examination"),
 }
 
+# Findings of two names: where a source has no redirect from one to the other, they are two entities.
+TWIN_NAMES = {
+    "bleeding": "hemorrhage", "drowsiness": "somnolence", "intellectual disability": "mental retardation",
+    "itch": "pruritus", "kidney failure": "renal failure", "loss of appetite": "anorexia",
+    "muscle weakness": "weakness", "nail clubbing": "clubbing", "perspiration": "sweating", "skin rash": "rash",
+}  # fmt: skip
+
 
 def occurs_in(name: str, sentence: str, after_word: bool = False) -> bool:
     """Whether a name stands in a sentence as whole words, perhaps with a plural's s. Looks at its first occurrence.
@@ -304,7 +311,8 @@ class Graph:
         titles = ((entity, name) for entity, title in self.title.items() for name in (title, bare(title)))
         for entity, name in [*titles, *((entity, name) for name, entity in aliases)]:
             if words_of(name):
-                self.names[entity].add(" ".join(words_of(name)))
+                plain = " ".join(words_of(name))
+                self.names[entity] |= {plain, TWIN_NAMES.get(plain, plain)}
         for entity, names in self.names.items():
             for name in names:
                 self.named[name].add(entity)

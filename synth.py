@@ -56,7 +56,10 @@ from absence import (
     is_cleared,
     is_common,
     is_denied,
+    is_expected,
     is_typical,
+    likelihood,
+    likelihoods,
     may_hold,
     named_on_page,
 )
@@ -78,18 +81,19 @@ LEAST_OFTEN = 5  # questions may do so, however few there are; two where the ans
 MOST_OFTEN_RARE = 0.002  # the same for the answers among the rarest quarter
 FEW = 50  # single facts are asked for where a graph holds nothing else
 REFUSED = 0.05  # of such a draw is one that was asked about often enough: it may be welcome later
-MOST_ALIKE = 2.5  # pairs of diseases that would have all that is observed by chance, where the disease is asked for
-MOST_ALIKE_ON = 0.3  # the same where the question leads on from the disease
-LEAST_TYPICAL = 1  # observed symptoms that the disease's page tells at its beginning
-LEAST_TYPICAL_ON = 2  # the same where the question leads on from the disease; one of them is no common one
+LEAST_LIKELY = 1 / 50  # as likely as with the disease that is meant may be what is observed with another
+LEAST_LIKELY = 1 / 50  # as likely as with the disease that is meant may be what is observed with another
+MOST_ALIKE = 60  # diseases, of those that are compared, may be likelier than that, where the disease is asked for
+MOST_ALIKE_ODD = 15  # the same where nothing observed is typical of it
+MOST_ALIKE_ON = 40  # the same where the question leads on from it
+LEAST_TYPICAL_ON = 2  # observed symptoms that its page tells at its beginning, where the question leads on from it
 LEAST_SURE = 0.7  # confidence of all facts from the start to the answer together; a finding may be less sure
-FULL_PAGE = 6  # symptoms that a page tells which tells all: where pages tell fewer, findings are commoner than they say
-LEAST_TELLING = 0.2  # of the diseases may have a finding that is no symptom: pages tell of few of them
 MOST_MEANT = 2  # entities that a hop may pass through: with more, what is observed does not determine what comes next
 REDRAWS = 8  # answers drawn at once: the first that was not asked for too often is taken
 FORGOTTEN = 200  # questions, after which answers that were asked for too often are drawn again
 PATIENCE = 600  # draws in a row that give no question, after which a meta-path counts as exhausted
 KIN = ("treated_by", "~treated_by", "diagnosed_by", "complication")  # two things that go together here may do so again
+EFFECTS = ("symptom", "complication", "adverse_effect")  # may lead to what goes with the others there
 UNSAID = ("symptom", "complication", "adverse_effect", "treated_by")  # no page tells all that these lead to
 LACKING = 2  # observed features that a wrong diagnosis lacks for sure, and all that tell something but one
 COMMON_FINDING = (10, 0.05)  # what more diseases (and more than this share) have proves nothing, nor is it asked alone
@@ -209,6 +213,7 @@ def mask(meta: MetaPath, disease: int, draw: Draw) -> list[tuple[str, int]]:
     """
     graph, rng = draw.graph, draw.rng
     of_relation = {step: sorted(graph.neighbours(disease, step)) for step in meta.observed or ("symptom", *FINDINGS)}
+    of_relation["symptom"] = [entity for entity in of_relation["symptom"] if not may_cause(graph, entity, disease)]
     if meta.observed:
         return one_of_each(Counter(meta.observed), of_relation, rng)
     symptoms = of_relation.pop("symptom")
@@ -248,21 +253,27 @@ def is_determined(graph: Graph, meta: MetaPath, subgraph: Subgraph) -> bool:
     features by chance, and the facts of the path are sure.
     """
     hops = subgraph.facts[len(subgraph.features) :]
-    most_alike = MOST_ALIKE_ON if meta.steps else MOST_ALIKE
     return not (
-        has_vague_ends(graph, subgraph)
+        has_vague_ends(graph, meta, subgraph)
         or prod(graph.confidence[fact] for fact in hops) < LEAST_SURE
-        or (meta.presentation and fits_many(graph, subgraph.features, most_alike))
-        or (meta.presentation and is_odd(graph, meta, subgraph))
+        or (meta.presentation and fits_many(graph, meta, subgraph))
         or any(len(meant) > MOST_MEANT for meant in meant_along(graph, meta, subgraph))
         or any(is_loose(graph, step, entity) for step, entity in zip(meta.steps[:-1], subgraph.path))
         or any(has_many_causes(graph, disease) for disease, relation, _ in hops if relation == "cause")
     )
 
 
-def has_vague_ends(graph: Graph, subgraph: Subgraph) -> bool:
-    """Whether start or answer is a class of diseases or organisms, or one is a kind of the other."""
+def may_cause(graph: Graph, entity: int, disease: int) -> bool:
+    """Whether an entity may be what a disease comes of, and so is no sure sign of it."""
+    return any(entity in graph.possible[step].get(disease, ()) for step in ("cause", "risk_factor"))
+
+
+def has_vague_ends(graph: Graph, meta: MetaPath, subgraph: Subgraph) -> bool:
+    """Whether start or answer is a class of diseases or organisms, one is a kind of the other, or the answer causes
+    what it should follow from."""
     start, answer = subgraph.path[0], subgraph.answer
+    if meta.steps and meta.steps[-1] in EFFECTS and may_cause(graph, answer, subgraph.path[-2]):
+        return True
     if start != answer and graph.family(start) == graph.family(answer) and are_nested(graph, start, answer):
         return True
     return any(graph.type[entity] in ("disease", "pathogen") and is_class(graph, entity) for entity in (start, answer))
@@ -282,32 +293,29 @@ def has_many_causes(graph: Graph, disease: int) -> bool:
     return max(causes, len(named_on_page(graph, disease, "pathogen"))) > MOST_MEANT
 
 
-def fits_many(graph: Graph, features: list[tuple[str, int]], most_alike: float) -> bool:
-    """Whether a presentation consists of common findings only, or many diseases would have all of it by chance."""
-    common = all(is_common(graph, entity, step, *COMMON_FINDING) for step, entity in features if step == "symptom")
-    return common or pairs_alike(graph, features) > most_alike
-
-
-def is_odd(graph: Graph, meta: MetaPath, subgraph: Subgraph) -> bool:
-    """Whether a presentation shows too little of what is typical of its disease: odd findings are seldom found
-    together, and yet point to nothing."""
+def fits_many(graph: Graph, meta: MetaPath, subgraph: Subgraph) -> bool:
+    """Whether a presentation points to no disease: many may have what is observed, or it is odd. Where the question
+    leads on from the disease, typical findings are told, not common ones only."""
     symptoms = [entity for step, entity in subgraph.features if step == "symptom"]
     typical = [entity for entity in symptoms if is_typical(graph, subgraph.path[0], entity)]
-    if not meta.steps:
-        return len(typical) < LEAST_TYPICAL
-    common = all(is_common(graph, entity, "symptom", *COMMON_FINDING) for entity in typical)
-    return common or len(typical) < LEAST_TYPICAL_ON
+    if meta.steps:
+        common = all(is_common(graph, entity, "symptom", *COMMON_FINDING) for entity in typical)
+        if common or len(typical) < LEAST_TYPICAL_ON:
+            return True
+    likely = map(prod, zip(*(likelihoods(graph, entity) for entity in symptoms)))
+    most = MOST_ALIKE_ON if meta.steps else MOST_ALIKE if typical else MOST_ALIKE_ODD
+    return sum(each >= LEAST_LIKELY for each in likely) > most
 
 
-def pairs_alike(graph: Graph, features: list[tuple[str, int]]) -> float:
-    """How many pairs of diseases of the graph would have all of the features, if these were independent."""
-    number = float(len(graph.told["symptom"]) ** 2)
-    told = sum(map(len, graph.possible["symptom"].values())) / len(graph.possible["symptom"])
+def explains(graph: Graph, disease: int, features: list[tuple[str, int]]) -> bool:
+    """Whether a disease is likely enough to have the symptoms that are observed."""
+    likely = 1.0
     for step, entity in features:
-        share = len(graph.could_mean(entity, inverse(step))) / len(graph.possible[step])
-        share *= max(1.0, FULL_PAGE / told)
-        number *= min(1.0, max(share, 0.0 if step == "symptom" else LEAST_TELLING))
-    return number
+        if step == "symptom":
+            likely *= likelihood(graph, disease, entity)
+            if likely < LEAST_LIKELY:
+                return False
+    return True
 
 
 def meant_along(graph: Graph, meta: MetaPath, subgraph: Subgraph) -> list[set[int]]:
@@ -370,22 +378,39 @@ def is_ruled_out(graph: Graph, meta: MetaPath, subgraph: Subgraph, option: int) 
     through leads to it. What is common is found with nearly everything and never denied, and what goes together with
     a right answer elsewhere may do so here."""
     if not meta.steps:
-        if is_class(graph, option):
+        if is_class(graph, option) or is_presented(graph, subgraph, option):
             return False
         telling = [
             (step, entity) for step, entity in subgraph.features if not is_common(graph, entity, step, *COMMON_FINDING)
         ]
         lacking = sum(is_denied(graph, entity, inverse(step), option) for step, entity in telling)
-        return lacking >= max(LACKING, len(telling) - 1)
+        return lacking >= max(LACKING, len(telling) - 1) and not explains(graph, option, subgraph.features)
     step, meant = meta.steps[-1], meant_along(graph, meta, subgraph)[-1]
     if is_common(graph, option, step, *COMMON_OPTION) or step in UNSAID and fits_nearly_any(graph, option):
         return False
     if step == "treated_by" and any(may_hold(graph, seen, step, option) for seen in subgraph.observed):
         return False  # levetiracetam, where a seizure is presented
+    if could_be_of_another(graph, subgraph, meta, option):
+        return False
+    if step in EFFECTS and any(is_expected(graph, entity, step, option) for entity in meant):
+        return False
     if step in KIN and any(go_together(graph, step, right, option) for right in graph.reach(meant, (step,))):
         return False
     denied = is_cleared if step == "contraindication" else is_denied  # no page tells which drugs it rules out
     return all(denied(graph, entity, step, option) for entity in meant)
+
+
+def is_presented(graph: Graph, subgraph: Subgraph, option: int) -> bool:
+    """Whether an option is a kind of what is observed: iron-deficiency anemia, where anemia is."""
+    return not graph.interchangeable(option).isdisjoint(subgraph.observed)
+
+
+def could_be_of_another(graph: Graph, subgraph: Subgraph, meta: MetaPath, option: int) -> bool:
+    """Whether what is asked of a presented disease gives an option for another that could be meant."""
+    if not meta.presentation or len(meta.steps) > 1:
+        return False
+    others = graph.could_mean(option, inverse(meta.steps[0]))
+    return any(explains(graph, other, subgraph.features) for other in others)
 
 
 def perturb(meta: MetaPath, subgraph: Subgraph, draw: Draw) -> set[int]:

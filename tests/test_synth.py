@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import zlib
 from collections import Counter, defaultdict
+from itertools import chain
 
 import pytest
 from conftest import call_main, metrics_of, python
@@ -14,7 +15,17 @@ from hypothesis import strategies as st
 
 import synth
 import vignette as vignettes
-from absence import FIRST_WORDS, are_nested, fits_nearly_any, is_cleared, is_denied, is_typical, mentions
+from absence import (
+    FIRST_WORDS,
+    are_nested,
+    fits_nearly_any,
+    is_cleared,
+    is_denied,
+    is_expected,
+    is_typical,
+    likelihood,
+    mentions,
+)
 from graph import ALIKE, Graph
 from metapath import FINDINGS
 from question import LETTERS, Question, load_questions
@@ -517,21 +528,118 @@ def test_what_many_pages_name_may_go_with_any_disease(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "symptoms, determined",
-    [(["Chorea", "Fever"], True), (["Chorea", "Rash"], False), (["Itch", "Rash"], False), ([], False)],
+    "symptoms, found, leads_on",
+    [
+        (["Chorea", "Fever"], True, True),
+        (["Chorea", "Rash"], True, False),  # one typical finding does where the disease itself is asked for
+        (["Itch", "Rash"], False, False),  # odd, and found together in others
+        (["Tophus", "Podagra"], True, False),  # odd, but of no other disease
+    ],
 )
-def test_a_disease_is_shown_by_what_its_page_tells_first(tmp_path, symptoms, determined):
-    """Two such findings where the question leads on, one where the disease itself is asked for."""
-    prose = "Fever and chorea are typical." + " It is so." * FIRST_WORDS + " Rash and itch are seldom seen."
-    types = {"Sydenham": "disease", **dict.fromkeys(("Fever", "Chorea", "Rash", "Itch"), "symptom")}
-    facts = [("Sydenham", "symptom", symptom) for symptom in list(types)[1:]]
-    graph, ids = graph_of(tmp_path / "kg.sqlite", types, facts, {"Sydenham": prose})
-    assert [is_typical(graph, ids["Sydenham"], ids[title]) for title in list(types)[1:]] == [True, True, False, False]
+def test_a_disease_is_shown_by_what_its_page_tells_first_or_no_other_has(tmp_path, symptoms, found, leads_on):
+    rest = " It is so." * FIRST_WORDS
+    prose = {"Sydenham": "Fever and chorea are typical." + rest + " Rash and itch are seldom seen.", "Gout": rest}
+    has = {"Sydenham": ("Fever", "Chorea", "Rash", "Itch"), "Gout": ("Tophus", "Podagra")}
+    others = [f"Disease {number}" for number in range(200)]
+    types = dict.fromkeys((*has, *others), "disease") | dict.fromkeys((*chain(*has.values()), "Cough"), "symptom")
+    facts = [(disease, "symptom", finding) for disease in has for finding in has[disease]]
+    facts += [(other, "symptom", "Fever") for other in others[:3]]
+    facts += [(other, "symptom", finding) for other in others[3:17] for finding in ("Rash", "Itch")]
+    facts += [(other, "symptom", "Cough") for other in others]
+    graph, ids = graph_of(tmp_path / "kg.sqlite", types, facts, prose)
     features = [("symptom", ids[title]) for title in symptoms]
-    for name in ("presentation>disease>drug", "presentation>disease"):
+    (disease,) = (ids[title] for title in has if symptoms[0] in has[title])
+    shown = {title for title in types if types[title] == "symptom" and is_typical(graph, disease, ids[title])}
+    assert shown == ({"Fever", "Chorea"} if disease == ids["Sydenham"] else set())
+    for name, determined in (("presentation>disease", found), ("presentation>disease>drug", leads_on)):
         meta = next(meta for meta in EVERY_PATH if meta.name == name)
-        shown = determined or not meta.steps and "Chorea" in symptoms
-        assert synth.is_odd(graph, meta, synth.Subgraph(features, [ids["Sydenham"]], [])) != shown
+        assert synth.fits_many(graph, meta, synth.Subgraph(features, [disease], [])) != determined
+
+
+LUNGS, SKIN = ("Cough", "Dyspnea", "Wheeze"), ("Erythema", "Papule", "Blister")
+
+
+@pytest.fixture(scope="module")
+def companies(tmp_path_factory):
+    """Diseases of the lungs and of the skin, each with two of three findings there; one with all of the lungs'."""
+    types = {**dict.fromkeys([*LUNGS, *SKIN], "symptom"), "Steroid": "drug", "Airol": "drug", "Dermol": "drug"}
+    facts = []
+    for organ, findings, drug in (("Lung", LUNGS, "Airol"), ("Skin", SKIN, "Dermol")):
+        for number in range(30):
+            types[f"{organ} {number}"] = "disease"
+            facts += [(f"{organ} {number}", "symptom", f) for f in findings if f != findings[number % 3]]
+            facts += [(f"{organ} {number}", "treated_by", drug)]
+    types["Asthma"] = "disease"
+    facts += [("Asthma", "symptom", finding) for finding in LUNGS] + [("Asthma", "treated_by", "Steroid")]
+    return graph_of(tmp_path_factory.mktemp("g") / "kg.sqlite", types, facts)
+
+
+def test_what_a_page_does_not_tell_is_judged_by_its_company(companies):
+    """Dyspnea goes with cough and wheeze: a page that tells these and not dyspnea denies nothing."""
+    graph, ids = companies
+    assert [likelihood(graph, ids[title], ids["Cough"]) for title in ("Asthma", "Lung 1", "Lung 0")] == [1, 1, 1]
+    assert likelihood(graph, ids["Skin 0"], ids["Cough"]) < 0.2
+    assert is_expected(graph, ids["Lung 0"], "symptom", ids["Cough"])
+    assert not is_expected(graph, ids["Skin 0"], "symptom", ids["Cough"])
+    features = [("symptom", ids[finding]) for finding in LUNGS]
+    explaining = [
+        title for title in ids if title[:4] in ("Lung", "Skin") and synth.explains(graph, ids[title], features)
+    ]
+    assert explaining == [f"Lung {number}" for number in range(30)]
+
+
+def test_no_option_is_of_another_disease_that_fits(companies):
+    graph, ids = companies
+    features = [("symptom", ids[finding]) for finding in LUNGS]
+    asked = next(meta for meta in EVERY_PATH if meta.name == "presentation>disease")
+    diagnosis = synth.Subgraph(features, [ids["Asthma"]], [])
+    assert not any(synth.is_ruled_out(graph, asked, diagnosis, ids[f"Lung {number}"]) for number in range(3))
+    asked = next(meta for meta in EVERY_PATH if meta.name == "presentation>disease>drug")
+    treatment = synth.Subgraph(features, [ids["Asthma"], ids["Steroid"]], [])
+    drugs = ("Airol", "Dermol")
+    assert [synth.could_be_of_another(graph, treatment, asked, ids[drug]) for drug in drugs] == [True, False]
+
+
+def test_what_may_cause_a_disease_is_no_sign_of_it(tmp_path):
+    """Nor is it asked as what follows from it."""
+    types = {"Chorea minor": "disease", "Vaginitis": "disease", "Vaginosis": "disease", "Sepsis": "disease"}
+    types |= dict.fromkeys(("Goitre", "Tic", "Fever"), "symptom")
+    facts = [("Chorea minor", "symptom", finding) for finding in ("Goitre", "Tic", "Fever")]
+    facts += [("Chorea minor", "cause", "Goitre"), ("Vaginitis", "cause", "Vaginosis")]
+    facts += [("Vaginitis", "complication", "Vaginosis"), ("Vaginitis", "complication", "Sepsis")]
+    graph, ids = graph_of(tmp_path / "kg.sqlite", types, facts)
+    asked = next(meta for meta in EVERY_PATH if meta.name == "presentation>disease")
+    draw = synth.Draw(graph, 0)
+    seen = {entity for _ in range(20) for _, entity in synth.mask(asked, ids["Chorea minor"], draw)}
+    assert seen == {ids["Tic"], ids["Fever"]}
+    asked = next(meta for meta in EVERY_PATH if meta.name == "disease>complication")
+    paths = [synth.Subgraph([], [ids["Vaginitis"], ids[answer]], []) for answer in ("Vaginosis", "Sepsis")]
+    assert [synth.has_vague_ends(graph, asked, path) for path in paths] == [True, False]
+
+
+def test_what_is_presented_is_no_diagnosis(tmp_path):
+    """Iron-deficiency anemia, where anemia is presented; another disease that shows less is one."""
+    types = {"Ectasia": "disease", "Iron-deficiency anemia": "disease", "Gout": "disease", "Anemia": "symptom"}
+    types |= dict.fromkeys(("Melena", "Hematemesis", "Pica", "Tophus"), "symptom")
+    facts = [("Ectasia", "symptom", finding) for finding in ("Anemia", "Melena", "Hematemesis")]
+    facts += [("Iron-deficiency anemia", "symptom", finding) for finding in ("Pica", "Anemia")]
+    facts += [("Gout", "symptom", "Tophus")]
+    graph, ids = graph_of(tmp_path / "kg.sqlite", types, facts)
+    shown = synth.Subgraph([("symptom", ids[f]) for f in ("Anemia", "Melena", "Hematemesis")], [ids["Ectasia"]], [])
+    assert synth.is_presented(graph, shown, ids["Iron-deficiency anemia"]) and not synth.is_presented(
+        graph, shown, ids["Gout"]
+    )
+
+
+@pytest.mark.parametrize(
+    "one, other, same",
+    [("Drowsiness", "Somnolence", True), ("Skin rash", "Rash", True), ("Itch", "Pruritus", True),
+     ("Kidney failure", "Renal failure", True), ("Vertigo", "Syncope", False), ("Paresis", "Paralysis", False)],
+)  # fmt: skip
+def test_two_names_of_one_finding_are_synonyms(tmp_path, one, other, same):
+    types = {"Gout": "disease", one: "symptom", other: "symptom"}
+    graph, ids = graph_of(tmp_path / "kg.sqlite", types, [("Gout", "symptom", one), ("Gout", "symptom", other)])
+    assert (ids[other] in graph.interchangeable(ids[one])) == same == are_nested(graph, ids[one], ids[other])
 
 
 def test_a_disease_between_findings_and_drug_may_be_masked(encyclopedia):
