@@ -3,6 +3,9 @@
 Wikipedia does not state all that is true. That a drug's page does not name a disease says something if the page tells
 what the drug is used for, and nothing if it has no such section. So a wrong option has to be *documented*, and denied
 by what both pages say in any of their words, not by the relations alone.
+
+Of findings no page tells all. A page that tells cough and wheeze and says nothing of dyspnea does not deny it, since
+other diseases with these have it; it does deny a blister (`expected`, `likelihood`).
 """
 
 from __future__ import annotations
@@ -165,8 +168,11 @@ def company(graph: Graph, step: str, other: int) -> tuple[int, Counter[int]]:
 
 
 def expected(graph: Graph, entity: int, step: str, other: int) -> tuple[float, float]:
-    """How likely a step leads from an entity to another, as a share from 0 to 1: judged by the company that the other
-    keeps with what the step is known to lead to from there, rare company counting more; and the same of any entity."""
+    """How likely a step leads from an entity to another, as a share from 0 to 1, and how likely from any entity.
+
+    It is the mean, over the things that the step is known to lead to from there, of the share of each one's sources
+    from which the step leads to the other as well. A rare thing counts more, by log(1 / its own share).
+    """
     every = len(graph.possible[step])
     sources, together = company(graph, step, other)
     base, weights, total = sources / every, 0.0, 0.0

@@ -10,18 +10,21 @@ backwards: a rare answer is drawn first, then what leads to it.
 
 Only a random part of a disease's features is observed (`mask`), so inference happens under partial information. What is
 observed must determine what the path passes through (`is_determined`): not by way of a drug with many uses, nor of a
-disease that is shown by odd findings only. One path is asked about in several ways, as often as the graph allows: the
-disease between findings and a drug may be what is masked, or the drug, or the pathogen at its other end.
+disease that is shown by what many others may have as well (`fits_many`). One path is asked about in several ways, as
+often as the graph allows: the disease between findings and a drug may be what is masked, or the drug, or the pathogen
+at its other end.
 
 Under a comorbidity or a medication, that of the drugs is asked for which the patient may have: others that treat the
 disease as well are contraindicated there or interact, and the answer's own page speaks of such things and names no
 other (`draw_given`).
 
 Wrong options are relation-preserving perturbations: what the same relation gives for a competitor, which shares an
-observed feature and lacks others. No wrong option may be arguably right: no interpretation of what is observed leads to
-it in the graph (`proved_wrong`), and pages that speak of the matter deny it (`absence.py`). An entity may be taken for
-its synonyms, its classes and its members (`Graph.interchangeable`), a relation for those that a reader may not tell
-from it (`graph.ALIKE`).
+observed feature and lacks others. No wrong option may be arguably right: no interpretation of what is observed leads
+to it in the graph (`proved_wrong`), and pages that speak of the matter deny it (`absence.py`). No page tells all:
+whether a disease may have a finding that its page does not tell is judged by the company that the finding keeps in
+others (`likelihood`), and neither a disease that is likely to have all that is observed nor what follows from such a
+disease is a wrong option. An entity may be taken for its synonyms, its classes and its members
+(`Graph.interchangeable`), a relation for those that a reader may not tell from it (`graph.ALIKE`).
 
 Deviations from the paper, which does not give its sampler: the meta-paths, and the weights 1 / (1 + incoming links).
 Without a teacher, questions are plain sentence templates. With one, presentations are rewritten as clinical vignettes
