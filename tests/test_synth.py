@@ -556,16 +556,17 @@ def test_a_disease_is_shown_by_what_its_page_tells_first_or_no_other_has(tmp_pat
         assert synth.fits_many(graph, meta, synth.Subgraph(features, [disease], [])) != determined
 
 
-LUNGS, SKIN = ("Cough", "Dyspnea", "Wheeze"), ("Erythema", "Papule", "Blister")
+LUNGS, SKIN, GUT = ("Cough", "Dyspnea", "Wheeze"), ("Erythema", "Papule", "Blister"), ("Nausea", "Bloating", "Melena")
 
 
 @pytest.fixture(scope="module")
 def companies(tmp_path_factory):
-    """Diseases of the lungs and of the skin, each with two of three findings there; one with all of the lungs'."""
-    types = {**dict.fromkeys([*LUNGS, *SKIN], "symptom"), "Steroid": "drug", "Airol": "drug", "Dermol": "drug"}
+    """Diseases of three organs, each with two of the three findings there; one with all of the lungs'."""
+    types = dict.fromkeys((*LUNGS, *SKIN, *GUT), "symptom") | dict.fromkeys(("Steroid", "Airol", "Dermol"), "drug")
     facts = []
-    for organ, findings, drug in (("Lung", LUNGS, "Airol"), ("Skin", SKIN, "Dermol")):
-        for number in range(30):
+    organs = (("Lung", LUNGS, "Airol", 30), ("Skin", SKIN, "Dermol", 30), ("Gut", GUT, "Dermol", 60))
+    for organ, findings, drug, diseases in organs:
+        for number in range(diseases):
             types[f"{organ} {number}"] = "disease"
             facts += [(f"{organ} {number}", "symptom", f) for f in findings if f != findings[number % 3]]
             facts += [(f"{organ} {number}", "treated_by", drug)]
