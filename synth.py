@@ -297,8 +297,8 @@ def has_many_causes(graph: Graph, disease: int) -> bool:
 
 
 def fits_many(graph: Graph, meta: MetaPath, subgraph: Subgraph) -> bool:
-    """Whether a presentation points to no disease: many may have what is observed, or it is odd. Where the question
-    leads on from the disease, typical findings are told, not common ones only."""
+    """Whether a presentation points to no disease: another could have all that is observed, many are likely to, or it
+    is odd. Where the question leads on from the disease, typical findings are told, not common ones only."""
     symptoms = [entity for step, entity in subgraph.features if step == "symptom"]
     typical = [entity for entity in symptoms if is_typical(graph, subgraph.path[0], entity)]
     if meta.steps:
@@ -307,7 +307,9 @@ def fits_many(graph: Graph, meta: MetaPath, subgraph: Subgraph) -> bool:
             return True
     likely = map(prod, zip(*(likelihoods(graph, entity) for entity in symptoms)))
     most = MOST_ALIKE_ON if meta.steps else MOST_ALIKE if typical else MOST_ALIKE_ODD
-    return sum(each >= LEAST_LIKELY for each in likely) > most
+    if sum(each >= LEAST_LIKELY for each in likely) > most:
+        return True
+    return not graph.with_features(subgraph.features) <= graph.interchangeable(subgraph.path[0])
 
 
 def explains(graph: Graph, disease: int, features: list[tuple[str, int]]) -> bool:
@@ -336,14 +338,10 @@ def meant_along(graph: Graph, meta: MetaPath, subgraph: Subgraph) -> list[set[in
 def proved_wrong(graph: Graph, meta: MetaPath, subgraph: Subgraph, candidates: set[int]) -> set[int]:
     """Those candidates that are wrong answers however a reader may understand the question.
 
-    A presentation proves nothing if another disease could have all that is observed. Else the question is about the
-    start or what is interchangeable with it, and a candidate is wrong if none of these could lead to it by way of the
-    meta-path's steps, and the question does not mention it.
+    The question is about the start or what is interchangeable with it (`fits_many`), and a candidate is wrong if none
+    of these could lead to it by way of the meta-path's steps, and the question does not mention it.
     """
-    start = subgraph.path[0]
-    if meta.presentation and not graph.with_features(subgraph.features) <= graph.interchangeable(start):
-        return set()
-    return candidates.difference(subgraph.observed, subgraph.path, graph.could_lead_to(start, meta.steps))
+    return candidates.difference(subgraph.observed, subgraph.path, graph.could_lead_to(subgraph.path[0], meta.steps))
 
 
 def choose_wrong(meta: MetaPath, subgraph: Subgraph, draw: Draw, count: int) -> list[int]:
