@@ -124,6 +124,19 @@ def test_a_stage_that_gets_sigterm_says_so_in_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err == "stage.py: interrupted; the same command continues\n"
 
 
+def test_sigterm_in_a_callback_of_sqlite_is_no_error_of_the_database(monkeypatch, capsys):
+    def main():
+        database = sqlite3.connect(":memory:")
+        database.create_function("slow", 0, lambda: signal.raise_signal(signal.SIGTERM))
+        database.execute("SELECT slow()")
+
+    monkeypatch.setattr(sys, "argv", ["stage.py"])
+    with pytest.raises(SystemExit) as caught:
+        run_stage(main)
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "stage.py: interrupted; the same command continues\n"
+
+
 def test_a_reader_that_has_seen_enough_ends_a_stage_quietly():
     code = "from tools.cli import run_stage; run_stage(lambda: [print('line', number) for number in range(20000)])"
     stage = subprocess.Popen(

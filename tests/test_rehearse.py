@@ -179,7 +179,8 @@ def test_a_training_is_killed_after_its_first_step_and_resumes(tiny, chats, tmp_
 
 def test_what_torchrun_started_is_killed_with_it(tmp_path):
     """As run.sh calls it, by way of env. Killed itself, torchrun would leave its processes at work."""
-    script = "#!/bin/sh\ntrap 'kill $!; wait $!; exit 143' TERM\nsleep 60 &\necho $!\nwait\n"
+    script = "#!/bin/sh\ntrap 'kill $!; wait $!; exit 143' TERM\nsleep 60 &\n"
+    script += 'until [ "$(cat /proc/$!/comm)" = sleep ]; do :; done\necho $!\nwait\n'  # before, it would lose a signal
     (tmp_path / "torchrun").write_text(script)
     (tmp_path / "torchrun").chmod(0o755)
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}

@@ -111,6 +111,11 @@ def asked_to_stop() -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
+def _end_interrupted(number: int) -> NoReturn:
+    print(f"{Path(sys.argv[0]).name}: interrupted; the same command continues", file=sys.stderr)
+    sys.exit(128 + number)
+
+
 def _run(main: Callable[[], None]) -> None:
     try:
         began = time.monotonic()
@@ -121,12 +126,13 @@ def _run(main: Callable[[], None]) -> None:
                 print(line)
         sys.stdout.flush()
     except KeyboardInterrupt as how:
-        print(f"{Path(sys.argv[0]).name}: interrupted; the same command continues", file=sys.stderr)
-        sys.exit(128 + (signal.SIGTERM if isinstance(how, AskedToStop) else signal.SIGINT))
+        _end_interrupted(signal.SIGTERM if isinstance(how, AskedToStop) else signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # it came in a callback: SQLite makes an error of it
+            _end_interrupted(signal.SIGTERM)
         line = one_line(error)
         if line is None:
             raise

@@ -134,7 +134,7 @@ KINDS = [
         r"\bno\b|little|limited|minimal|doubtful|insufficient|questionable|without|lack|enough|weak|scant"
         r"|conflict|contradict|inconclusive|fail"
         r"|in vain|avail|unsuccess|disappoint|ineffect|useless|unhelp|futil|elusive|worthless|hard to"
-        r"|difficult|impossible|nothing|uninformative|poor|not improve|rarely|seldom|hardly|barely",
+        r"|difficult|impossible|nothing|uninformative|poor|not improve|less|rarely|seldom|hardly|barely",
         clause=r"\b(?:no|little|limited|minimal|doubtful|insufficient|questionable|without|lack(?:s|ed"
         r"|ing)?(?: of)?|not enough|weak|poor|scant|conflicting|contradictory|inconclusive)"
         rf" (?:[\w-]+ ){{0,3}}{GOOD}\b|\b(?:fail(?:s|ed|ing)? to|in vain|of no avail|unsuccessful\w*"
@@ -331,7 +331,7 @@ KINDS = [
         "treated, not caused",
         {"effect", "origin"},
         r"treat|reliev|used|reduc|lower|decreas|protect|prevent|improv|alleviat|fewer|less|indicat|prescrib"
-        r"|requir|therap|reserved|manage| for |\(for|recommended|regimen|help|disappear|resolv|regress",
+        r"|requir|therap|reserved|manage|\bfor |recommended|regimen|help|disappear|resolv|regress",
         before=r"\b(?:(?:management|treatment|therapy) (?:\w+ )?(?:includes?|consists?|involves?|is with)"
         r"|treatable (?:with|by)"
         r"|(?:disappear|resolv|regress)\w*\b[^;]{0,40} (?:following|after|with|on)|treat(?:s|ed|ing"
@@ -558,7 +558,7 @@ KINDS = [
     Kind(
         "given for another reason",
         REMEDY,
-        r"infection|unrelated|transplant|treatment of|condition|new |disease",
+        r"infection|unrelated|transplant|treatment of|condition|new |disease|disorder",
         clause=r"\b(?:superinfections?|secondary (?:\w+ )?infections?)\b|\bin other (?:conditions|diseases|disorders)\b"
         r"|\bfor the treatment of\b.{0,200}\bfor the treatment of\b",  # each for another disease
         before=r"\b(?:an)?other (?:\w+ )?conditions?\b[^;,]{0,60}|\bunrelated (?:\w+ )?"
@@ -577,7 +577,7 @@ KINDS = [
     Kind(
         "what fights it",  # "the response by the immune system", which nothing harms
         {"organ"},
-        r"respon|reaction|activat|attack|mistak",
+        r"respon|react|activat|attack|mistak",
         before=r"\b(?:(?:respon\w+|attack\w*|activat\w+) (?:by|of|from)|reactions? (?:by|from)) (?:[\w']+ ){0,4}",
         after=r"\s(?:\w+ )?(?:attacks?|responds?|reacts?|responses?|reactions?|mistakes?)\b",
     ),
