@@ -60,7 +60,7 @@ from graph import (
 )
 from teacher import Request, Teacher, add_teacher_arguments, fact_sentence, teacher_of
 from tools.cli import UserError, at_least, fraction, progress_bar, run_stage, stage_parser
-from tools.run import Metrics, RunDir, publish
+from tools.run import Metrics, RunDir, is_there, publish
 from wiki.consult import VERDICTS, Claim, Consultant
 from wiki.kinds import class_named, class_names, names_class, ruled_out
 from wiki.mediawiki import ApiSource, DumpSource, KeptSource, Page, Source, normalise_title
@@ -445,7 +445,7 @@ def source_of(args: argparse.Namespace, run: RunDir) -> Source:
     """The pages that `--source` names."""
     if args.source in {None, "api"}:
         kept = run.output("pages.sqlite")
-        if args.keep_pages or kept.exists():
+        if args.keep_pages or is_there(kept):
             return KeptSource(args.api_url, args.contact, kept, args.keep_pages)
         return ApiSource(args.api_url, args.contact)
     return DumpSource(Path(args.source), run.output("kg.pages.sqlite"), list(INFOBOX_TYPES), args.workers)

@@ -85,7 +85,6 @@ MOST_OFTEN_RARE = 0.002  # the same for the answers among the rarest quarter
 FEW = 50  # single facts are asked for where a graph holds nothing else
 REFUSED = 0.05  # of such a draw is one that was asked about often enough: it may be welcome later
 LEAST_LIKELY = 1 / 50  # as likely as with the disease that is meant may be what is observed with another
-LEAST_LIKELY = 1 / 50  # as likely as with the disease that is meant may be what is observed with another
 MOST_ALIKE = 60  # diseases, of those that are compared, may be likelier than that, where the disease is asked for
 MOST_ALIKE_ODD = 15  # the same where nothing observed is typical of it
 MOST_ALIKE_ON = 40  # the same where the question leads on from it

@@ -124,16 +124,19 @@ def test_a_stage_that_gets_sigterm_says_so_in_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err == "stage.py: interrupted; the same command continues\n"
 
 
-def test_sigterm_in_a_callback_of_sqlite_is_no_error_of_the_database(monkeypatch, capsys):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_a_callback_of_sqlite_is_no_error_of_the_database(number, monkeypatch, capsys):
     def main():
         database = sqlite3.connect(":memory:")
-        database.create_function("slow", 0, lambda: signal.raise_signal(signal.SIGTERM))
+        database.create_function("slow", 0, lambda: signal.raise_signal(number))
         database.execute("SELECT slow()")
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     monkeypatch.setattr(sys, "argv", ["stage.py"])
     with pytest.raises(SystemExit) as caught:
         run_stage(main)
-    assert caught.value.code == 128 + signal.SIGTERM
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+    assert caught.value.code == 128 + number
     assert capsys.readouterr().err == "stage.py: interrupted; the same command continues\n"
 
 

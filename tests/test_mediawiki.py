@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 import urllib.parse
+import zlib
 from pathlib import Path
 
 import pytest
@@ -258,11 +259,19 @@ def test_only_pages_that_are_not_kept_are_fetched(tmp_path, wiki):
     assert set(asked_for_pages(wiki)) == {"Rash"}
 
 
-def test_a_damaged_store_of_pages_is_named(tmp_path, wiki):
+@pytest.mark.parametrize("damage", [
+    lambda page: page[:-9] + bytes([page[-9] ^ 1]) + page[-8:],
+    lambda page: None,
+    lambda page: "text",
+    lambda page: zlib.compress(b"7"),
+    lambda page: zlib.compress(b'["Rash"]'),
+    lambda page: zlib.compress(b'{"title": "Rash", "page": "x"}'),
+])  # fmt: skip
+def test_a_damaged_store_of_pages_is_named(damage, tmp_path, wiki):
     source = kept_source(wiki.url, tmp_path, keep=True)
     source.fetch(["Rash"])
     (page,) = source.db.execute("SELECT page FROM page").fetchone()
-    source.db.execute("UPDATE page SET page = ?", [page[:-9] + bytes([page[-9] ^ 1]) + page[-8:]])
+    source.db.execute("UPDATE page SET page = ?", [damage(page)])
     with pytest.raises(UserError, match="pages.sqlite is damaged .*; delete it"):
         source.fetch(["Rash"])
 

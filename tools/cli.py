@@ -88,27 +88,31 @@ def run_stage(main: Callable[[], None]) -> None:
     A reader that has seen enough (`| head`) ends it quietly. No control character that is not ours reaches a terminal.
     What a long stage took is told at its end, however it ends.
     """
-    with printable_output(), asked_to_stop():
-        _run(main)
-
-
-class AskedToStop(KeyboardInterrupt):
-    """SIGTERM came, as schedulers and `kill` send it: it ends a stage as Ctrl-C does."""
+    with printable_output(), asked_to_stop() as asked:
+        _run(main, asked)
 
 
 @contextlib.contextmanager
-def asked_to_stop() -> Iterator[None]:
-    """Inside, SIGTERM raises `AskedToStop`; a second one ends the process at once."""
+def asked_to_stop() -> Iterator[list[int]]:
+    """Inside, SIGTERM, as schedulers and `kill` send it, raises KeyboardInterrupt as Ctrl-C does; a second one ends the
+    process at once. Yields the signals that came: an exception may be lost on its way, in a callback of SQLite."""
+    asked: list[int] = []
 
-    def stop(*_: Any) -> NoReturn:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        raise AskedToStop
+    def stop(number: int, _: Any) -> NoReturn:
+        asked.append(number)
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+        raise KeyboardInterrupt
 
-    handler = signal.signal(signal.SIGTERM, stop)
+    before = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else Ctrl-C is not for this process
+        before[signal.SIGINT] = signal.default_int_handler
+    for number in before:
+        signal.signal(number, stop)
     try:
-        yield
+        yield asked
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end_interrupted(number: int) -> NoReturn:
@@ -116,7 +120,7 @@ def _end_interrupted(number: int) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _run(main: Callable[[], None]) -> None:
+def _run(main: Callable[[], None], asked: list[int]) -> None:
     try:
         began = time.monotonic()
         try:
@@ -125,14 +129,14 @@ def _run(main: Callable[[], None]) -> None:
             if line := bill(Path(sys.argv[0]).name, time.monotonic() - began):
                 print(line)
         sys.stdout.flush()
-    except KeyboardInterrupt as how:
-        _end_interrupted(signal.SIGTERM if isinstance(how, AskedToStop) else signal.SIGINT)
+    except KeyboardInterrupt:
+        _end_interrupted(asked[0] if asked else signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # it came in a callback: SQLite makes an error of it
-            _end_interrupted(signal.SIGTERM)
+        if asked:
+            _end_interrupted(asked[0])
         line = one_line(error)
         if line is None:
             raise

@@ -482,6 +482,8 @@ class KeptSource(ApiSource):
     """A live MediaWiki whose pages are first looked for in an SQLite file; with `keep`, what it sends goes there."""
 
     SCHEMA = "CREATE TABLE IF NOT EXISTS page(wiki TEXT, title TEXT, page BLOB, PRIMARY KEY(wiki, title))"
+    TEXT = (str, None)
+    ROW = (None, {"title": str, "page": int, "revision": int, "wikitext": str, "redirect": TEXT, "item": TEXT})
 
     def __init__(self, url: str, contact: str | None, store: Path, keep: bool):
         """Pages that the store has of another wiki stay there unread. Raises UserError as `ApiSource` does."""
@@ -510,10 +512,13 @@ class KeptSource(ApiSource):
     def unpacked(self, page: bytes) -> Page | None:
         """The inverse of `packed`. Raises UserError if it is damaged."""
         try:
-            values = json.loads(zlib.decompress(page))
-        except (zlib.error, ValueError) as error:
-            raise UserError(f"{self.store} is damaged ({error}); delete it, and pages are fetched again") from None
-        return values and Page(*values)
+            row = json.loads(zlib.decompress(page))
+            problem = misfit(row, self.ROW)
+        except (zlib.error, ValueError, TypeError) as error:  # TypeError: SQLite holds anything in any column
+            problem = error
+        if problem:
+            raise UserError(f"{self.store} is damaged ({problem}); delete it, and pages are fetched again")
+        return row and Page(**row)
 
     def close(self) -> None:
         super().close()
@@ -522,7 +527,7 @@ class KeptSource(ApiSource):
 
 def packed(page: Page | None) -> bytes:
     """A page, or that there is none of a title."""
-    return zlib.compress(json.dumps(page).encode(), 1)
+    return zlib.compress(json.dumps(page and page._asdict()).encode(), 1)
 
 
 Source = DumpSource | ApiSource
