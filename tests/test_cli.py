@@ -6,6 +6,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 import unicodedata
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tools.cli import UserError, at_least, progress_bar, run_stage, stage_parser
+from tools.stop import AGAIN
 
 
 @pytest.mark.parametrize("error, status", [(UserError("bad --x 3"), 1), (KeyboardInterrupt(), 130)])
@@ -138,6 +141,54 @@ def test_a_signal_in_a_callback_of_sqlite_is_no_error_of_the_database(number, mo
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
     assert caught.value.code == 128 + number
     assert capsys.readouterr().err == "stage.py: interrupted; the same command continues\n"
+
+
+def lost_in_a_destructor():
+    class Thing:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    Thing()  # is gone at once
+
+
+def heard_by_another_thread():
+    """What wakes no main thread, as a signal that comes just before this waits for a lock."""
+    here = threading.Thread(target=threading.Event().wait, args=(3,), daemon=True)
+    here.start()
+    threading.Timer(0.2, lambda: signal.pthread_kill(here.ident, signal.SIGTERM)).start()
+
+
+@pytest.mark.parametrize("ask", [lost_in_a_destructor, heard_by_another_thread])
+def test_a_signal_that_python_loses_is_heard_within_two_seconds(ask, monkeypatch, capfd):
+    def main():
+        ask()
+        threading.Event().wait(20)  # such as for a request that hangs
+
+    before = signal.getsignal(signal.SIGTERM), sys.unraisablehook, signal.set_wakeup_fd(-1)
+    monkeypatch.setattr(sys, "argv", ["stage.py"])
+    began = time.monotonic()
+    with pytest.raises(SystemExit) as caught:
+        run_stage(main)
+    assert caught.value.code == 128 + signal.SIGTERM and time.monotonic() - began < 2
+    assert capfd.readouterr().err == "stage.py: interrupted; the same command continues\n"
+    assert (signal.getsignal(signal.SIGTERM), sys.unraisablehook, signal.set_wakeup_fd(-1)) == before
+
+
+def test_what_a_stage_does_when_it_is_stopped_is_not_stopped(monkeypatch):
+    """Closing a database, waiting for answers that are paid for: the next signal is the user's."""
+    done = []
+
+    def main():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            time.sleep(3 * AGAIN)
+            done.append("closed")
+
+    monkeypatch.setattr(sys, "argv", ["stage.py"])
+    with pytest.raises(SystemExit):
+        run_stage(main)
+    assert done
 
 
 def test_a_reader_that_has_seen_enough_ends_a_stage_quietly():

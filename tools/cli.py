@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TextIO
 from tqdm import tqdm
 
 from tools.cost import LONG, bill, duration
+from tools.stop import asked_to_stop
 
 
 class UserError(Exception):
@@ -90,29 +91,6 @@ def run_stage(main: Callable[[], None]) -> None:
     """
     with printable_output(), asked_to_stop() as asked:
         _run(main, asked)
-
-
-@contextlib.contextmanager
-def asked_to_stop() -> Iterator[list[int]]:
-    """Inside, SIGTERM, as schedulers and `kill` send it, raises KeyboardInterrupt as Ctrl-C does; a second one ends the
-    process at once. Yields the signals that came: an exception may be lost on its way, in a callback of SQLite."""
-    asked: list[int] = []
-
-    def stop(number: int, _: Any) -> NoReturn:
-        asked.append(number)
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
-        raise KeyboardInterrupt
-
-    before = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else Ctrl-C is not for this process
-        before[signal.SIGINT] = signal.default_int_handler
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _end_interrupted(number: int) -> NoReturn:
