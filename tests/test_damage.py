@@ -3,12 +3,14 @@
 Seeded: `DAMAGES=3100 pytest tests/test_damage.py` damages ten times as much as the suite does.
 """
 
+import ctypes
 import gc
 import json
 import os
 import random
 import shutil
 import sqlite3
+import struct
 import sys
 import traceback
 import zlib
@@ -360,3 +362,43 @@ def test_no_damage_ends_in_a_traceback_or_passes_unsaid(name, whole, tmp_path, m
             faults.append((number, *what, f"silent: {said[-300:]}"))
         shutil.rmtree(folder)
     assert not faults, "\n\n".join(" | ".join(map(str, fault)) for fault in faults)
+
+
+def without_privileges(name, folder):
+    """Like `run`, in a process for which permissions bind, even if it is root's. Its exit status and what it said."""
+    child = os.fork()
+    if child == 0:
+        status = None
+        try:
+            if os.geteuid() == 0:  # it keeps no capability
+                ctypes.CDLL(None).capset(struct.pack("II", 0x20080522, 0), bytes(24))
+            status, _ = run(name, folder)
+        finally:
+            os._exit(99 if status is None else status)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return status, folder.with_suffix(".out").read_text(encoding="utf-8")
+
+
+MEASURING = [name for name in STAGES if name not in ("look", "judge", "report")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="root gives up its privileges as Linux has them")
+@pytest.mark.parametrize(
+    "name, locked", [*((name, ".") for name in STAGES), *((name, "metrics.jsonl") for name in MEASURING)]
+)
+def test_what_may_not_be_written_is_named_in_one_line(name, locked, whole, tmp_path, monkeypatch):
+    """Such as another user's: the run directory, or a file in it."""
+    monkeypatch.setattr(kg_build, "Readers", Here)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.chdir(PROJECT)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    leave(name, whole, folder)
+    if name == "evaluate":  # else it has nothing to do
+        shutil.rmtree(folder / "eval")
+    (folder / "metrics.jsonl").touch()
+    (folder / locked).chmod(0o555)
+    status, said = without_privileges(name, folder)
+    (folder / locked).chmod(0o755)
+    errors = [line for line in said.splitlines() if ": error: " in line]
+    assert status == 1 and len(errors) == 1 and str(folder / locked) in errors[0] and "Traceback" not in said, said
