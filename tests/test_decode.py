@@ -1,5 +1,6 @@
 """The kernels of a decoding step against their definitions in plain torch operations."""
 
+import interpreted  # noqa: F401
 import pytest
 import torch
 from conftest import python

@@ -1,5 +1,6 @@
 """The sampler's own forward pass is the Hugging Face model's, token for token, whatever else is in the batch."""
 
+import interpreted  # noqa: F401
 import pytest
 import torch
 from hypothesis import given
