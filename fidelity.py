@@ -7,10 +7,12 @@ Reasoning goes by the path if
     it tells every masked entity, by title or alias, in whole words, in an order that the path allows: sentence by
     sentence no entity before one that leads to it (within a sentence a fact may be told from either end). Names alone
     tell nothing, neither in a list nor where an option is looked up ("Losartan is (D).");
+    it also rules out every option that the evidence rules out (a drug that must not be given in what the patient has
+    as well), before or after the rest, for nothing leads there;
     it tells no stranger: an entity of a masked one's type that is neither on the path nor in the question. What stands
     under a negation ("not", "unlikely", "rather than") is not told, so a dismissed option is no stranger, but that a
     drug must not be given in a disease is told;
-    the last sentence that names an option names the answered one, and no other.
+    the last sentence that names an option, other than to rule it out, names the answered one, and no other.
 
 Each response then has one of four `OUTCOMES`. Left out, with a count: questions without evidence, paths of which the
 graph has lost an entity, and what is written in Chinese, for the graph has only English names.
@@ -53,6 +55,9 @@ CONTRAST = {"but", "while", "whereas", "although", "though", "however", "because
 # In a part of a sentence whose words are joined by spaces: what denies all of it, and what denies the rest of it. A
 # contraindication is a fact.
 CONTRAINDICATED = r" be (?:given|used|taken|prescribed|combined) (?:in|with|to|during)\b"
+RULES_OUT = re.compile(
+    rf"\b(?:not|never|cannot){CONTRAINDICATED}|\b(?:contraindicat|interact|interfere|avoid|forbid|unsafe|exclude)"
+)
 DENIAL = re.compile(
     r"\b(?:is|are|was|were|be|does|do|did|can|could|would|should|has|have|had|will|may|might|must) (?:not|never)\b"
     rf"(?! only|{CONTRAINDICATED})|n t\b"
@@ -72,12 +77,14 @@ SHORT = 4  # letters: "ALL" is a leukemia, "all" is not
 
 @dataclass(slots=True)
 class Mention:
-    """Entities that one name stands for, where it stands, whether it is negated, and whether its sentence says
-    anything: one that consists of names, or looks an option up, does not."""
+    """Entities that one name stands for, where it stands, whether it is negated, whether it stands among words that
+    rule something out, and whether its sentence says anything: one that consists of names, or looks an option up,
+    does not."""
 
     entities: frozenset[int]
     sentence: int
     negated: bool = False
+    forbids: bool = False
     bare: bool = False
 
 
@@ -156,6 +163,8 @@ class Part:
             denied_from = text.count(MENTION, 0, ahead.start())
         for mention in self.mentions[denied_from:]:
             mention.negated = True
+        for mention in self.mentions:
+            mention.forbids = bool(RULES_OUT.search(text))
         if not self.words:
             return Part(self.denied_list and not ended)
         return Part(not ended and self.words[-1] == MENTION and self.mentions[-1].negated)
@@ -192,16 +201,33 @@ def split_entities(question: Question) -> tuple[list[str], list[str]]:
     )
 
 
+def chain_and_ruled_out(question: Question) -> tuple[list[str], list[str]]:
+    """The masked entities that lead to the answer one after the other, and the wrong options that the path rules out.
+
+    "Losartan is contraindicated in pregnancy" rules an option out; it is part of the proof, and leads to nothing.
+    """
+    masked = split_entities(question)[1]
+    wrong = {text for letter, text in question.options.items() if letter != question.answer}
+    return [title for title in masked if bare(title) not in wrong], [title for title in masked if bare(title) in wrong]
+
+
 def hops(question: Question) -> int:
-    """How many entities have to be found, the answer included; 0 without evidence."""
-    return len(split_entities(question)[1])
+    """How many entities have to be found one after the other, the answer included; 0 without evidence."""
+    return len(chain_and_ruled_out(question)[0])
+
+
+def length_of(question: Question) -> str:
+    """What tables group by: "1 hop", "2 hops", and apart from them the paths that rule options out as well."""
+    count, ruled_out = hops(question), chain_and_ruled_out(question)[1]
+    return f"{count} hop{'s' * (count > 1)}{', ruling out' * bool(ruled_out)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """How reasoning relates to the path.
 
-    `told` is the share of the masked entities that is told in order before a stranger is; `strangers` are titles.
+    `told` is the share of the masked entities that is told before a stranger is, of those that lead to the answer in
+    their order; `strangers` are titles.
     `arrives` says whether the last option that is named is the answered one.
     """
 
@@ -238,14 +264,19 @@ class Fidelity:
 
     def judge(self, question: Question, reasoning: str, answer: str | None) -> Verdict:
         """The verdict on reasoning that ends in `answer`, a letter, about a question that `unjudgeable` lets pass."""
-        masked = [self.graph.entity[title] for title in split_entities(question)[1]]
+        chain, ruled_out = ([self.graph.entity[title] for title in part] for part in chain_and_ruled_out(question))
         mentions = self.names.mentions(reasoning)
-        strange = self.strangers(question, masked, mentions)
+        strange = self.strangers(question, chain + ruled_out, mentions)
         first = min((mention.sentence for mention in strange), default=len(reasoning))
-        told = [m for m in mentions if not (m.negated or m.bare) and m.sentence < first]
-        share = longest_in_order(masked, told) / len(masked) if masked else 0.0
+        told = [mention for mention in mentions if not mention.bare and mention.sentence < first]
+        forbidding = {mention.sentence for mention in mentions if mention.forbids}
+        led = (mention for mention in told if not (mention.negated or ruled_out and mention.forbids))
+        denied = {e for mention in told if mention.negated or mention.sentence in forbidding for e in mention.entities}
+        excluded = denied.intersection(ruled_out)
+        share = (longest_in_order(chain, led) + len(excluded)) / max(1, len(chain + ruled_out))
         titles = dict.fromkeys(self.graph.title[min(mention.entities)] for mention in strange)
-        return Verdict(share, tuple(titles), self.arrives(question, reasoning, mentions, answer))
+        left = [m for m in mentions if m.sentence not in forbidding or excluded.isdisjoint(m.entities)]
+        return Verdict(share, tuple(titles), self.arrives(question, reasoning, left, answer))
 
     def share_told(self, question: Question, reasoning: str) -> float:
         """What `--path-reward` pays by: the share of the path that is told, 0 where that cannot be judged.
@@ -311,7 +342,7 @@ class PathJudge:
     def __init__(self, fidelity: Fidelity, questions: Iterable[Question]):
         self.fidelity = fidelity
         self.questions = {question.id: question for question in questions}
-        self.hops = {id: hops(question) for id, question in self.questions.items()}
+        self.lengths = {id: length_of(question) for id, question in self.questions.items()}
 
     @classmethod
     def of_run(cls, run: RunDir, questions: Iterable[Question]) -> PathJudge | None:

@@ -924,7 +924,7 @@ def add_ablation_arguments(parser: argparse.ArgumentParser) -> None:
     add("--clip", type=at_least(0.0), default=0.0, help="PPO's clipping of the ratio to 1 +- this; 0: none")
     add("--updates", type=at_least(1), default=1, help="updates on every batch of samples; more need --clip")
     add("--kl", type=at_least(0.0), default=0.0, help="weight of the divergence from the first policy")
-    path = "added to the reward of reasoning that tells the question's whole path (fidelity.py)"
+    path = "times the share of the question's path that the reasoning tells: added to its reward (fidelity.py)"
     add("--path-reward", type=fraction, default=0.0, help=path)
     add("--no-mining", action="store_true", help="stage 2: all questions in random order instead of mining")
 

@@ -74,14 +74,14 @@ class Answered:
     """One question and the answers of its samples, None where a response gave none.
 
     Where the options were shown in other orders, letters are those of the question's own order; `shown` are the ones
-    that were given, each after the number of options. `hops` tells how long the path is, `ways` are the samples'
+    that were given, each after the number of options. `length` is that of the path, `ways` are the samples'
     `fidelity.OUTCOMES` or `REASONS`; empty if paths were not judged.
     """
 
     truth: str
     tier: str | None
     kind: str | None
-    hops: int = 0
+    length: str = ""
     answers: list[str | None] = field(default_factory=list)
     shown: list[tuple[int, str]] = field(default_factory=list)
     ways: list[str] = field(default_factory=list)
@@ -142,11 +142,11 @@ class Scores:
 
     @cached_property
     def fidelity(self) -> dict[str, dict[str, Score]]:
-        """Of all judged questions, of each tier and each number of hops: the share of each of `OUTCOMES`."""
+        """Of all judged questions, of each tier and each length of the path: the share of each of `OUTCOMES`."""
         groups: dict[str, list[list[str]]] = defaultdict(list)
         for item in self.answered.values():
             if judged := item.judged():
-                for name in ("all", item.tier, f"{item.hops} hop{'s' * (item.hops > 1)}"):
+                for name in ("all", item.tier, item.length):
                     groups[name].append(judged)
         places = {name: place for place, name in enumerate(("all", *TIERS))}
         return {
@@ -273,8 +273,8 @@ def score_file(path: Path, paths: PathJudge | None = None) -> Scores:
         for row in read_jsonl(path, appended=True):
             answer, well_formed = read_answer(row)
             id, order = order_of(row["id"]) if settings.get("shuffle_options") else (row["id"], "")
-            hops = paths.hops.get(id, 0) if paths else 0
-            item = answered.setdefault(id, Answered(own_letter(row["truth"], order), row["tier"], row["kind"], hops))
+            length = paths.lengths.get(id, "") if paths else ""
+            item = answered.setdefault(id, Answered(own_letter(row["truth"], order), row["tier"], row["kind"], length))
             item.take(answer, order)
             if paths and "response" in row:
                 item.ways.append(paths.outcome(id, order, row["response"], answer, answer == row["truth"]))

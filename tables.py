@@ -111,7 +111,7 @@ def kinds_table(results: Results) -> str:
 
 def paths_table(results: Results, all_groups: bool = True) -> str:
     """By which way answers were reached (fidelity.py): shares in % with their 95% intervals, of all questions and, with
-    `all_groups`, of each tier and each number of hops. Then a line on what is left out."""
+    `all_groups`, of each tier and each length of the path. Then a line on what is left out."""
     rows = [
         [benchmark, model, group, str(ways[OUTCOMES[0]].n), *map(str, ways.values())]
         for model, scores in results.items()

@@ -159,6 +159,49 @@ def test_a_contraindication_is_told_by_its_negation(fidelity):
     assert fidelity.judge(question, denied, "B").outcome(True) == ANOTHER_WAY
 
 
+GIVEN = Question(
+    "q/given", "synth", "en", "A person with a heart murmur also has a cough. Which drug is given?", DRUGS, "D",
+    evidence=[*evidence(0), ["Prednisone", "contraindication", "Cough"], ["Paracetamol", "contraindication", "Cough"],
+              *evidence(2)],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "outcome"),
+    [
+        ("Prednisone and paracetamol are contraindicated in cough. It is Marfan syndrome, treated with Losartan.", BY_PATH),
+        ("Paracetamol and prednisone are contraindicated in cough. It is Marfan syndrome. Losartan treats it.", BY_PATH),
+        ("It is Marfan syndrome, treated with Losartan. Prednisone must not be given in cough, nor paracetamol.", BY_PATH),
+        ("It is Marfan syndrome. Prednisone cannot be used. Losartan is given, since paracetamol is unsafe.", BY_PATH),
+        ("It is Marfan syndrome. In cough, prednisone, paracetamol and others are contraindicated, so Losartan is "
+         "given.", BY_PATH),
+        # one that is not ruled out, one that is only named, one that is told as what to give, none
+        ("It is Marfan syndrome. Prednisone is contraindicated. Losartan treats it.", ANOTHER_WAY),
+        ("It is Marfan syndrome. Prednisone is contraindicated. Paracetamol. Losartan treats it.", ANOTHER_WAY),
+        ("It is Marfan syndrome. Prednisone is contraindicated. It is treated with paracetamol and Losartan.",
+         ANOTHER_WAY),
+        ("It is Marfan syndrome. Losartan treats it.", ANOTHER_WAY),
+        # the answer is what is ruled out; it ends on a drug that it ruled out
+        ("It is Marfan syndrome. Prednisone, paracetamol or Losartan are contraindicated. Losartan is (D).", ANOTHER_WAY),
+        ("Prednisone and paracetamol are contraindicated. It is Marfan syndrome. Losartan treats it. Prednisone is (D).",
+         ANOTHER_WAY),
+        # the order of what leads to the answer counts as ever
+        ("Prednisone and paracetamol are contraindicated. Losartan is given. It is Marfan syndrome.", ANOTHER_WAY),
+    ],
+)  # fmt: skip
+def test_what_is_ruled_out_may_be_told_anywhere(fidelity, reasoning, outcome):
+    assert hops(GIVEN) == 2 and fidelity.unjudgeable(GIVEN, reasoning) is None
+    assert fidelity.judge(GIVEN, reasoning, "D").outcome(True) == outcome
+
+
+def test_naming_all_options_rules_none_out(fidelity):
+    reasoned = "Prednisone and paracetamol are contraindicated. It is Marfan syndrome, treated with Losartan."
+    assert fidelity.share_told(GIVEN, reasoned) == 1
+    for hack in ("The drug is Prednisone, Paracetamol or Losartan.", "Prednisone, Paracetamol or Losartan interact.",
+                 "(A) Prednisone (B) Paracetamol (D) Losartan", ", ".join(ENTITIES)):  # fmt: skip
+        assert fidelity.share_told(GIVEN, hack) <= 1 / 2
+
+
 def test_what_cannot_be_judged_says_why(fidelity):
     lost = replace(MARFAN, evidence=[["Marfan syndrome", "treated_by", "Thalidomide", 1, "x"]])
     public = replace(MARFAN, evidence=[])
@@ -268,3 +311,10 @@ def test_the_documented_precision_is_that_of_the_judged_table():
     page = " ".join((PROJECT / "docs/path_reward.md").read_text().split())
     assert f"They agree on {agreed}. Of {found} responses" in page and f'by the path", {both} are on reading' in page
     assert f"of {meant} that are on reading, {both} were found" in page
+    rows = [
+        line.split("\t") for line in (PROJECT / "bench/judged/fidelity_ruling_out.tsv").read_text().splitlines()[1:]
+    ]
+    assert (
+        len(rows) == 40 and sum(verdict == read for *_, verdict, read in rows) == 40 and "all 40 verdicts agree" in page
+    )
+    assert sum(BY_PATH == verdict for *_, verdict, _ in rows) == 1 and 'only one of them is "by the path"' in page
