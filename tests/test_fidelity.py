@@ -169,9 +169,10 @@ GIVEN = Question(
 @pytest.mark.parametrize(
     ("reasoning", "outcome"),
     [
-        ("Prednisone and paracetamol are contraindicated in cough. It is Marfan syndrome, treated with Losartan.", BY_PATH),
-        ("Paracetamol and prednisone are contraindicated in cough. It is Marfan syndrome. Losartan treats it.", BY_PATH),
-        ("It is Marfan syndrome, treated with Losartan. Prednisone must not be given in cough, nor paracetamol.", BY_PATH),
+        ("Prednisone and paracetamol are contraindicated. It is Marfan syndrome, treated with Losartan.", BY_PATH),
+        ("Avoid paracetamol and prednisone. It is Marfan syndrome. Losartan treats it.", BY_PATH),
+        ("It is Marfan syndrome, treated with Losartan. Prednisone must not be given in cough, nor paracetamol.",
+         BY_PATH),
         ("It is Marfan syndrome. Prednisone cannot be used. Losartan is given, since paracetamol is unsafe.", BY_PATH),
         ("It is Marfan syndrome. In cough, prednisone, paracetamol and others are contraindicated, so Losartan is "
          "given.", BY_PATH),
@@ -182,9 +183,10 @@ GIVEN = Question(
          ANOTHER_WAY),
         ("It is Marfan syndrome. Losartan treats it.", ANOTHER_WAY),
         # the answer is what is ruled out; it ends on a drug that it ruled out
-        ("It is Marfan syndrome. Prednisone, paracetamol or Losartan are contraindicated. Losartan is (D).", ANOTHER_WAY),
-        ("Prednisone and paracetamol are contraindicated. It is Marfan syndrome. Losartan treats it. Prednisone is (D).",
+        ("It is Marfan syndrome. Prednisone, paracetamol or Losartan are contraindicated. Losartan is (D).",
          ANOTHER_WAY),
+        ("Prednisone and paracetamol are contraindicated. It is Marfan syndrome. Losartan treats it. "
+         "Prednisone is (D).", ANOTHER_WAY),
         # the order of what leads to the answer counts as ever
         ("Prednisone and paracetamol are contraindicated. Losartan is given. It is Marfan syndrome.", ANOTHER_WAY),
     ],
