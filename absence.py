@@ -17,13 +17,53 @@ from itertools import chain
 from math import log
 
 from graph import ALIKE, Graph, inverse
-from wiki.kinds import words_of
+from wiki.kinds import LONGEST_LEAD, first_sentence, words_of
 from wiki.mediawiki import bare
 
 WELL_KNOWN = {"drug": 3}  # pages that stand for an entity's own where the source has no text of it; of others: one
 SAME_BEGINNING, SAME_END = 7, 5  # letters that two heads of names have in common
+LONG_END = 7  # letters of a name's end that may be the name of something broader
 # Heads of names that say nothing about what a thing is: kinds of many.
 NO_HEADS = set("disease syndrome disorder infection deficiency poisoning cancer carcinoma lymphoma fever virus".split())
+# Findings, and how words end that name their forms or nearly the same, where neither name nor first sentence says so.
+FORMS = {
+    "pain": "ache algia dynia dyspareunia dysuria dysmenorrhea cramp colic migraine angina heartburn pleurisy sore",
+    "hemorrhage": "hemoptysis hematemesis melena hematuria hematochezia epistaxis rrhagia ecchymosis petechia purpura",
+    "weakness": "paresis plegia paralysis palsy fatigue malaise lethargy",
+    "fatigue": "malaise lethargy somnolence",
+    "paralysis": "paresis plegia palsy",
+    "paresis": "plegia palsy",
+    "somnolence": "lethargy hypersomnia stupor",
+    "coma": "lethargy somnolence stupor unconsciousness",
+    "confusion": "delirium disorientation dementia amnesia",
+    "dementia": "amnesia",
+    "cognitive impairment": "dementia amnesia confusion delirium retardation",
+    "intellectual disability": "autism",
+    "psychosis": "hallucination delusion paranoia",
+    "anxiety": "agitation irritability panic",
+    "agitation": "irritability",
+    "rash": "blister papule pustule petechia purpura urticaria erythema ecchymosis exanthem",
+    "ecchymosis": "petechia purpura",
+    "cardiac arrhythmia": "tachycardia bradycardia palpitation fibrillation",
+    "tachycardia": "palpitation",
+    "dyspnea": "orthopnea tachypnea",
+    "edema": "ascites anasarca swelling",
+    "dyspepsia": "heartburn bloating nausea",
+    "diarrhea": "steatorrhea dysentery",
+    "renal failure": "uremia azotemia",
+    "respiratory failure": "hypoxemia hypoxia",
+    "hypoxemia": "cyanosis",
+    "weight loss": "cachexia wasting",
+    "sweating": "sweat hyperhidrosis",
+    "seizure": "epilepsy convulsion",
+    "dyskinesia": "chorea athetosis dystonia",
+    "myoclonus": "fasciculation",
+    "pancytopenia": "anemia thrombocytopenia neutropenia leukopenia",
+    "shock": "hypotension",
+    "erectile dysfunction": "anorgasmia impotence",
+    "hyperlipidemia": "hypercholesterolemia hypertriglyceridemia",
+    "inflammation": "itis",
+}
 STEM = 6  # letters by which a drug is known in any of its forms
 ENDS_OF_DRUGS = (" acid", " sodium", " chloride", " sulfate", " carbonate", " citrate")
 LEAST_TOLD = {"adverse_effect": 5, "symptom": 4}  # facts that a page tells if its silence on another counts; else one
@@ -98,6 +138,28 @@ def are_nested(graph: Graph, entity: int, other: int) -> bool:
         return True
     ends = len(os.path.commonprefix([head[::-1] for head in heads]))
     return ends >= SAME_END and graph.family(entity) in ("remedy", "examination")
+
+
+@lru_cache(maxsize=200_000)
+def tell_one_thing(graph: Graph, finding: int, other: int) -> bool:
+    """Whether one of two findings is a form of the other or nearly the same: told together, they tell one thing twice.
+
+    They are interchangeable, a name of one ends as a name of the other does, the first sentence of one's page names
+    the other ("Myalgia, or muscle pain, is ..."), or `FORMS` has them.
+    """
+    if other in graph.interchangeable(finding):
+        return True
+    return any(is_form(graph, *both) for both in ((finding, other), (other, finding)))
+
+
+def is_form(graph: Graph, finding: int, other: int) -> bool:
+    first = words_of(first_sentence(graph.page_prose(finding)[:LONGEST_LEAD]))
+    if is_named(graph, other, f" {' '.join(first)} "):
+        return True
+    ends = [f" {name}" for name in graph.names[other]]
+    ends += [name for name in graph.names[other] if len(name) >= SAME_END]
+    ends += [end for name in graph.names[other] for end in FORMS.get(name, "").split()]
+    return any(f" {name}".endswith((*ends, *(f"{end}s" for end in ends))) for name in graph.names[finding])
 
 
 @lru_cache(maxsize=200_000)
@@ -214,7 +276,13 @@ def mentions(graph: Graph, entity: int, other: int) -> bool:
         return True
     if graph.family(other) == "remedy" and any(f" {stem}" in text for stem in stems_of(graph, other)):
         return True
-    return any(is_named(graph, same, text) for same in kinds)
+    return any(is_named(graph, same, text) for same in kinds) or names_broader(graph, other, text)
+
+
+def names_broader(graph: Graph, entity: int, text: str) -> bool:
+    """Whether a text has the end of an entity's name as a word: carcinoma of adenocarcinoma."""
+    ends = (name[at:] for name in graph.names[entity] if name.isalpha() for at in range(1, len(name) - LONG_END + 1))
+    return any(f" {end} " in text or f" {end}s " in text for end in ends)
 
 
 def stems_of(graph: Graph, drug: int) -> set[str]:

@@ -65,6 +65,7 @@ from absence import (
     likelihoods,
     may_hold,
     named_on_page,
+    tell_one_thing,
 )
 from graph import Graph, inverse
 from metapath import FINDINGS, LONG_PATHS, META_PATHS, MetaPath, tell_features, wordings_of
@@ -85,6 +86,7 @@ MOST_OFTEN_RARE = 0.002  # the same for the answers among the rarest quarter
 FEW = 50  # single facts are asked for where a graph holds nothing else
 REFUSED = 0.05  # of such a draw is one that was asked about often enough: it may be welcome later
 LEAST_LIKELY = 1 / 50  # as likely as with the disease that is meant may be what is observed with another
+LEAST_LIKELY_OPTION = 1 / 100  # the same with a wrong option
 MOST_ALIKE = 60  # diseases, of those that are compared, may be likelier than that, where the disease is asked for
 MOST_ALIKE_ODD = 15  # the same where nothing observed is typical of it
 MOST_ALIKE_ON = 40  # the same where the question leads on from it
@@ -217,22 +219,35 @@ def mask(meta: MetaPath, disease: int, draw: Draw) -> list[tuple[str, int]]:
     of_relation = {step: sorted(graph.neighbours(disease, step)) for step in meta.observed or ("symptom", *FINDINGS)}
     of_relation["symptom"] = [entity for entity in of_relation["symptom"] if not may_cause(graph, entity, disease)]
     if meta.observed:
-        return one_of_each(Counter(meta.observed), of_relation, rng)
-    symptoms = of_relation.pop("symptom")
+        return one_of_each(draw, Counter(meta.observed), of_relation)
+    symptoms = some_distinct(graph, of_relation.pop("symptom"), 4, rng)
     if len(symptoms) < 2:
         return []
-    features = [("symptom", entity) for entity in rng.sample(symptoms, rng.randint(2, min(4, len(symptoms))))]
+    features = [("symptom", entity) for entity in symptoms[: rng.randint(2, len(symptoms))]]
     findings = [(step, entity) for step in of_relation if step not in meta.steps[:1] for entity in of_relation[step]]
     if findings and (len(features) < 3 or rng.random() < 0.3):
         features.append(rng.choice(findings))
     return features
 
 
-def one_of_each(numbers: Counter[str], of_relation: dict[str, list[int]], rng: random.Random) -> list[tuple[str, int]]:
+def one_of_each(draw: Draw, numbers: Counter[str], of_relation: dict[str, list[int]]) -> list[tuple[str, int]]:
     """As many features of each relation as asked for, at random; [] if one relation has too few."""
-    if any(len(of_relation[step]) < number for step, number in numbers.items()):
-        return []
-    return [(step, entity) for step, number in numbers.items() for entity in rng.sample(of_relation[step], number)]
+    features: list[tuple[str, int]] = []
+    for step, number in numbers.items():
+        found = some_distinct(draw.graph, of_relation[step], number, draw.rng)
+        if len(found) < number:
+            return []
+        features += [(step, entity) for entity in found]
+    return features
+
+
+def some_distinct(graph: Graph, entities: list[int], most: int, rng: random.Random) -> list[int]:
+    """Up to `most` of the entities at random, no two of which tell one thing."""
+    found: list[int] = []
+    for entity in rng.sample(entities, len(entities)):
+        if len(found) < most and not any(tell_one_thing(graph, entity, other) for other in found):
+            found.append(entity)
+    return found
 
 
 def walk(start: int, steps: Sequence[str], draw: Draw) -> list[int]:
@@ -317,7 +332,7 @@ def explains(graph: Graph, disease: int, features: list[tuple[str, int]]) -> boo
     for step, entity in features:
         if step == "symptom":
             likely *= likelihood(graph, disease, entity)
-            if likely < LEAST_LIKELY:
+            if likely < LEAST_LIKELY_OPTION:
                 return False
     return True
 

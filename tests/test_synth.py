@@ -25,6 +25,7 @@ from absence import (
     is_typical,
     likelihood,
     mentions,
+    tell_one_thing,
 )
 from graph import ALIKE, Graph
 from metapath import FINDINGS
@@ -587,6 +588,36 @@ def test_what_a_page_does_not_tell_is_judged_by_its_company(companies):
         title for title in ids if title[:4] in ("Lung", "Skin") and synth.explains(graph, ids[title], features)
     ]
     assert explaining == [f"Lung {number}" for number in range(30)]
+
+
+@pytest.mark.parametrize(
+    "one, other, same",
+    [("Pain", "Abdominal pain", True), ("Pain", "Myalgia", True), ("Pain", "Headache", True),
+     ("Night sweats", "Sweating", True), ("Edema", "Papilledema", True), ("Bleeding", "Epistaxis", True),
+     ("Muscle weakness", "Fatigue", True), ("Asthenopia", "Eyestrain", True), ("Headache", "Abdominal pain", False),
+     ("Edema", "Fever", False), ("Coma", "Glaucoma", False)],
+)  # fmt: skip
+def test_no_presentation_tells_one_thing_twice(tmp_path, one, other, same):
+    """By their names, by the first sentence of a page, or by the forms of well-known findings."""
+    types = {one: "symptom", other: "symptom", "Chill": "symptom", "Asthma": "disease"}
+    prose = {"Asthenopia": "Asthenopia is eyestrain of long duration. It is told apart from fever and coma."}
+    facts = [("Asthma", "symptom", finding) for finding in (one, other, "Chill")]
+    graph, ids = graph_of(tmp_path / "kg.sqlite", types, facts, {t: text for t, text in prose.items() if t in types})
+    assert tell_one_thing(graph, ids[one], ids[other]) == tell_one_thing(graph, ids[other], ids[one]) == same
+    asked = next(meta for meta in EVERY_PATH if meta.name == "presentation>disease")
+    masks = [synth.mask(asked, ids["Asthma"], synth.Draw(graph, seed)) for seed in range(20)]
+    both = {("symptom", ids[one]), ("symptom", ids[other])}
+    assert any(both <= set(features) for features in masks) != same
+
+
+def test_a_page_that_names_something_broader_denies_nothing(tmp_path):
+    types = {"Hepatitis": "disease", "Adenocarcinoma": "disease", "Sarcoma": "disease"}
+    prose = {
+        "Hepatitis": "Hepatitis may be followed by carcinoma of the liver. " + "It is a disease of the liver. " * 5
+    }
+    graph, ids = graph_of(tmp_path / "kg.sqlite", types, [("Hepatitis", "complication", "Sarcoma")], prose)
+    assert mentions(graph, ids["Hepatitis"], ids["Adenocarcinoma"])
+    assert not mentions(graph, ids["Hepatitis"], ids["Sarcoma"])
 
 
 def test_no_option_is_of_another_disease_that_fits(companies):
