@@ -17,8 +17,9 @@ Reasoning goes by the path if
 Each response then has one of four `OUTCOMES`. Left out, with a count: questions without evidence, paths of which the
 graph has lost an entity, and what is written in Chinese, for the graph has only English names.
 
-This reads names, not relations: a sentence that joins the right names by a wrong verb passes. Responses are untrusted
-text, read in linear time.
+This reads names, not relations: a sentence that joins the right names by a wrong verb passes, one word beside a name is
+enough to say something of it, and a denial in words that are not listed below is none. Responses are untrusted text,
+read in linear time.
 """
 
 from __future__ import annotations
@@ -58,14 +59,23 @@ CONTRAINDICATED = r" be (?:given|used|taken|prescribed|combined) (?:in|with|to|d
 RULES_OUT = re.compile(
     rf"\b(?:not|never|cannot){CONTRAINDICATED}|\b(?:contraindicat|interact|interfere|avoid|forbid|unsafe|exclude)"
 )
+AFFIRMED = re.compile(  # what sounds like a denial
+    r"\b(?:(?:no|beyond(?: a)?|without(?: a| any)?|little) doubts?|(?:none|nothing|no) other than"
+    r"|(?:not|never) (?:only|just)"
+    r"|(?:cannot|can not|must not|should not|could not) be (?:excluded|ruled out|missed|overlooked|forgotten|doubted)"
+    r"|(?:not|never) (?:yet )?(?:excluded|ruled out|rare|unusual|uncommon|unlikely|implausible|improbable|wrong))\b"
+)
 DENIAL = re.compile(
     r"\b(?:is|are|was|were|be|does|do|did|can|could|would|should|has|have|had|will|may|might|must) (?:not|never)\b"
-    rf"(?! only|{CONTRAINDICATED})|n t\b"
-    r"|\b(?:cannot|unlikely|less likely|implausible|incorrect|wrong|excluded|ruled out|rules? out)\b"
+    rf"(?!{CONTRAINDICATED})|n t\b|\bout$"
+    r"|\b(?:cannot|unlikely|less (?:likely|probable|plausible)|implausible|improbable|doubtful|incorrect|wrong|false"
+    r"|excluded|rule[sd]? out|out of the question|absent|fails?|failed|no role"
+    r"|were it|if it (?:were|was|had)|would have|would cause)\b"
 )
 DENIAL_AHEAD = re.compile(
-    rf"\b(?:(?:not|never)(?! only|{CONTRAINDICATED})|no|nor|neither|without|unlike|except|excludes?|excluding|against"
-    r"|rather than|other than|instead of|ruling out)\b"
+    rf"\b(?:(?:not|never)(?!{CONTRAINDICATED})|non|no|nor|neither|without|unlike|except|excludes?|excluding|against|hardly"
+    r"|scarcely|lacks?|lacking|absence of|doubts?|doubted|far from|rejects?|rejected|rejecting|discard(?:s|ed|ing)?"
+    r"|dismiss(?:es|ed|ing)?|rather than|other than|instead of|ruling out)\b"
 )
 MENTION = "@"  # stands for a name among other words, so that a name's own "no" denies nothing
 LOOK_UP = {MENTION, *"abcdefghijklmnopqrstuvwxyz", "is", "are", "and", "or", "so", "thus", "hence", "therefore", "the",
@@ -155,7 +165,7 @@ class Part:
 
     def closed(self, ended: bool) -> Part:
         """Note which of the mentions are negated; the next part, of a new sentence if this one has `ended`."""
-        text = " ".join(self.words)
+        text = AFFIRMED.sub("", " ".join(self.words))
         denied_from = len(self.mentions)
         if DENIAL.search(text) or self.denied_list and set(self.words) <= {MENTION, "or", "nor", "and"}:
             denied_from = 0

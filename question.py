@@ -107,10 +107,21 @@ def load_questions(path: Path, made_by: str | None = None) -> list[Question]:
 # ---------------------------------------------------------------------------------------------------- options that move
 
 
+REFERS = re.compile(  # to other options by what they are: "all of the above", "none of these"
+    r"\b(?:above|below)\b|\b(?:all|any|none|both|either|neither) of (?:these|those|them|the)\b|以上|上述|上列|以下",
+    re.I,
+)
+LISTED = re.compile(  # by their letters, and nothing else: "A and B", "Both C & F are correct"
+    r"(?:(?i:both|either|neither|only|options?|choices?|answers?)\s)*([A-Z](?:\s?(?:[,&/+、，和与及或]|and\b|or\b|nor\b)"
+    r"\s?(?:and\s|or\s)?[A-Z])+)\b(?:\s(?i:only|alone|are|is|both|correct|true|right|wrong|false|incorrect))*[.。]?"
+)
+
+
 def can_move(question: Question) -> bool:
     """Whether the options may change places: not if one refers to others ("A and B", "all of the above")."""
-    refers = r"\b[A-E]\b(?:,| and\b| or\b|和|与)|\babove\b|以上|上述"
-    return not any(re.search(refers, text) for text in question.options.values())
+    texts = [" ".join(text.split()) for text in question.options.values()]
+    listed = [set(re.findall(r"\b[A-Z]\b", found[1])) for text in texts if (found := LISTED.fullmatch(text))]
+    return not any(map(REFERS.search, texts)) and not any(letters <= question.options.keys() for letters in listed)
 
 
 def reordered(question: Question, order: Sequence[str]) -> Question:

@@ -19,6 +19,7 @@ tiny | 1gpu | 7b | 32b) ;;
 esac
 [[ $recipe = tiny || $recipe = 1gpu || $contact ]] || fail "CONTACT is not set: Wikipedia wants an address (export CONTACT=you@example.org)"
 [[ $recipe = tiny || $recipe = 1gpu || $teacher ]] || fail "TEACHER is not set: name a language model (export TEACHER=openai:openai/gpt-oss-120b)"
+[[ $ablated != rehearse || $# = 2 && $recipe != tiny ]] || fail "rehearse takes no flags, and tries 1gpu, 7b or 32b: bash run.sh 7b rehearse"
 baseline=${BASELINE:-runs/$recipe}
 run=${RUN:-$baseline${ablated:+-$(sed 's/ --/--/g; s/[ /]/-/g' <<<"${*:2}")}} # e.g. runs/tiny-rl1--with-std
 rehearsal=${RUN:-$baseline}-rehearsal

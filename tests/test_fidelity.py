@@ -131,6 +131,36 @@ def test_every_kind_of_reasoning(fidelity, reasoning, answer, outcome):
     assert fidelity.judge(MARFAN, reasoning, answer).outcome(answer == MARFAN.answer) == outcome
 
 
+@pytest.mark.parametrize(
+    "denied",
+    [
+        "it lacks features of @", "I doubt that it is @", "@ is improbable", "it hardly is @", "this is far from @",
+        "@ is out of the question", "@ fails to explain it", "it is false that this is @", "absence of @",
+        "@ is absent", "@ is less probable", "we reject @", "a non-@ disease", "if it were @, more would be seen",
+        "@ is out", "we can discard @", "@ has no role", "@ would cause other findings",
+    ],
+)  # fmt: skip
+def test_denials_in_many_words(fidelity, denied):
+    """What is denied is not told, and an option that is dismissed is no stranger."""
+    reasoning = f"Here {denied.replace('@', 'Marfan syndrome')}. Losartan is given."
+    assert fidelity.judge(MARFAN, reasoning, "D").outcome(True) == ANOTHER_WAY, reasoning
+    reasoning = f"Here {denied.replace('@', 'homocystinuria')}. It is Marfan syndrome. Losartan is given."
+    assert fidelity.judge(MARFAN, reasoning, "D").outcome(True) == BY_PATH, reasoning
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "@ is not excluded", "@ cannot be ruled out", "there is no doubt that it is @", "without a doubt this is @",
+        "it is nothing other than @", "it is none other than @", "it is not just @", "@ is not rare here",
+        "@ must not be missed", "it is not only @", "@ is not unlikely",
+    ],
+)  # fmt: skip
+def test_what_only_sounds_like_a_denial_is_told(fidelity, told):
+    reasoning = f"Here {told.replace('@', 'Marfan syndrome')}. Losartan is given."
+    assert fidelity.judge(MARFAN, reasoning, "D").outcome(True) == BY_PATH
+
+
 def test_the_path_of_a_chain_begins_where_the_question_does(fidelity):
     """A fact that is stored against the path's direction; a masked name within a given one."""
     options = {"A": "Losartan", "B": "Sofosbuvir"}

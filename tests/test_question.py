@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from linear import assert_linear
 
 from question import LETTERS, Question, can_move, load_questions, order_of, reordered
 from tools.cli import UserError
@@ -107,7 +108,22 @@ def test_a_reordered_question_is_the_same_question(order, answer, name):
 
 @pytest.mark.parametrize(
     ("text", "moves"),
-    [("A and B", False), ("all of the above", False), ("以上都是", False), ("A vitamin", True), ("Vitamin B", True)],
-)
+    [
+        *((text, False) for text in ("A and B", "Both A & B", "A/C", "A+C", "A, B and C", "Both F and G", "F, G",
+                                     "A、B", "A和C", "A or B only", "Both A and B are correct.", "Neither A nor B")),
+        *((text, False) for text in ("all of the above", "None of the above", "All of these", "none of these",
+                                     "Either of the two", "以上都是", "上列均可")),
+        *((text, True) for text in ("A vitamin", "Vitamin B", "Hepatitis B and C", "Vitamin A, oral", "HLA-A or HLA-B",
+                                    "Y and Z", "1 and 2 only", "A", "Anti-A and anti-B", "Types A and B of influenza")),
+    ],
+)  # fmt: skip
 def test_options_that_refer_to_others_stay(text, moves):
-    assert can_move(Question("q", "s", "en", "Which?", {"A": "one", "B": text}, "B")) == moves
+    options = dict(zip(LETTERS, ["one", text, "three", "four", "five", "six", "seven"]))
+    assert can_move(Question("q", "s", "en", "Which?", options, "B")) == moves
+
+
+def test_hostile_options_take_linear_time():
+    def move(text):
+        return can_move(Question("q", "s", "en", "Which?", {"A": "one", "B": text + "x"}, "B"))
+
+    assert_linear(move, ["A", "A and ", "both ", "A, ", "above ", " ", "is "], 20_000, most=3)
