@@ -20,9 +20,8 @@ esac
 [[ $recipe = tiny || $recipe = 1gpu || $contact ]] || fail "CONTACT is not set: Wikipedia wants an address (export CONTACT=you@example.org)"
 [[ $recipe = tiny || $recipe = 1gpu || $teacher ]] || fail "TEACHER is not set: name a language model (export TEACHER=openai:openai/gpt-oss-120b)"
 [[ $ablated != rehearse || $# = 2 && $recipe != tiny ]] || fail "rehearse takes no flags, and tries 1gpu, 7b or 32b: bash run.sh 7b rehearse"
-baseline=${BASELINE:-runs/$recipe}
+baseline=${BASELINE:-runs/$recipe} rehearsal=${RUN:-${BASELINE:-runs/$recipe}}-rehearsal
 run=${RUN:-$baseline${ablated:+-$(sed 's/ --/--/g; s/[ /]/-/g' <<<"${*:2}")}} # e.g. runs/tiny-rl1--with-std
-rehearsal=${RUN:-$baseline}-rehearsal
 train=(env TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --rdzv-backend c10d --rdzv-conf store_type=file --nproc_per_node "${GPUS:-8}" --) # on loopback
 ladder=("Base=base" "+CoT cold start=sft" "+RL stage 1=rl1" "+RL stage 2=rl2")
 nine=(careqa jmed medbullets medmcqa medqa medxpertqa pubmedqa mmlu_pro_biology mmlu_pro_health) # Table 3
