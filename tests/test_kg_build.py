@@ -189,6 +189,21 @@ def test_the_frontier_prefers_facts_then_rare_then_near():
     assert [title for title in best if title in order] == order
 
 
+@pytest.mark.parametrize(
+    ("heading", "told"),
+    [
+        ("Treatment of co-morbid conditions", False),
+        ("Comorbid disorders", False),
+        ("Treatment of morbid obesity", True),
+        ("Medical treatment", True),
+    ],
+)
+def test_what_is_given_for_a_comorbid_condition_is_told_of_that(heading, told):
+    wikitext = f"{{{{Infobox disease}}}}\n== Treatment ==\n=== {heading} ===\n[[Zylozine]] is given."
+    mentions = read_page(mediawiki.Page("Glarn disease", 1, 1, wikitext)).mentions
+    assert bool(mentions) is told
+
+
 def test_a_killed_build_goes_on_where_it_was(tmp_path):
     """kill -9 in the middle of the walk, then the same command: the same graph as in one go."""
     page = "{{{{Infobox disease}}}}'''Disease {0}'''.\n== Complications ==\n[[Disease {1}]], [[Disease {2}]]."

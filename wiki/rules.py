@@ -129,7 +129,7 @@ SILENCING = re.compile(
     r"\b(?:research|experimental|investigational|future|emerging|novel|alternative|complementary|folk|traditional"
     r"|historical|homeopath\w*|herbal|veterinary|animal|recreational|obsolete|former|discontinued|ineffective"
     r"|unproven|disproven|unestablished|uncertain|putative|disputed|evolutionary|proposed|hypothetical|speculative"
-    r"|protective|potential|legal|non medical)\b"
+    r"|protective|potential|legal|non medical|co ?morbid)\b"
 )
 # Inner headings that speak of something else: of no treatment under treatment and uses; under causes, of what occurs
 # together with a disease.
