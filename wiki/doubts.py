@@ -54,6 +54,8 @@ WORSE += (
     r"|brings? on|brought on|sets? (?:\w+ ){0,3}off|mak(?:e|es|ing) (?:[\w'-]+ ){1,5}worse|made (?:[\w'-]+ ){0,5}worse)"
 )
 
+LESS = r"(?:decreas(?:e|es|ed)|declines?|reduc(?:tions?|ed)|diminish\w*)"
+
 
 class Kind(NamedTuple):
     """One kind of doubt. A name that has one of the `roles` is not asserted if a pattern matches: in its clause, right
@@ -592,6 +594,15 @@ KINDS = [
         unless=r"\b(?:similar\w*|mistaken|confus\w+|mimic\w*|resembl\w*|differ\w*|distinguish\w*|exclud\w*|rul\w+"
         r"|misdiagnos\w+)\b",
     ),
+    Kind(
+        "less of it",  # "a decrease in the flow and duration of bleeding" is no bleeding
+        {"effect", "process"},
+        r"decreas|decline|reduc|diminish",
+        before=rf"\b{LESS} (?:in|of) (?:(?!(?:by|with|and|or|from|after) )[\w-]+ ){{0,2}}"
+        rf"|\b{LESS} (?:in|of) (?:\w+ ){{0,4}}"
+        r"(?:amount|duration|frequency|intensity|number|severity|volume)s? of (?:the )?",
+    ),
+    Kind("impaired", {"process"}, r"impair", before=r"\bimpair(?:ed|ment of|s) (?:[\w-]+ and )?"),
     Kind("resistance to it", {"process"}, r"resist", before=r"\bresist\w* to (?:[\w-]+ ){0,3}"),
     Kind(
         "only in animals",
