@@ -82,6 +82,8 @@ from wiki.sentences import clause_around, split_sentences, statements
         ("A decrease of flow, and later @, is seen.", "symptom", True),
         ("Later there is impaired @.", "mechanism", False),
         ("Impaired drainage leads to @.", "mechanism", True),
+        ("The balance of @ and growth is lost.", "mechanism", False),
+        ("The imbalance of salts causes @.", "mechanism", True),
         ("Progress has been made in @, an active area of research.", "treated_by", False),
         ("As the situation improves, @ production resumes.", "treated_by", False),
         ("A regimen of @ has also been examined.", "treated_by", False),

@@ -603,6 +603,12 @@ KINDS = [
         r"(?:amount|duration|frequency|intensity|number|severity|volume)s? of (?:the )?",
     ),
     Kind("impaired", {"process"}, r"impair", before=r"\bimpair(?:ed|ment of|s) (?:[\w-]+ and )?"),
+    Kind(
+        "one side of a balance",
+        {"process"},
+        r"balance",
+        before=r"\b(?:im)?balance (?:of|between) (?:(?!(?:is|are|caus\w+|leads?|results?) )[\w-]+ ){0,4}",
+    ),
     Kind("resistance to it", {"process"}, r"resist", before=r"\bresist\w* to (?:[\w-]+ ){0,3}"),
     Kind(
         "only in animals",
