@@ -579,8 +579,10 @@ class Ledger:
         self.entries = {row["id"]: Entry(**row) for row in rows}
 
     def summary(self, mined: list[str], set_aside: int) -> dict[str, dict[str, float]]:
-        """What was mined and why, by tier; `passed` is the share of the last attempts that were right."""
+        """What was mined and why, by tier: `passed` is the share of the last attempts that were right, `untried` of
+        those mined were never tried yet."""
         chosen = Counter(self.entries[question_id].tier for question_id in mined)
+        untried = Counter(entry.tier for entry in map(self.entries.get, mined) if not entry.attempts)
         mix = self.tier_mix(set_aside)
         tiers = {tier: [entry for entry in self.entries.values() if entry.tier == tier] for tier in TIERS}
         return {
@@ -589,6 +591,7 @@ class Ledger:
                 "passed": sum(entry.fair_pass_rate for entry in entries) / max(1, sum(e.attempts > 0 for e in entries)),
                 "mix": mix[tier],
                 "mined": chosen[tier],
+                "untried": untried[tier],
                 "set_aside": len(entries) - len(self.still_open(tier, set_aside)),
             }
             for tier, entries in tiers.items()
@@ -756,9 +759,10 @@ class Stage2:
 
 def print_summary(summary: dict[str, dict[str, float]], round_number: int, responses: int, set_aside: int) -> None:
     """A round's mining, one line per tier; `summary` as `Ledger.summary` makes it."""
-    mined = sum(row["mined"] for row in summary.values())
+    mined, untried = (sum(row[name] for row in summary.values()) for name in ("mined", "untried"))
     tqdm.write(
         f"mining, round {round_number + 1}: {responses} responses; {mined} questions drawn by tier and failure rate"
+        + (f", {untried} of them never tried, since fewer failed than a round takes" if untried else "")
     )
     for tier, row in summary.items():
         tqdm.write(

@@ -52,7 +52,7 @@ LEDGER = "seconds_rollout rollout_bandwidth rollout_arithmetic seconds_update up
 TRAINED = dict.fromkeys(
     (f"{name}?" for name in [*"reward accuracy heldout_accuracy zero_advantage length".split(), *LEDGER]), float
 ) | {"ended?": str}
-MINED = {"questions": int, "passed": float, "mix": float, "mined": int, "set_aside": int}
+MINED = {"questions": int, "passed": float, "mix": float, "mined": int, "untried?": int, "set_aside": int}
 DRAWN = {  # the shape of what the page shows of a stage's metrics
     "rl1": TRAINED,
     "rl2": TRAINED,

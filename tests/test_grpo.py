@@ -524,9 +524,13 @@ def test_what_was_never_solved_is_set_aside_and_the_summary_says_so():
     assert "difficult/0" in ledger.draw(9, 9, random.Random(0))
     assert tiers_of(never.draw(9, 9, random.Random(0))) == {"easy": 4}
     assert never.summary(never.draw(9, 9, random.Random(0)), 9) == {
-        "easy": {"questions": 4, "passed": 0.75, "mix": 1.0, "mined": 4, "set_aside": 0},
-        "difficult": {"questions": 5, "passed": 0.0, "mix": 0.0, "mined": 0, "set_aside": 5},
+        "easy": {"questions": 4, "passed": 0.75, "mix": 1.0, "mined": 4, "untried": 0, "set_aside": 0},
+        "difficult": {"questions": 5, "passed": 0.0, "mix": 0.0, "mined": 0, "untried": 0, "set_aside": 5},
     }
+    ledger.entries |= {f"moderate/{number}": grpo.Entry(f"moderate/{number}", "moderate") for number in range(3)}
+    summary = ledger.summary(ledger.draw(12, 9, random.Random(0)), 9)
+    assert [summary[tier]["mined"] for tier in ("easy", "moderate", "difficult")] == [4, 3, 5]
+    assert [summary[tier]["untried"] for tier in ("easy", "moderate", "difficult")] == [0, 3, 0]
 
 
 # ----------------------------------------------------------------------------------------------------------- end to end
