@@ -968,11 +968,12 @@ def questions_of(run: RunDir, args: argparse.Namespace) -> tuple[list[Question],
 def path_judge(run: RunDir, questions: list[Question]) -> Fidelity:
     """What judges reasoning for `--path-reward`. Raises UserError if no training question has a path."""
     fidelity = fidelity_of(run.input("kg.sqlite"))
-    without = sum(fidelity.unjudgeable(question) is not None for question in questions)
-    if without == len(questions):
+    without = Counter(filter(None, map(fidelity.unjudgeable, questions)))
+    if without.total() == len(questions):
         raise UserError("--path-reward: no question of train.jsonl has evidence with entities of kg.sqlite")
     if without and fsdp_utils.rank() == 0:
-        print(f"--path-reward: {without:,} of {len(questions):,} questions have no path and earn nothing for it")
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in without.items())
+        print(f"--path-reward: {without.total():,} of {len(questions):,} questions earn nothing for it: {reasons}")
     return fidelity
 
 

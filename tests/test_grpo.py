@@ -999,7 +999,7 @@ def test_a_path_reward_needs_paths_and_a_weight_from_0_to_1(tmp_path, capsys):
     with pytest.raises(UserError, match="no question of train.jsonl has evidence"):
         grpo.path_judge(run, [public])
     grpo.path_judge(run, [MARFAN, public])
-    assert "1 of 2 questions have no path" in capsys.readouterr().out
+    assert "1 of 2 questions earn nothing for it: 1 without evidence" in capsys.readouterr().out
     for weight in ("-0.1", "1.5"):
         with pytest.raises(UserError, match=f"{weight} must be from 0 to 1"):
             call_main(grpo, "--stage", "1", "--path-reward", weight)

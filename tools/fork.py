@@ -92,6 +92,8 @@ def main() -> None:
         raise UserError(f"unknown stage {args.stage!r}; {args.baseline} has: {' '.join(known)}")
     if args.flags:
         check_flags(args.stage, args.flags)
+    if args.target.exists():
+        raise UserError(f"{args.target} is there already; delete it to make it again, or name another folder")
     partial = args.target.with_name(args.target.name + ".partial")
     RunDir(args.target.parent, create=True).claim(partial.name)
     if args.target.exists():
