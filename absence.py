@@ -123,6 +123,7 @@ def go_together(graph: Graph, step: str, entity: int, other: int) -> bool:
     return not graph.could_mean(entity, back).isdisjoint(graph.could_mean(other, back))
 
 
+@lru_cache(maxsize=200_000)
 def are_nested(graph: Graph, entity: int, other: int) -> bool:
     """Whether one is a kind of the other, or their names say that one may be taken for the other: by their heads
     (kidney failure, renal failure) or another telling word, by a beginning (electrocardiogram, electrocardiography) or,
@@ -206,6 +207,7 @@ def is_cleared(graph: Graph, drug: int, step: str, other: int) -> bool:
     return drug in graph.told[step] and not may_hold(graph, drug, step, other)
 
 
+@lru_cache(maxsize=200_000)
 def may_hold(graph: Graph, entity: int, step: str, other: int) -> bool:
     """Whether a step could lead from one entity to another: by a relation of any confidence, or by what either of
     their pages names."""
