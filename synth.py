@@ -8,8 +8,8 @@ backwards: a rare answer is drawn first, then what leads to it.
     presentation   several features of one disease are observed, the disease itself is masked:
                    {Fever, Cough, Night sweats} <-symptom- [?]    and then, as in a chain:    -treated_by-> ?
 
-Only a random part of a disease's features is observed (`mask`), so inference happens under partial information. What is
-observed must determine what the path passes through (`is_determined`): not by way of a drug with many uses, nor of a
+Only a random part of a disease's features is observed (`mask`), and none with its own form (pain and headache), so
+inference happens under partial information. What is observed must determine what the path passes through (`is_determined`): not by way of a drug with many uses, nor of a
 disease that is shown by what many others may have as well (`fits_many`). One path is asked about in several ways, as
 often as the graph allows: the disease between findings and a drug may be what is masked, or the drug, or the pathogen
 at its other end.
