@@ -9,10 +9,10 @@ backwards: a rare answer is drawn first, then what leads to it.
                    {Fever, Cough, Night sweats} <-symptom- [?]    and then, as in a chain:    -treated_by-> ?
 
 Only a random part of a disease's features is observed (`mask`), and none with its own form (pain and headache), so
-inference happens under partial information. What is observed must determine what the path passes through (`is_determined`): not by way of a drug with many uses, nor of a
-disease that is shown by what many others may have as well (`fits_many`). One path is asked about in several ways, as
-often as the graph allows: the disease between findings and a drug may be what is masked, or the drug, or the pathogen
-at its other end.
+inference happens under partial information. What is observed must determine what the path passes through
+(`is_determined`): not by way of a drug with many uses, nor of a disease that is shown by what many others may have as
+well (`fits_many`). One path is asked about in several ways, as often as the graph allows: the disease between findings
+and a drug may be what is masked, or the drug, or the pathogen at its other end.
 
 Under a comorbidity or a medication, that of the drugs is asked for which the patient may have: others that treat the
 disease as well are contraindicated there or interact, and the answer's own page speaks of such things and names no
