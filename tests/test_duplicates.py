@@ -98,21 +98,25 @@ def exams(shared_data):
     return [read_native(name, full / file, Question)[0] for name, file in names]
 
 
-def test_planted_overlaps_with_real_benchmarks_are_found(exams):
+@pytest.fixture(scope="module")
+def both(exams):
+    return duplicates.Benchmarks(exams[0] + exams[1])
+
+
+def test_planted_overlaps_with_real_benchmarks_are_found(exams, both):
     """Of long questions all; of those of 5 to 24 words those that a change leaves recognisable."""
     medqa, medmcqa, _ = exams
-    known = duplicates.Benchmarks(medqa + medmcqa)
     short = [question for question in medmcqa if 5 <= len(question.question.split()) <= 24]
     for kind, (change, of_long, of_short) in PLANTED.items():
         for questions, least in ((medqa[::13], of_long), (short[::30], of_short)):
-            found = [known.overlap(replace(q, question=change(q.question) or "?")) is not None for q in questions]
+            found = [both.overlap(replace(q, question=change(q.question) or "?")) is not None for q in questions]
             assert sum(found) >= least * len(found), f"{kind}: {sum(found)} of {len(found)}"
 
 
-def test_other_questions_of_the_same_exams_are_no_overlap(exams):
+def test_other_questions_of_the_same_exams_are_no_overlap(exams, both):
     """No training question of MedQA is rejected, and none of MedQA's for MedMCQA's sake or the other way round."""
     medqa, medmcqa, train = exams
-    assert not any(map(duplicates.Benchmarks(medqa + medmcqa).overlap, train))
+    assert not any(map(both.overlap, train))
     assert not any(map(duplicates.Benchmarks(medmcqa).overlap, medqa))
     assert not any(map(duplicates.Benchmarks(medqa).overlap, medmcqa))
 

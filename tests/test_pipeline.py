@@ -14,18 +14,21 @@ from conftest import python
 from question import load_questions
 from tools.run import read_jsonl
 
-RL = "--questions 6 --group-size 4 --max-new-tokens 48 --lr 1e-4 --share-prompts --micro-tokens 4096 --cache-gb 0.2"
+RL = "--questions 6 --group-size 4 --max-new-tokens 32 --lr 1e-4 --share-prompts --micro-tokens 4096 --cache-gb 0.2"
 RL += " --save-every 1"
 STAGES = {  # stage: its command line, what it leaves
     "kg_build": ("kg_build.py --source data/encyclopedia.xml", ["kg.sqlite"]),
-    "synth": ("synth.py --questions 200", ["synth.jsonl"]),
+    "synth": ("synth.py --questions 110", ["synth.jsonl"]),
     "curate": ("curate.py --heldout 28", ["train.jsonl", "heldout.jsonl"]),
     "distill": ("distill.py --teacher evidence --questions 48 --batch-size 8", ["cot.jsonl"]),
-    "sft": ("sft.py --model data/base --steps 6 --batch-size 8 --lr 5e-4 --save-every 1", ["sft"]),
+    "sft": ("sft.py --model data/base --steps 4 --batch-size 8 --lr 5e-4 --save-every 1", ["sft"]),
     "grpo 1": (f"grpo.py --stage 1 --steps 3 {RL}", ["rl1"]),
-    "grpo 2": (f"grpo.py --stage 2 --steps 3 --round-steps 2 --mine-samples 2 {RL}", ["rl2", "ledger.jsonl"]),
+    "grpo 2": (
+        f"grpo.py --stage 2 --steps 3 --round-steps 2 --mine-samples 2 --mine-budget 60 {RL}",
+        ["rl2", "ledger.jsonl"],
+    ),
     "evaluate": (
-        "evaluate.py --max-new-tokens 48 --cache-gb 0.2 --model Base=data/base RL=rl2",
+        "evaluate.py --max-new-tokens 32 --cache-gb 0.2 --model Base=data/base RL=rl2",
         ["eval/heldout/Base.jsonl", "eval/heldout/RL.jsonl"],
     ),
 }
@@ -96,7 +99,7 @@ def test_killed_stages_end_the_same(two_runs):
 
 def test_metrics_have_no_gap_and_no_double(two_runs):
     for run in two_runs[:2]:
-        for stage, steps in (("sft", 6), ("rl1", 3), ("rl2", 3)):
+        for stage, steps in (("sft", 4), ("rl1", 3), ("rl2", 3)):
             logged = [row["step"] for row in read_jsonl(run / "metrics.jsonl") if row["stage"] == stage]
             assert logged == list(range(1, steps + 1)), (run, stage)
         stages = {row["stage"] for row in read_jsonl(run / "metrics.jsonl")}

@@ -112,8 +112,18 @@ def build(folder):
     return Page((folder / "report.html").read_text())
 
 
-def test_every_section_shows_what_the_files_say(run):
-    page = build(run)
+@pytest.fixture(scope="module")
+def html(tmp_path_factory):
+    """The page of a run like `run`."""
+    folder = tmp_path_factory.mktemp("page") / "run"
+    folder.mkdir()
+    write_run(folder, make_question())
+    build(folder)
+    return (folder / "report.html").read_text()
+
+
+def test_every_section_shows_what_the_files_say(html):
+    page = Page(html)
     ablation, curves, warnings, mined, machine, graph, lengths, transcripts = list(page.sections.values())[1:]
     assert "training found nothing wrong" in warnings
     assert "rl1" in machine and "25%" in machine and "75%" in machine  # as write_run has it
@@ -156,8 +166,8 @@ def test_an_arrow_s_word_lies_along_it():
     assert rising == sorted(rising) and len(set(rising)) == 5 and -90 < rising[0] < 0 < rising[-1] < 90
 
 
-def test_last_evaluation_of_a_model_counts_and_order_stays(run):
-    assert "95% intervals" in build(run).sections["What each step adds"]
+def test_last_evaluation_of_a_model_counts_and_order_stays(run, html):
+    assert "95% intervals" in Page(html).sections["What each step adds"]
     row = {"stage": "evaluate", "time": 1.0, "model": "Base", "benchmark": "heldout", "n": 3, "accuracy": 0.125}
     append_jsonl(run / "metrics.jsonl", [{**row, "step": 0, "low": 0.1, "high": 0.2}])
     ablation = build(run).sections["What each step adds"]
@@ -235,9 +245,8 @@ def test_response_free_results_are_passed_over(run):
     assert set(answers) == set(MODELS) and "second" not in answers["Base"]["q0"]["response"]
 
 
-def test_nothing_is_loaded(run):
-    page = build(run)
-    html = (run / "report.html").read_text()
+def test_nothing_is_loaded(html):
+    page = Page(html)
     loading = ("src", "srcset", "href", "xlink:href", "data", "poster", "action")
     links = [value for _, attributes in page.tags for name, value in attributes.items() if name in loading]
     assert links and all(link.startswith("#") for link in links)  # parts of the same chart
@@ -246,22 +255,16 @@ def test_nothing_is_loaded(run):
     assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
 
 
-def test_what_the_machine_did_is_told_by_stage(run):
-    build(run)
-    html = (run / "report.html").read_text()
+def test_what_the_machine_did_is_told_by_stage(html):
     assert "<td>rl1<td>4<td>0.2 s<td>25%" in html and "<td>rl2<td>3<td>0.8 s<td>75%" in html
 
 
-def test_same_run_same_page(run):
+def test_same_run_same_page(run, html):
     build(run)
-    first = (run / "report.html").read_bytes()
-    build(run)
-    assert (run / "report.html").read_bytes() == first
+    assert (run / "report.html").read_text() == html
 
 
-def test_charts_take_their_colours_from_the_theme(run):
-    build(run)
-    html = (run / "report.html").read_text()
+def test_charts_take_their_colours_from_the_theme(html):
     assert all(f"var(--{name})" in html and f"--{name}: " in charts.THEME for name in charts.COLORS if name != "easy")
     assert not any(color in html for color in charts.COLORS.values())
 
@@ -304,14 +307,14 @@ def test_a_reference_is_drawn_like_its_run(run, tmp_path):
     assert (tmp_path / "run.jsonl.svg").read_bytes() == (tmp_path / "run.svg").read_bytes()
 
 
-def test_a_model_stands_in_the_papers_figures(run, tmp_path):
+def test_a_model_stands_in_the_papers_figures(run, html, tmp_path):
     def labels(path):
         texts = [element.text for element in ElementTree.fromstring(path.read_text()).iter(f"{{{SVG}}}text")]
         return {text for text in texts if text}
 
     call_main(report, "--figures", tmp_path / "paper.svg")
     assert {"Fleming-R1-7B", "GPT-4o", "30.4", "63.4"} <= labels(tmp_path / "paper.svg")
-    assert "MedXpertQA (grey" not in build(run).text()  # it has answered no benchmark of the paper
+    assert "MedXpertQA (grey" not in Page(html).text()  # it has answered no benchmark of the paper
     row = {"stage": "evaluate", "step": 9, "time": 0.0, "model": "+RL stage 2", "n": 9}
     append_jsonl(run / "metrics.jsonl", [row | {"benchmark": name, "accuracy": 0.5} for name in BENCHMARKS])
     page = build(run).text()
