@@ -320,7 +320,7 @@ def static_sample(logits, seeds, steps, temperature, top_p):
 def test_padded_and_recorded_steps_change_nothing(model, rows, monkeypatch):
     """As on a GPU: few shapes, tensors that stay for the next call, and weights that change in place between calls."""
     monkeypatch.setattr(rollout.sampling, "sample_top_p", static_sample)
-    options = {"samples": 5, "max_new_tokens": 16, "stop_ids": [1, 2, 3, 4]}
+    options = {"samples": 5, "max_new_tokens": 30, "stop_ids": [1, 2, 3, 4]}
     other = [prompt[::-1] for prompt in PROMPTS]
     before = [Sampler(model).generate(prompts, **options) for prompts in (PROMPTS, other)]
     changed = make("qwen2")
@@ -337,7 +337,7 @@ def test_padded_and_recorded_steps_change_nothing(model, rows, monkeypatch):
     monkeypatch.setattr(rollout.kernels, "serve", lambda x: True)
     monkeypatch.setattr(rollout.recorded, "new_recordings", Replayed)
     copy = make("qwen2")
-    sampler = Sampler(copy, 2 * 2 * 2 * 8 * 4 * (256 + 16) * rows)
+    sampler = Sampler(copy, 2 * 2 * 2 * 8 * 4 * (256 + 30) * rows)
     same(sampler.generate(PROMPTS, **options), before[0])
     recordings = sampler.idle_state.recordings
     assert bool(sampler.idle_state.joined) == (rows == 30)  # where the budget allows
