@@ -27,7 +27,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 # The longest files, in the order of what they take: a worker that began one of them last would end alone.
-LONGEST = ("test_pipeline", "test_top_p", "test_fsdp_utils", "test_grpo", "test_rollout")
+LONGEST = ("test_synth", "test_pipeline", "test_fsdp_utils", "test_grpo", "test_rollout", "test_top_p", "test_rehearse")
 
 
 def pytest_collection_modifyitems(items):
