@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole method, from an encyclopedia to the ablation table (Table 4):   bash run.sh [tiny | 1gpu | 7b | 32b]
-#   tiny   on a laptop's CPU, 15 to 35 minutes, no network after the installation (default)
+#   tiny   on a laptop's CPU, 25 to 45 minutes, no network after the installation (default)
 #   1gpu   on one card from 16 GB up, no key: adapters (LoRA) on a MODEL (Qwen/Qwen2.5-1.5B-Instruct), real exam questions
 #   7b     our recipe for the paper's 7B setting: Qwen2.5-7B-Instruct, live Wikipedia, a teacher, 8 GPUs
 #   32b    our recipe for the paper's 32B setting: Qwen3-32B, without a cold start
