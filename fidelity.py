@@ -228,8 +228,8 @@ def hops(question: Question) -> int:
 
 def length_of(question: Question) -> str:
     """What tables group by: "1 hop", "2 hops", and apart from them the paths that rule options out as well."""
-    count, ruled_out = hops(question), chain_and_ruled_out(question)[1]
-    return f"{count} hop{'s' * (count > 1)}{', ruling out' * bool(ruled_out)}"
+    chain, ruled_out = chain_and_ruled_out(question)
+    return f"{len(chain)} hop{'s' * (len(chain) > 1)}{', ruling out' * bool(ruled_out)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +237,8 @@ class Verdict:
     """How reasoning relates to the path.
 
     `told` is the share of the masked entities that is told before a stranger is, of those that lead to the answer in
-    their order; `strangers` are titles.
-    `arrives` says whether the last option that is named is the answered one.
+    their order; `strangers` are titles. `arrives` says whether the last option that is named, other than to rule it
+    out, is the answered one.
     """
 
     told: float

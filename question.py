@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -111,17 +111,22 @@ REFERS = re.compile(  # to other options by what they are: "all of the above", "
     r"\b(?:above|below)\b|\b(?:all|any|none|both|either|neither) of (?:these|those|them|the)\b|以上|上述|上列|以下",
     re.I,
 )
-LISTED = re.compile(  # by their letters, and nothing else: "A and B", "Both C & F are correct"
-    r"(?:(?i:both|either|neither|only|options?|choices?|answers?)\s)*([A-Z](?:\s?(?:[,&/+、，和与及或]|and\b|or\b|nor\b)"
-    r"\s?(?:and\s|or\s)?[A-Z])+)\b(?:\s(?i:only|alone|are|is|both|correct|true|right|wrong|false|incorrect))*[.。]?"
+WORDS = re.compile(r"[A-Za-z]+|[^\W_]")  # of Chinese each character
+LISTING = set(
+    "both either neither only option options choice choices answer answers and or nor but not alone is are".split()
 )
+LISTING |= set("correct true right wrong false incorrect".split()) | set("和与及或都不对正确")
 
 
 def can_move(question: Question) -> bool:
     """Whether the options may change places: not if one refers to others ("A and B", "all of the above")."""
-    texts = [" ".join(text.split()) for text in question.options.values()]
-    listed = [set(re.findall(r"\b[A-Z]\b", found[1])) for text in texts if (found := LISTED.fullmatch(text))]
-    return not any(map(REFERS.search, texts)) and not any(letters <= question.options.keys() for letters in listed)
+    return not any(REFERS.search(text) or lists_letters(text, question.options) for text in question.options.values())
+
+
+def lists_letters(text: str, letters: Container[str]) -> bool:
+    """Whether a text consists of two letters of options or more, and what joins them: "Both A and C, but not B"."""
+    words = WORDS.findall(text)
+    return sum(word in letters for word in words) > 1 and all(w in letters or w.lower() in LISTING for w in words)
 
 
 def reordered(question: Question, order: Sequence[str]) -> Question:

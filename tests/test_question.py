@@ -110,7 +110,8 @@ def test_a_reordered_question_is_the_same_question(order, answer, name):
     ("text", "moves"),
     [
         *((text, False) for text in ("A and B", "Both A & B", "A/C", "A+C", "A, B and C", "Both F and G", "F, G",
-                                     "A、B", "A和C", "A or B only", "Both A and B are correct.", "Neither A nor B")),
+                                     "A、B", "A和C", "A or B only", "A and C but not B",
+                                     "Both A and B are correct.", "Neither A nor B")),
         *((text, False) for text in ("all of the above", "None of the above", "All of these", "none of these",
                                      "Either of the two", "以上都是", "上列均可")),
         *((text, True) for text in ("A vitamin", "Vitamin B", "Hepatitis B and C", "Vitamin A, oral", "HLA-A or HLA-B",
