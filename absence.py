@@ -154,6 +154,7 @@ def tell_one_thing(graph: Graph, finding: int, other: int) -> bool:
 
 
 def is_form(graph: Graph, finding: int, other: int) -> bool:
+    """Whether a finding is a form of another, by its page's first sentence, by a name's end, or by `FORMS`."""
     first = words_of(first_sentence(graph.page_prose(finding)[:LONGEST_LEAD]))
     if is_named(graph, other, f" {' '.join(first)} "):
         return True

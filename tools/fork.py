@@ -92,12 +92,10 @@ def main() -> None:
         raise UserError(f"unknown stage {args.stage!r}; {args.baseline} has: {' '.join(known)}")
     if args.flags:
         check_flags(args.stage, args.flags)
-    if args.target.exists():
-        raise UserError(f"{args.target} is there already; delete it to make it again, or name another folder")
     partial = args.target.with_name(args.target.name + ".partial")
     RunDir(args.target.parent, create=True).claim(partial.name)
     if args.target.exists():
-        raise UserError(f"{args.target} has just been made by another process; run the command again to join it")
+        raise UserError(f"{args.target} is there already; start run.sh again to join it, or name another folder")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     fork(args.baseline, partial, args.stage, dict(model.split("=", 1) for model in args.model))
