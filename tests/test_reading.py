@@ -108,7 +108,7 @@ def test_a_page_has_its_time_in_cpu_seconds_whatever_else_the_machine_does(monke
     try:
         readers.read([mediawiki.Page("Cough", 2, 2, PAGES["Cough"])])
         (worker,) = multiprocessing.active_children()
-        long = mediawiki.Page("Rash", 3, 3, PAGES["Rash"] + " [[Cough]] is ''one''." * 1_000)
+        long = mediawiki.Page("Rash", 3, 3, PAGES["Rash"] + " [[Cough]] is ''one''." * 5_000)
         stop = threading.Timer(0.02, os.kill, (worker.pid, signal.SIGSTOP))
         go_on = threading.Timer(1.5, os.kill, (worker.pid, signal.SIGCONT))
         stop.start(), go_on.start()
