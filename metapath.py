@@ -76,6 +76,7 @@ LONG_PATHS = (
              ("~cause", "complication", "treated_by", "adverse_effect"), CONDITIONS),
 )
 # fmt: on
+MEDICATION = ("drug", "drug class")  # what "It is treated with" may tell
 FINDINGS = ("mechanism", "diagnosed_by", "risk_factor", "affects")  # what may be observed beside symptoms
 
 

@@ -68,7 +68,7 @@ from absence import (
     tell_one_thing,
 )
 from graph import Graph, inverse
-from metapath import FINDINGS, LONG_PATHS, META_PATHS, MetaPath, tell_features, wordings_of
+from metapath import FINDINGS, LONG_PATHS, MEDICATION, META_PATHS, MetaPath, tell_features, wordings_of
 from question import LETTERS, TIERS, Question
 from teacher import add_teacher_arguments, teacher_of
 from tools.cli import UserError, at_least, between, progress_bar, run_stage, stage_parser
@@ -216,7 +216,7 @@ def mask(meta: MetaPath, disease: int, draw: Draw) -> list[tuple[str, int]]:
     nothing of the relation that is asked for. [] if the disease has too few.
     """
     graph, rng = draw.graph, draw.rng
-    of_relation = {step: sorted(graph.neighbours(disease, step)) for step in meta.observed or ("symptom", *FINDINGS)}
+    of_relation = {step: observable(graph, disease, step) for step in meta.observed or ("symptom", *FINDINGS)}
     of_relation["symptom"] = [entity for entity in of_relation["symptom"] if not may_cause(graph, entity, disease)]
     if meta.observed:
         return one_of_each(draw, Counter(meta.observed), of_relation)
@@ -228,6 +228,12 @@ def mask(meta: MetaPath, disease: int, draw: Draw) -> list[tuple[str, int]]:
     if findings and (len(features) < 3 or rng.random() < 0.3):
         features.append(rng.choice(findings))
     return features
+
+
+def observable(graph: Graph, disease: int, step: str) -> list[int]:
+    """What a step leads to from a disease; of treatments the drugs alone: surgery and diets help too many diseases."""
+    found = sorted(graph.neighbours(disease, step))
+    return [entity for entity in found if graph.type[entity] in MEDICATION] if step == "treated_by" else found
 
 
 def one_of_each(draw: Draw, numbers: Counter[str], of_relation: dict[str, list[int]]) -> list[tuple[str, int]]:

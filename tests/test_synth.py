@@ -682,6 +682,18 @@ def test_a_disease_between_findings_and_drug_may_be_masked(encyclopedia):
         assert question.options[question.answer] == question.evidence[0][0]
 
 
+def test_only_a_drug_tells_which_disease_is_treated(tmp_path):
+    """Surgery, rest and diets help too many."""
+    types = dict.fromkeys(("Fever", "Coma", "Chill"), "symptom") | {"Asthma": "disease", "Steroid": "drug class"}
+    types |= {"Airol": "drug", "Surgery": "procedure", "Palliative care": "procedure"}
+    facts = [("Asthma", "symptom", finding) for finding in ("Fever", "Coma", "Chill")]
+    facts += [("Asthma", "treated_by", remedy) for remedy in ("Airol", "Surgery", "Steroid", "Palliative care")]
+    graph, ids = graph_of(tmp_path / "kg.sqlite", types, facts)
+    asked = next(meta for meta in EVERY_PATH if meta.name == "presentation+drug>disease")
+    masks = [synth.mask(asked, ids["Asthma"], synth.Draw(graph, seed)) for seed in range(20)]
+    assert {features[-1] for features in masks} == {("treated_by", ids["Airol"]), ("treated_by", ids["Steroid"])}
+
+
 COMORBID = {
     "Hypertension": "disease", "Angina": "disease", "Asthma": "disease", "Gout": "disease", "Glaucoma": "disease",
     "Amlodipine": "drug", "Propranolol": "drug", "Sotalol": "drug", "Nebivolol": "drug", "Pilocarpine": "drug",
