@@ -11,41 +11,28 @@
 #   bash run.sh tiny rl1 --with-std    the stages before STAGE are shared; STAGE and those after it run again
 set -euo pipefail && cd "$(dirname "$0")"
 fail() { echo "run.sh: error: $1" >&2 && exit 1; }
-words=("$0" "$@") recipe=${1:-tiny} ablated=${2:-} seed=${SEED:-0} contact=${CONTACT:-} teacher=${TEACHER:-}
+recipe=${1:-tiny} ablated=${2:-} seed=${SEED:-0} contact=${CONTACT:-} teacher=${TEACHER:-}
 case $recipe in
-tiny | 1gpu | 7b | 32b) ;;
+tiny | 1gpu) ;;
+7b | 32b)
+  [[ $contact ]] || fail "CONTACT is not set: Wikipedia wants an address (export CONTACT=you@example.org)"
+  [[ $teacher ]] || fail "TEACHER is not set: name a language model (export TEACHER=openai:openai/gpt-oss-120b)" ;;
 -h | --help) sed -n '2,/^set/{s/^# \{0,1\}//p;}' run.sh && exit ;;
 *) fail "unknown recipe '$recipe'; known: tiny, 1gpu, 7b, 32b (see bash run.sh --help)" ;;
 esac
-[[ $recipe = tiny || $recipe = 1gpu || $contact ]] || fail "CONTACT is not set: Wikipedia wants an address (export CONTACT=you@example.org)"
-[[ $recipe = tiny || $recipe = 1gpu || $teacher ]] || fail "TEACHER is not set: name a language model (export TEACHER=openai:openai/gpt-oss-120b)"
-[[ $ablated != rehearse || $# = 2 && $recipe != tiny ]] || fail "rehearse takes no flags, and tries 1gpu, 7b or 32b: bash run.sh 7b rehearse"
-baseline=${BASELINE:-runs/$recipe} rehearsal=${RUN:-${BASELINE:-runs/$recipe}}-rehearsal
+[[ $ablated != rehearse || $# = 2 && $recipe != tiny ]] ||
+  fail "rehearse takes no flags, and tries 1gpu, 7b or 32b: bash run.sh 7b rehearse"
+baseline=${BASELINE:-runs/$recipe}
 run=${RUN:-$baseline${ablated:+-$(sed 's/ --/--/g; s/[ /]/-/g' <<<"${*:2}")}} # e.g. runs/tiny-rl1--with-std
-train=(env TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --rdzv-backend c10d --rdzv-conf store_type=file --nproc_per_node "${GPUS:-8}" --) # on loopback
-ladder=("Base=base" "+CoT cold start=sft" "+RL stage 1=rl1" "+RL stage 2=rl2")
-nine=(careqa jmed medbullets medmcqa medqa medxpertqa pubmedqa mmlu_pro_biology mmlu_pro_health) # Table 3
-
-stage() { # NAME COMMAND: announce and run it in the run directory, with the rest of the command line if it is ablated
-  echo "== $1 =="
-  local status=0 command=("${@:2}" --run "$run")
-  [ "$1" != "$ablated" ] || command+=("${words[@]:3}")
-  [ "$ablated" != rehearse ] || command=(python -m tools.rehearse "$rehearsal" "$1" "${@:2}")
-  "${command[@]}" & # in the background: only then a request to stop (Ctrl-C, SIGTERM) can be handed on while it runs
-  trap "kill -TERM $! 2>/dev/null" INT TERM
-  until wait $!; do status=$? && kill -0 $! 2>/dev/null || break; done # asked to stop, it saves first
-  trap - INT TERM
-  [ $status -lt 128 ] || fail "stage $1 was stopped by signal $((status - 128)); the same command continues"
-  return $status
-}
+ladder=("Base=base" "+CoT cold start=sft" "+RL stage 1=rl1" "+RL stage 2=rl2") # Table 4
+train=(env TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --rdzv-backend c10d --rdzv-conf store_type=file # on loopback
+  --nproc_per_node "${GPUS:-8}" --)
 source ./setup.sh
-for had in teacher_cache.jsonl pages.sqlite; do [[ $ablated || -e $run/$had || ! -e $rehearsal/$had ]] || { mkdir -p "$run" && cp "$rehearsal/$had" "$run"; }; done
-[[ ! $ablated || $ablated = rehearse || -d $run ]] || python -m tools.fork "${ladder[@]/#/--model=}" "$baseline" "$run" "$ablated" "${words[@]:3}"
-# glibc gives every freed tensor back to the kernel and asks for it again; on a CPU that costs a fifth of the time.
-export MALLOC_MMAP_THRESHOLD_=10000000000 MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_TOP_PAD_=100000000
+source tools/stage.sh # `stage NAME COMMAND` runs a command in the run directory
 case $recipe in
 tiny) export HF_HUB_OFFLINE=1
-  rl=(--questions 64 --group-size 8 --max-new-tokens 80 --lr 3e-4 --lr-decay 0.9 --share-prompts --micro-tokens 1024 --cache-gb 0.5 --seed "$seed")
+  rl=(--questions 64 --group-size 8 --max-new-tokens 80 --lr 3e-4 --lr-decay 0.9 --share-prompts
+    --micro-tokens 1024 --cache-gb 0.5 --seed "$seed")
   stage kg_build python kg_build.py --source data/encyclopedia.xml
   stage synth python synth.py --questions 12000 --no-long-paths --plain-wordings --single-facts 0.45
   stage curate python curate.py --heldout 500
@@ -70,6 +57,8 @@ tiny) export HF_HUB_OFFLINE=1
   stage evaluate python evaluate.py --benchmark "${tests[@]}" heldout --score loglikelihood --model "Base (likeliest letter)=$model"
   stage evaluate python evaluate.py --benchmark "${tests[@]}" heldout --max-new-tokens 512 "${cache[@]}" --model "Base=$model" "${ladder[@]:1}" ;;
 7b | 32b) # the same data
+  nine=(careqa jmed medbullets medmcqa medqa medxpertqa pubmedqa mmlu_pro_biology mmlu_pro_health) # Table 3
+  asked=("${nine[@]}" heldout heldout_public)
   stage kg_build python kg_build.py --source api --contact "$contact" --teacher "$teacher"
   stage synth python synth.py --teacher "$teacher"
   stage curate python curate.py --public medqa medmcqa cmexam pubmedqa --tiers "${nine[@]}" --teacher "$teacher" ${VERIFIER:+--verifier "$VERIFIER"}
@@ -78,12 +67,12 @@ tiny) export HF_HUB_OFFLINE=1
     stage sft "${train[@]}" sft.py --model Qwen/Qwen2.5-7B-Instruct --seed "$seed"
     stage rl1 "${train[@]}" grpo.py --stage 1 --seed "$seed"
     stage rl2 "${train[@]}" grpo.py --stage 2 --seed "$seed"
-    stage evaluate "${train[@]}" evaluate.py --benchmark "${nine[@]}" heldout heldout_public --model "Base=Qwen/Qwen2.5-7B-Instruct" "${ladder[@]:1}"
+    stage evaluate "${train[@]}" evaluate.py --benchmark "${asked[@]}" --model "Base=Qwen/Qwen2.5-7B-Instruct" "${ladder[@]:1}"
   else
     fit=(--gradient-checkpointing --micro-tokens 8192 --cpu-offload --cache-gb 5) # see: python grpo.py --plan ...
     stage rl1 "${train[@]}" grpo.py --stage 1 --model Qwen/Qwen3-32B --seed "$seed" "${fit[@]}"
     stage rl2 "${train[@]}" grpo.py --stage 2 --seed "$seed" "${fit[@]}"
-    stage evaluate "${train[@]}" evaluate.py --cache-gb 5 --benchmark "${nine[@]}" heldout heldout_public --model "Base=Qwen/Qwen3-32B" "${ladder[@]:2}"
+    stage evaluate "${train[@]}" evaluate.py --cache-gb 5 --benchmark "${asked[@]}" --model "Base=Qwen/Qwen3-32B" "${ladder[@]:2}"
   fi ;;
 esac
 stage report python report.py

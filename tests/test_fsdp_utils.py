@@ -298,7 +298,7 @@ def test_torchrun_listens_nowhere_as_run_sh_starts_it(tmp_path):
         "os.write(1, said.encode())  # whole, whatever the other process prints\n"
     )
     environment, flags = re.search(
-        r"^train=\(env (\S+) torchrun (.*) --nproc", (PROJECT / "run.sh").read_text(), re.M
+        r"^train=\(env (\S+) torchrun (.*) # on loopback", (PROJECT / "run.sh").read_text(), re.M
     ).groups()
     variables = dict([environment.split("=")], PYTHONPATH=str(PROJECT / "tests"))
     done = python("-m", "torch.distributed.run", *flags.split(), "--nproc_per_node", 2, script, **variables)
