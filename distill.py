@@ -55,7 +55,7 @@ from clean.calculations import calculations
 from fidelity import BY_PATH, OUTCOMES, PathJudge
 from question import TIERS, Question, can_move, load_questions, reordered
 from teacher import Request, Teacher, add_teacher_arguments, evidence_sentences, folder_state, teacher_of
-from tools.cli import UserError, at_least, between, fraction, progress_bar, run_stage, stage_parser
+from tools.cli import UserError, at_least, between, fraction, progress_bar, run_stage, seed_number, stage_parser
 from tools.run import Journal, Metrics, RunDir, is_there, origin_of, read_jsonl, write_jsonl
 from wiki.passages import Passages
 
@@ -275,14 +275,12 @@ def token_counter(tokenizer: str | None) -> Callable[[str], int]:
     """
     if not tokenizer:
         return lambda text: len(TOKEN.findall(text))
-    from transformers import AutoTokenizer  # here, so that the stage starts without it where it is not needed
+    from policy import load_tokenizer  # here, so that the stage starts without torch where it is not needed
 
     try:
-        loaded = AutoTokenizer.from_pretrained(tokenizer)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"--tokenizer {tokenizer}: {str(error).strip().splitlines()[0]}; give a model's folder"
-        ) from None
+        loaded = load_tokenizer(tokenizer)
+    except UserError as error:
+        raise UserError(f"--tokenizer {tokenizer}: {error}; give a model's folder") from None
     return lambda text: len(loaded(text, add_special_tokens=False)["input_ids"])
 
 
@@ -709,7 +707,7 @@ def parse_args() -> argparse.Namespace:
     sampling.add_argument(
         "--reader-tokens", type=at_least(1), default=2048, help="of a reader's reply; if it is cut, --max-tokens"
     )
-    sampling.add_argument("--seed", type=int, default=0, help="of the choice of questions and of the teacher")
+    sampling.add_argument("--seed", type=seed_number, default=0, help="of the choice of questions and of the teacher")
     add_teacher_arguments(parser, "openai:openai/gpt-oss-120b", "the paper's is GPT-OSS-120B")
     return parser.parse_args()
 

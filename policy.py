@@ -34,7 +34,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from pretrained import check_weights, known_tokens, turn_end, unsupported
+from pretrained import check_tokenizer, check_weights, known_tokens, turn_end, unsupported
 from tools.cli import UserError
 from tools.run import check_seal
 
@@ -65,7 +65,7 @@ def load_policy(
             model = AutoModelForCausalLM.from_pretrained(
                 folder, config=config, dtype=dtype, use_safetensors=True, attn_implementation="sdpa"
             )
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = load_tokenizer(folder)
     except UserError:
         raise
     except Exception as error:  # whatever transformers, tokenizers and safetensors make of the files of others
@@ -74,7 +74,28 @@ def load_policy(
         raise UserError(f"{path}: the tokenizer has {len(tokenizer)} tokens, the model only {model.config.vocab_size}")
     model.known_tokens = known_tokens(tokenizer)
     model.generation_config.eos_token_id = stop_tokens(model, tokenizer)
+    model.generation_config = savable(model.generation_config)
     return model, tokenizer
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or hub id. Raises UserError if it cannot be used."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        check_tokenizer(tokenizer)
+    except Exception as error:  # see load_policy
+        raise unusable(path, error) from error
+    return tokenizer
+
+
+def savable(config: GenerationConfig) -> GenerationConfig:
+    """A generation config, without its settings if they contradict each other: transformers reads such a one and
+    refuses to save it, which would be after the last step."""
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        return GenerationConfig(eos_token_id=config.eos_token_id)
+    return config
 
 
 def local_folder(path: str | Path) -> Path:
@@ -101,6 +122,7 @@ def load_config(path: str | Path) -> PretrainedConfig:
     if problem := unsupported(config):
         raise UserError(f"{path}: {problem}")
     config.attention_dropout = 0.0  # Eq. 1 trains what was sampled
+    config.return_dict, config.output_attentions, config.output_hidden_states = True, False, False
     return config
 
 
@@ -118,11 +140,17 @@ def empty_model(config: PretrainedConfig, dtype: torch.dtype = torch.float32) ->
 
 def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The ids that end a response: the tokenizer's EOS, those of the model's generation config and what the chat
-    template ends a turn with, which in base models is none of these."""
+    template ends a turn with, which in base models is none of these. Raises UserError for one that is no id."""
     configured = model.generation_config.eos_token_id
     configured = configured if isinstance(configured, list) else [configured]
-    ends = (tokenizer.eos_token_id, turn_end(tokenizer), *configured)
-    return sorted({token for token in ends if token is not None})
+    ends = [tokenizer.eos_token_id, turn_end(tokenizer), *configured]
+    ends = [token for token in ends if token is not None]
+    for token in ends:
+        if type(token) is not int or not 0 <= token < model.config.vocab_size:
+            raise UserError(
+                f"eos_token_id {token!r} in generation_config.json is no id of this model's tokens; mend it"
+            )
+    return sorted(set(ends))
 
 
 class Policy(nn.Module):

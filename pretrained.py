@@ -10,6 +10,7 @@ the config alone.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tools.run import CHECKSUMS, file_hash, is_there, read_json
 ARCHITECTURES = ("qwen2", "qwen3", "llama")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose frequencies do not change with the length
 FLOATS = {"F64", "F32", "F16", "BF16"}  # types of weights in safetensors files that are what they seem
+SAID = "Is it so? Yes."  # what any tokenizer can write
 # Settings that change logits or hidden states and that neither the trainer nor the sampler computes.
 SCALES = ("final_logit_softcapping", "attn_logit_softcapping", "logit_scale", "logits_scaling", "embedding_multiplier",
           "residual_multiplier", "attention_multiplier", "partial_rotary_factor")  # fmt: skip
@@ -33,18 +35,27 @@ def unsupported(config: Any) -> str | None:
     """Why a model of this config can be neither sampled from nor trained, in a few words; None if it can."""
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     rope_type = rope.get("rope_type", rope.get("type", "default"))
-    scales = [name for name in SCALES if getattr(config, name, None) not in (None, False, 1)]
+    settings = {name: rope.get(name, getattr(config, name, None)) for name in SCALES}
+    scales = [name for name, value in settings.items() if value not in (None, False, 1)]
     if config.model_type not in ARCHITECTURES:
         return f"the sampler does not know the architecture {config.model_type!r}; it knows {ARCHITECTURES}"
     if getattr(config, "quantization_config", None):
         return "its weights are quantised, which cannot be trained; use the folder it was made from"
     if rope_type not in ROPE_TYPES:
         return f"the sampler does not know the rope type {rope_type!r}"
-    if getattr(config, "use_sliding_window", False) or "sliding_attention" in (getattr(config, "layer_types", 0) or ()):
-        return "the sampler does not know sliding-window attention (use_sliding_window is set)"
+    if attention := _unknown_attention(config):
+        return f"the sampler does not know {attention}"
     if config.hidden_act != "silu":
         return f"the sampler does not know the activation {config.hidden_act!r}; it knows silu"
-    return f"the sampler does not know {scales[0]} ({getattr(config, scales[0])})" if scales else None
+    return f"the sampler does not know {scales[0]} ({settings[scales[0]]})" if scales else None
+
+
+def _unknown_attention(config: Any) -> str | None:
+    """A kind of attention that the sampler does not compute."""
+    types = {*(getattr(config, "layer_types", None) or ())} - {"full_attention"}
+    if getattr(config, "use_sliding_window", False) or "sliding_attention" in types:
+        return "sliding-window attention (use_sliding_window is set)"
+    return next(iter(sorted(types)), None)
 
 
 def check_weights(folder: Path, model: nn.Module) -> None:
@@ -53,7 +64,7 @@ def check_weights(folder: Path, model: nn.Module) -> None:
     Only the files' heads are read, and both output layers where the config says that they are one. Damaged files raise
     what safetensors does.
     """
-    found = _shapes(folder)
+    found, files = _shapes(folder)
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     tied = model.config.tie_word_embeddings
     missing = sorted(wanted.keys() - found.keys() - ({"lm_head.weight"} if tied else set()))
@@ -65,18 +76,36 @@ def check_weights(folder: Path, model: nn.Module) -> None:
     for name in wanted.keys() & found.keys():
         if wanted[name] != found[name]:
             raise UserError(f"{folder}: {name} has the shape {found[name]}, by config.json {wanted[name]}")
+    _check_index(folder, {name: files[name] for name in wanted.keys() & files.keys()})
     if tied and "lm_head.weight" in found and not _same(folder, "lm_head.weight", "model.embed_tokens.weight"):
         raise UserError(
             f"{folder}: config.json says tie_word_embeddings, but lm_head.weight is another matrix; set it to false"
         )
 
 
-def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor in a folder's files, from their heads. UserError for quantised or double ones."""
+def _check_index(folder: Path, files: Mapping[str, str]) -> None:
+    """Raise UserError if the index of a folder of several files, by which transformers loads them, names another file
+    for a tensor than the one that holds it: the tensor would be random."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists() or not is_there(index):
+        return
+    remedy = "download the model again"
+    listed = read_json(index, {"weight_map": {str: str}}, remedy)["weight_map"]
+    lost = sorted(name for name, file in files.items() if listed.get(name) != file)
+    if lost:
+        raise UserError(f"{index} does not name the file of {len(lost)} weights, such as {lost[0]}; {remedy}")
+
+
+def _shapes(folder: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """The shape of each tensor in a folder's files, from their heads, and its file's name.
+
+    Raises UserError for quantised or double ones.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise FileNotFoundError("it holds no *.safetensors")
     found: dict[str, tuple[int, ...]] = {}
+    places: dict[str, str] = {}
     for file in files:
         with safe_open(file, "pt") as opened:
             for name in opened.keys():
@@ -85,8 +114,8 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
                     raise UserError(f"{file}: {name} is quantised ({head.get_dtype()}), which cannot be trained")
                 if name in found:
                     raise UserError(f"{folder}: {name} is in two of its files; delete the ones that are left over")
-                found[name] = tuple(head.get_shape())
-    return found
+                found[name], places[name] = tuple(head.get_shape()), file.name
+    return found, places
 
 
 def _same(folder: Path, first: str, second: str) -> bool:
@@ -96,6 +125,13 @@ def _same(folder: Path, first: str, second: str) -> bool:
         with safe_open(file, "pt") as opened:
             tensors |= {name: opened.get_tensor(name) for name in (first, second) if name in opened.keys()}
     return torch.equal(tensors[first], tensors[second])
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Raise ValueError if a tokenizer does not give back what it is given: without its files, it is an empty one."""
+    back = tokenizer.decode(tokenizer(SAID, add_special_tokens=False)["input_ids"])
+    if "".join(back.split()).casefold() != "".join(SAID.split()).casefold():
+        raise ValueError(f"the tokenizer makes {back!r} of {SAID!r}; are its files complete?")
 
 
 def known_tokens(tokenizer: Any) -> int:

@@ -142,7 +142,7 @@ def prompt_tokens(tokenizer: Any, messages: list[dict[str, str]], **switches: An
 def response_opening(tokenizer: Any, **switches: Any) -> str:
     """What the chat template itself writes of a response, which therefore belongs to it: Qwen3 without its thinking
     mode writes "<think>\\n\\n</think>\\n\\n", some templates "<think>\\n", most nothing."""
-    chat = [{"role": "user", "content": ""}]
+    chat = [{"role": "user", "content": "Is it so?"}]  # some refuse an empty turn
     before, text = (rendered(tokenizer, chat, add_generation_prompt=prompt, **switches) for prompt in (False, True))
     added = text.removeprefix(before)
     return added[added.find("<think>") :] if "<think>" in added else ""

@@ -53,6 +53,7 @@ from tools.cli import (
     progress_bar,
     proper_fraction,
     run_stage,
+    seed_number,
     stage_parser,
 )
 from tools.run import RunDir, digest, read_jsonl
@@ -81,7 +82,12 @@ def chat_example(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerB
 
 
 def text_examples(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Example]:
-    """Plain text and an end token, cut into pieces of `max_length` tokens; all tokens but the first are scored."""
+    """Plain text and an end token, cut into pieces of `max_length` tokens; all tokens but the first are scored.
+
+    Raises UserError if the tokenizer has no end token.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError("the tokenizer has no end token for plain text; name one as eos_token in tokenizer_config.json")
     ids = tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
     pieces = [ids[start : start + max_length] for start in range(0, len(ids), max_length)]
     return [Example(piece, [False] + [True] * (len(piece) - 1)) for piece in pieces if len(piece) > 1]
@@ -298,7 +304,7 @@ def parse_args() -> argparse.Namespace:
     )
     machine.add_argument("--validate-every", type=at_least(1), default=50, help="steps between validation losses")
     machine.add_argument("--samples", type=at_least(0), default=2, help="held-out prompts answered at each validation")
-    machine.add_argument("--seed", type=int, default=0, help="of the shuffles")
+    machine.add_argument("--seed", type=seed_number, default=0, help="of the shuffles")
     return parser.parse_args()
 
 

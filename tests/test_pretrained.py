@@ -49,6 +49,18 @@ def refused(folder, message):
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "the rope type 'dynamic'"),
         ({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}, "sliding-window"),
         ({"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 8}, "sliding-window"),
+        ({"layer_types": ["full_attention", "chunked_attention"]}, "does not know chunked_attention"),
+        (
+            {
+                "rope_parameters": {
+                    "rope_type": "linear",
+                    "rope_theta": 1e4,
+                    "factor": 2.0,
+                    "partial_rotary_factor": 0.5,
+                }
+            },
+            "does not know partial_rotary_factor",
+        ),
         ({"final_logit_softcapping": 30.0}, "does not know final_logit_softcapping"),
         ({"logit_scale": 0.1}, "does not know logit_scale"),
         ({"hidden_size": "many"}, "cannot load the model"),
@@ -116,6 +128,47 @@ def test_damaged_and_left_over_files_are_refused(folder):
     refused(folder, "cannot load the model")
     weights.unlink()
     refused(folder, "holds no .*safetensors")
+
+
+def test_an_index_that_loses_weights_is_refused(folder):
+    """Transformers would load what it finds by the index, and make the rest up."""
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    places = {name: second if "layers.1" in name else first for name in state}
+    for file in (first, second):
+        save_file({name: state[name] for name in state if places[name] == file}, folder / file, {"format": "pt"})
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    load_policy(folder)
+    for lost in (dict.fromkeys(places, first), {name: file for name, file in places.items() if file == first}):
+        index.write_text(json.dumps({"metadata": {}, "weight_map": lost}))
+        refused(folder, "does not name the file of 12 weights, such as model.layers.1")
+
+
+def test_an_empty_tokenizer_is_refused(folder):
+    """Which transformers makes without a word where the file is missing."""
+    (folder / "tokenizer.json").unlink()
+    refused(folder, "the tokenizer makes '' of 'Is it so")
+
+
+@pytest.mark.parametrize("end", [10**6, -1, 1.5, True, "</s>", [[2]]])
+def test_an_end_that_is_no_token_is_refused(folder, end):
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
+    refused(folder, "eos_token_id .* is no id of this model's tokens|cannot load the model")
+
+
+def test_a_config_that_transformers_reads_but_does_not_save_is_no_end_of_a_training(folder, tmp_path):
+    """Settings that contradict each other, as in many folders of the hub; another form of what the model returns."""
+    (folder / "generation_config.json").write_text('{"eos_token_id": 2, "temperature": 0.6, "do_sample": false}')
+    edit(folder, return_dict=False, output_attentions=True)
+    for empty in (False, True):
+        model, _ = load_policy(folder, empty=empty)
+        assert model.generation_config.eos_token_id == [2]
+        model.generation_config.save_pretrained(tmp_path)
+        model.config.save_pretrained(tmp_path)
+    tokens = torch.tensor([[1, 2, 3]])
+    Policy(load_policy(folder)[0])(tokens, tokens > 1)
 
 
 def test_dropout_is_off_whatever_the_config_says(folder):
