@@ -56,7 +56,7 @@ from clean.formats import BENCHMARKS, read_hub, read_native
 from fidelity import hops
 from question import TIERS, Question
 from teacher import Request, Teacher, add_teacher_arguments, teacher_of
-from tools.cli import UserError, at_least, fraction, progress_bar, run_stage, stage_parser
+from tools.cli import UserError, at_least, fraction, progress_bar, run_stage, seed_number, stage_parser
 from tools.run import Metrics, RunDir, append_jsonl, is_there, read_jsonl, write_jsonl, write_text
 from tools.shape import misfit
 
@@ -775,7 +775,9 @@ def parse_args() -> argparse.Namespace:
     shares.add_argument(
         "--train-hops", type=at_least(1), help="longest path of a training question, in entities to find; none: any"
     )
-    shares.add_argument("--seed", type=int, default=0, help="of the held-out and mixed questions and the trials")
+    shares.add_argument(
+        "--seed", type=seed_number, default=0, help="of the held-out and mixed questions and the trials"
+    )
     judging = parser.add_argument_group("verifying and grading")
     judging.add_argument("--verifier", metavar="NAME", help="verifies labels, apart from the teacher; the teacher")
     judging.add_argument(

@@ -50,7 +50,7 @@ from reward import PROMPTS, prompt_messages, prompt_tokens, response_opening
 from rollout import Sampler
 from tables import ORDERS, PATHS, ablation_table, orders_table, paths_table
 from teacher import Request, add_server_arguments, teacher_of
-from tools.cli import Progress, UserError, above, at_least, progress_bar, run_stage, stage_parser
+from tools.cli import Progress, UserError, above, at_least, progress_bar, run_stage, seed_number, stage_parser
 from tools.cost import count
 from tools.run import MADE_BY, Metrics, RunDir, append_jsonl, digest, is_there, read_jsonl, write_text
 
@@ -459,7 +459,7 @@ def parse_args() -> argparse.Namespace:
     sampling.add_argument("--samples", type=at_least(1), default=1, help="a question; above 1: pass@k, majority vote")
     sampling.add_argument("--temperature", type=at_least(0.0), default=0.0, help="0 is greedy: no sampling noise")
     sampling.add_argument("--top-p", type=float, default=0.95, help="nucleus, where the temperature is above 0")
-    sampling.add_argument("--seed", type=int, default=0, help="of the sampling")
+    sampling.add_argument("--seed", type=seed_number, default=0, help="of the sampling")
     sampling.add_argument("--cache-gb", type=above(0.0), default=20.0, help="GB for the KV cache, per process")
     add_server_arguments(parser.add_argument_group("a model behind a server"))
     args = parser.parse_args()

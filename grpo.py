@@ -68,6 +68,7 @@ from tools.cli import (
     progress_bar,
     proper_fraction,
     run_stage,
+    seed_number,
     stage_parser,
 )
 from tools.cost import count
@@ -873,7 +874,7 @@ def parse_args() -> argparse.Namespace:
     machine("--share-prompts", action="store_true", help="one row per group in training; for short responses")
     held = f"steps between greedy answers to {HELD_OUT} questions of heldout.jsonl; 0: none"
     machine("--evaluate-every", type=at_least(0), default=0, help=held)
-    machine("--seed", type=int, default=0, help="of the data order and the sampling")
+    machine("--seed", type=seed_number, default=0, help="of the data order and the sampling")
     add_plan_arguments(parser)
     args = parser.parse_args()
     if args.updates > 1 and not args.clip:

@@ -43,7 +43,7 @@ from draw import charts
 from draw.page import page, section
 from fidelity import BY_PATH, OUTCOMES, PathJudge, split_entities
 from question import TIERS, Question, load_questions
-from results import Results, provenance, read_answer
+from results import RESPONSE, Results, provenance, read_answer
 from tools.cli import UserError, at_least, run_stage, stage_parser
 from tools.run import METRIC, RunDir, is_there, read_jsonl, write_jsonl, write_text
 from tools.shape import misfit
@@ -65,7 +65,6 @@ Stages = dict[str, list[Row]]  # stage -> its metrics
 Answers = dict[str, dict[str, Row]]  # model -> question id -> its saved response
 
 TOP = 10  # facts and questions that a list of them shows
-ANSWER = {"id": str, "truth": str}  # the shape of a saved response, as far as it is looked at here
 PLATEAU_WINDOW = 40  # steps that grpo.py judges the end of stage 1 by, unless it is told another number
 FROM_ROW_TO_ROW = "From row to row, on the same questions (paired bootstrap, 95%)"
 OVER_SEEDS = "Over seeds and questions (hierarchical bootstrap, 95%)"
@@ -99,7 +98,7 @@ def load_answers(run: RunDir) -> tuple[str, Answers]:
         answers = {
             file.stem: {
                 row["id"]: row
-                for row in read_jsonl(file, appended=True, shape=ANSWER)
+                for row in read_jsonl(file, appended=True, shape=RESPONSE)
                 if "response" in row and not row.get("sample")
             }
             for file in sorted(folder.glob("*.jsonl"), key=lambda file: tables.ladder_place(file.stem))

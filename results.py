@@ -26,7 +26,14 @@ from question import LETTERS, TIERS, Question, order_of
 from reward import parse
 from tools.cli import UserError
 from tools.run import is_there, read_json, read_jsonl
+from tools.shape import misfit
 from tools.statistics import wilson_interval
+
+RESPONSE = {  # the shape of a line of a results file
+    **{"id": str, "sample?": int, "tier": (str, None), "kind": (str, None), "truth": str, "response?": str},
+    **{"logprobs?": {str: float}, "tokens?": (int, None), "truncated?": (bool, None)},
+}
+SETTINGS = {"questions": int}  # of what is noted of how it was made, what tables rely on
 
 
 def result_row(question: Question, sample: int = 0, **outcome: Any) -> dict[str, Any]:
@@ -41,7 +48,7 @@ def provenance(path: Path) -> dict[str, Any]:
     Raises UserError with the remedy if the note is broken.
     """
     note = path.with_suffix(".json")
-    shape = {"settings?": {}, "scores?": {}}
+    shape = {"settings?": SETTINGS, "scores?": {}}
     return read_json(note, shape, f"delete it and {path.name} to evaluate again") if is_there(note) else {}
 
 
@@ -223,6 +230,15 @@ def micro_average(scores: dict[str, Scores]) -> float:
 # ------------------------------------------------------------------------------------------------- reading and scoring
 
 
+def row_problem(row: dict[str, Any]) -> str | None:
+    """Why a row holds no saved response, in a few words; None if it holds one."""
+    if problem := misfit(row, RESPONSE):
+        return problem
+    if len(row["truth"]) != 1 or not {row["truth"], *row.get("logprobs", "")} <= set(LETTERS):
+        return "truth or logprobs name no option's letter"
+    return None if row.get("logprobs") or "response" in row else "there is neither response nor logprobs"
+
+
 def read_answer(row: dict[str, Any]) -> tuple[str | None, bool | None]:
     """The answer's letter and whether the format holds; of log-likelihoods the likeliest letter, and no format."""
     if "logprobs" in row:
@@ -269,21 +285,20 @@ def score_file(path: Path, paths: PathJudge | None = None) -> Scores:
     answered: dict[str, Answered] = {}
     formed, meant, cut, lengths = [], [], [], []
     settings = provenance(path).get("settings", {})
-    try:
-        for row in read_jsonl(path, appended=True):
-            answer, well_formed = read_answer(row)
-            id, order = order_of(row["id"]) if settings.get("shuffle_options") else (row["id"], "")
-            length = paths.lengths.get(id, "") if paths else ""
-            item = answered.setdefault(id, Answered(own_letter(row["truth"], order), row["tier"], row["kind"], length))
-            item.take(answer, order)
-            if paths and "response" in row:
-                item.ways.append(paths.outcome(id, order, row["response"], answer, answer == row["truth"]))
-            formed.append(well_formed)
-            meant.append(is_meant(row))
-            cut.append(row.get("truncated"))
-            lengths.append(row.get("tokens"))
-    except (KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{path} is no file of saved responses ({error!r}); delete it and evaluate again") from None
+    for row in read_jsonl(path, appended=True):
+        if problem := row_problem(row):
+            raise UserError(f"{path} is no file of saved responses ({problem}); delete it and evaluate again")
+        answer, well_formed = read_answer(row)
+        id, order = order_of(row["id"]) if settings.get("shuffle_options") else (row["id"], "")
+        length = paths.lengths.get(id, "") if paths else ""
+        item = answered.setdefault(id, Answered(own_letter(row["truth"], order), row["tier"], row["kind"], length))
+        item.take(answer, order)
+        if paths and "response" in row:
+            item.ways.append(paths.outcome(id, order, row["response"], answer, answer == row["truth"]))
+        formed.append(well_formed)
+        meant.append(is_meant(row))
+        cut.append(row.get("truncated"))
+        lengths.append(row.get("tokens"))
     if not answered:
         raise UserError(f"{path} holds no response; delete it and evaluate again")
     return Scores(answered, *map(mean_or_none, (formed, meant, cut, lengths)), settings)

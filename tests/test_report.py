@@ -239,8 +239,9 @@ def test_a_broken_line_is_told_with_its_place(run, name, line):
 def test_response_free_results_are_passed_over(run):
     """Saved log-likelihoods have no response to show, further samples repeat the question."""
     path = run / "eval" / "heldout" / "Base.jsonl"
-    append_jsonl(path, [{"id": "q0", "sample": 1, "truth": "A", "response": "second", "tokens": 3}])
-    write_jsonl(path.with_name("letters.jsonl"), [{"id": "q0", "truth": "A", "logprobs": {"A": -1.0}}])
+    row = {"id": "q0", "truth": "A", "tier": None, "kind": None}
+    append_jsonl(path, [row | {"sample": 1, "response": "second", "tokens": 3}])
+    write_jsonl(path.with_name("letters.jsonl"), [row | {"logprobs": {"A": -1.0}}])
     _, answers = report.load_answers(RunDir(run))
     assert set(answers) == set(MODELS) and "second" not in answers["Base"]["q0"]["response"]
 

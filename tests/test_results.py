@@ -82,11 +82,27 @@ def test_no_response_is_slow_to_read(text):
     assert time.process_time() - began < 1
 
 
-@pytest.mark.parametrize("note", ["", "{", "[]", '{"settings": 3}', '{"scores": null}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "note", ["", "{", "[]", '{"settings": 3}', '{"settings": {}}', '{"scores": null}', "[" * 100_000]
+)
 def test_a_broken_note_is_told_with_the_remedy(tmp_path, note):
     (tmp_path / "m.json").write_text(note)
     with pytest.raises(UserError, match="m.json is broken .*; delete it and m.jsonl to evaluate again"):
         provenance(tmp_path / "m.jsonl")
+
+
+BROKEN = [("tier", ["easy"]), ("kind", {}), ("truth", "AB"), ("truth", ""), ("truncated", "yes"), ("tokens", "5")]
+BROKEN += [("response", None), ("logprobs", {}), ("logprobs", {"A": "0"}), ("logprobs", {"x": 0.5})]
+
+
+@pytest.mark.parametrize(("field", "value"), BROKEN)
+def test_a_row_that_is_no_saved_response_is_told_with_the_remedy(tmp_path, field, value):
+    row = rows_of(["<answer>A</answer>"])[0] | {field: value}
+    if field == "logprobs":
+        del row["response"]
+    write_jsonl(tmp_path / "m.jsonl", [row])
+    with pytest.raises(UserError, match="m.jsonl is no file of saved responses .*; delete it and evaluate again"):
+        score_file(tmp_path / "m.jsonl")
 
 
 def test_groups_add_up(tmp_path):

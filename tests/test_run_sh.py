@@ -10,7 +10,8 @@ import pytest
 from conftest import PROJECT, python
 
 from tools import fork
-from tools.run import append_jsonl, read_jsonl
+from tools.cli import UserError
+from tools.run import append_jsonl, read_jsonl, write_jsonl
 
 LADDER = {"Base": "base", "+CoT cold start": "sft", "+RL stage 1": "rl1", "+RL stage 2": "rl2"}
 MODELS = [f"--model={label}={folder}" for label, folder in LADDER.items()]
@@ -156,6 +157,14 @@ def test_without_hard_links_a_fork_is_a_copy(baseline, tmp_path, monkeypatch):
     for name in ("kg.sqlite", "sft/model.safetensors"):
         assert (tmp_path / "target" / name).read_bytes() == (baseline / name).read_bytes()
         assert not (tmp_path / "target" / name).samefile(baseline / name)
+
+
+@pytest.mark.parametrize("row", [{"step": 1, "time": 1.0}, {"stage": "evaluate", "step": 1, "time": 1.0, "model": []}])
+def test_a_fork_of_broken_metrics_is_one_line(tmp_path, row):
+    write_jsonl(tmp_path / "metrics.jsonl", [row])
+    (tmp_path / "target").mkdir()
+    with pytest.raises(UserError, match="metrics.jsonl, line 1: (missing field stage|model is not a text)"):
+        fork.fork(tmp_path, tmp_path / "target", "kg_build", {})
 
 
 def test_one_of_two_forks_of_a_name_refuses(baseline, tmp_path):

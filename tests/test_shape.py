@@ -25,6 +25,7 @@ PAGES = {"pages?": [{"title": str, "id?": (int, None), "main?": {"text": str}}],
         ({"pages": [{"title": "x", "main": {"text": None}}]}, "pages[0].main.text is not a text"),
         ({"names": {"a": ["b"]}}, "names.a is not a text"),
         ({"share": float("nan")}, "share is not a number"),
+        ({"share": 2**63}, "share is not a number"),
         ({"share": 10**400}, "share is not a number"),
     ],
 )

@@ -75,6 +75,7 @@ def between(least: float, most: float) -> Callable[[str], Any]:
 
 
 fraction = between(0.0, 1.0)  # an argparse type too
+seed_number = between(0, 2**32 - 1)  # another: what every generator of random numbers takes
 
 
 def proper_fraction(text: str) -> float:

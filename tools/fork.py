@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from tools.cli import UserError, run_stage, stage_parser
-from tools.run import MADE_BY, RunDir, is_there, publish, read_jsonl, write_jsonl
+from tools.run import MADE_BY, METRIC, RunDir, is_there, publish, read_jsonl, write_jsonl
 
 STAGES = {  # in order: what each leaves for the later ones
     "kg_build": ["kg.sqlite"],
@@ -69,7 +69,7 @@ def fork(baseline: Path, target: Path, stage: str, models: dict[str, str]) -> No
     for name in APPENDED:
         if is_there(baseline / name):
             shutil.copy2(baseline / name, target / name)
-    rows = read_jsonl(baseline / "metrics.jsonl", appended=True)
+    rows = read_jsonl(baseline / "metrics.jsonl", appended=True, shape=METRIC | {"model?": str})
     write_jsonl(target / "metrics.jsonl", [row for row in rows if row["stage"] in before or row.get("model") in kept])
 
 

@@ -48,6 +48,6 @@ def _first(problems: Iterable[str | None]) -> str | None:
 def _is(value: Any, kind: Any) -> bool:
     if kind is int:
         return type(value) is int and abs(value) <= LARGEST
-    if kind is float:
-        return type(value) in (int, float) and abs(value) <= sys.float_info.max  # no NaN, no infinity
+    if kind is float:  # no NaN, no infinity
+        return _is(value, int) or type(value) is float and abs(value) <= sys.float_info.max
     return value is None if kind is None else type(value) is kind
