@@ -121,6 +121,7 @@ KINDS = [
         clause=r"\b(?:unlikely|improbable|(?:dis|un)prove[nd]?|once thought|wrongly|controvers\w+|discredited"
         r"|unrelated to|spurious\w*|refuted|disputed|unsubstantiated|not substantiated)\b"
         r"|\b(?:unclear|unknown|uncertain|debated?|questions?|controvers\w+)\b[^;,]{0,30}\b(?:if|whether)\b"
+        r"|\b(?:unclear|unknown|uncertain) which\b"
         r"|\bnot (?:\w+ )?(?:confirmed|established|proven)\b|\bin the past\b"
         r"|\b(?:role|efficacy|effectiveness|benefits?|relationship|association)\b[^;,]{0,80}\b(?:is|are|remains?)"
         r" (?:\w+ )?(?:unclear|uncertain|unknown|disputed|debated)\b"
@@ -312,8 +313,37 @@ KINDS = [
     Kind(
         "used to exclude others",
         {"test"},
-        r"rule out|exclude",
-        after=r"[^;,.]{0,80}\bused to (?:\w+ ){0,3}(?:rule out|exclude) other|\s\(to (?:rule out|exclude) ",
+        r"rul(?:e|ing) out|exclud|distinguish|differentiat",
+        after=r"[^;,.]{0,80}\bused to (?:\w+ ){0,3}(?:rule out|exclude) other|\s\(?to (?:rule out|exclude) "
+        r"|[^;]{0,150}?\b(?:(?:rul(?:e|ing) out|exclud(?:e|ing)) (?:an? |the )?(?:other|alternat\w+)"
+        r"|(?:distinguish\w*|differentiat\w+)\b[^;.]{0,60}\b(?:other|causes))\b",
+        unless=r"\b(?:confirm\w*|establish\w*)\b",
+    ),
+    Kind(
+        "finds what comes of it, or how far it has come",
+        {"test"},
+        r"complication|evidence|signs|degree|extent|severity|size|stage|other ",
+        before=r"\b(?:identify|detect\w*|(?:look|check|screen)\w* for) complications\b[^;]{0,80}",
+        after=r"[^;]{0,80}?\b(?:(?:identify|detect|indicat|reveal)\w*|(?:look|check|search|screen|monitor)\w* for"
+        r"|assess\w*|evaluat\w*) (?:the )?(?:\w+ )?(?:complications|(?:evidence|signs) (?:of|that) [^;.]{0,40}"
+        r"\b(?:damage|strain|enlarge\w*|failure|dysfunction)|other (?:conditions|diseases|disorders))\b"
+        r"|[^;.,]{0,60}?\bto (?:assess|determine|measure|evaluate|estimate) (?:the )?(?:degree|extent|severity|sizes?"
+        r"|stage)\b",
+        unless=r"\b(?:confirm\w*|establish\w*|for (?:differential )?diagnosis)\b",
+    ),
+    Kind(
+        "only defined",  # "Benzodiazepines, including lorazepam, are types of anti-anxiety medications."
+        REMEDY,
+        r"types|kinds|forms|classes|members|examples",
+        after=r"[^;]{0,80}\bare (?:types|kinds|forms|classes|members|examples) of (?:[\w-]+ ){0,3}"
+        r"(?:medic\w+|drugs?|agents?)\W*$",
+    ),
+    Kind(
+        "how something else is given",
+        REMEDY,
+        r"administ|giv|deliver",
+        before=r"\b(?:administer|deliver|giv(?:e|ing)\b)\w* (?:[\w-]+ ){1,3}(?:using|by|via|through|during)"
+        r" (?:an? )?(?:[\w-]+ or )?",
     ),
     Kind(
         "a condition, not the advice",
@@ -364,15 +394,25 @@ KINDS = [
         r"|treated with) [^;,]{0,60}\bfor (?:[\w-]+ ){0,3}",
     ),
     Kind(
+        "an example of another disease",
+        {"effect"},
+        r"such as|like\b|other ",
+        before=r"\b(?:if|when|who|with)\b[^,;]{0,60}\b(?:ill with|(?:disease|illness|condition|disorder|problem)s?)"
+        r" (?:such as|like) [^,;]{0,60}"
+        r"|\bassociated with (?:[\w-]+ ){0,4}other (?:[\w-]+ )?(?:conditions|diseases|disorders)\b[^;]{0,200}",
+    ),
+    Kind(
         "origin, not effect",
         {"effect"},
         r"caused by|due to|because|secondary to|result of|resulting from|arising|owing|preced|following"
-        r"|after|history|triggered|precipitated|exacerb|worsened|aggravat|provoked|relieved|prevented|be related"
+        r"|after|history|triggered|precipitated|exacerb|worsened|worse by|aggravat"
+        r"|provoked|relieved|prevented|be related"
         r"|anteced|cause"
         r"|prior to|before|rul(?:e|ed|ing) out",
         before=r"\brul(?:e|ed|ing) out\b[^;]{0,300}|\b(?:caused by|due to|because of|secondary to|as a result of"
         r"|resulting from|arising from|owing to"
-        r"|(?:might|may|could) be related to|(?:exacerbated|worsened|aggravated|provoked|relieved|prevented) by"
+        r"|(?:might|may|could) be related to|(?:exacerbated|worsened|made worse|aggravated|provoked|relieved"
+        r"|prevented) by"
         r"|triggered by|precipitated by|preced\w+ by|history of|antecedent|causes (?:of [\w-]{1,30} )?"
         r"(?:(?:are|may|can|also|and|but|many|manifold|common) ){0,4}includ\w*)\b"
         r"(?:(?!\b(?:may|can|lead\w*|caus(?:e|es|ing)|develop\w*|occur\w*)\b)[^;]){0,160}|\b(?:prior to"
@@ -457,6 +497,7 @@ KINDS = [
         after=r"\s(?:wom[ae]n|m[ae]n|boy|girl)\b|\s(?:\w+ )?ha(?:ve|s) risk factors\b"
         r"|[^;.]{0,80}\bbe (?:excluded|ruled out)\b",
     ),
+    Kind("presupposed", {"origin"}, r"despite", before=r"\bdespite (?:the )?(?:\w+ of )?(?:\w+ )?"),
     Kind("possible only", {"origin"}, r"possibl|perhaps", before=r"\b(?:possibly|perhaps) (?:\w+ ){0,2}"),
     Kind(
         "carried along with it",
@@ -560,12 +601,15 @@ KINDS = [
     Kind(
         "given for another reason",
         REMEDY,
-        r"infection|unrelated|transplant|treatment of|condition|new |disease|disorder",
+        r"infection|unrelated|transplant|treatment of|condition|new |disease|disorder|after |remov",
         clause=r"\b(?:superinfections?|secondary (?:\w+ )?infections?)\b|\bin other (?:conditions|diseases|disorders)\b"
         r"|\bfor the treatment of\b.{0,200}\bfor the treatment of\b",  # each for another disease
         before=r"\b(?:an)?other (?:\w+ )?conditions?\b[^;,]{0,60}|\bunrelated (?:\w+ )?"
         r"|\b(?:transplant\w*|new (?:kidney|liver|heart|lung|pancreas))\b[^;.]{0,40}\b(?:necessitat"
-        r"|requir)\w*\b[^;.]{0,100}",
+        r"|requir)\w*\b[^;.]{0,100}"
+        r"|\bafter (?:the|an?) (?:procedure|stent\w*|operation)\b[^;.]{0,40}"
+        r"|\bremov\w+\b[^;.]{0,20}\breplacement (?:with|of) [^;.]{0,60}"
+        r"|\b(?:associated|concurrent|co-?existing) (?:conditions?|infections?|diseases?) [^;.]{0,80}",
     ),
     Kind(
         "where it lies",
@@ -614,7 +658,7 @@ KINDS = [
         "only in animals",
         STATED,
         ANIMALS + r"|murine|canine|feline|equine|bovine|veterinary|in vitro|cell (?:culture|line)s?",
-        clause=rf"\b(?:in|of|for|to|with) (?:[\w-]+ ){{0,2}}{ANIMALS}\b|\banimal (?:models?|stud\w+|experiments?)"
+        clause=rf"\b(?:in|of|for|to|with) (?:[^\s,;.]+ ){{0,2}}{ANIMALS}\b|\banimal (?:models?|stud\w+|experiments?)"
         rf"|\b{ANIMALS} (?:models?|stud\w+|experiments?)|\b(?:murine|canine|feline|equine|bovine|veterinary"
         r"|in vitro|cell cultures?|cell lines?)\b",
         unless=r"\b(?:humans?|people|patients?|persons?|men|women|children|man|rat bites?|mouse bites?)\b",
@@ -793,11 +837,3 @@ def doubt(before: str, after: str, relation: str, inverse: bool = False, kinds: 
     role = ROLES[relation, inverse]
     kinds = suspects(f"{before} {after}") if kinds is None else kinds
     return next((kind.name for kind in kinds if role in kind.roles and kind.raised(before, after)), "")
-
-
-# "used to prevent malaria", but not "prevents attacks of migraine", which is treatment
-PREVENTING = re.compile(
-    r"\b(?:prevent(?:s|ing|ion of)?|(?:prophylaxis|protects?|protection|immunization|vaccination) against)\b"
-    r"(?!.*\b(?:of|in|for|is|are|treats?|belongs?)\b)",
-    re.IGNORECASE | re.DOTALL,
-)

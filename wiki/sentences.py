@@ -34,7 +34,8 @@ NO_PROOF = (
 )
 CLAUSE_END = re.compile(
     r";|, (?=(?:and|so) (?:it|they|this|these|those)\b)"
-    rf"|\b(?:but(?! (?:not|also|(?:may|can) include)|{TAKEN_BACK}|{NO_PROOF})|(?:although|though)(?!{NO_PROOF})|whereas"
+    rf"|\b(?:but(?! (?:not|also|(?:may|can) include)|{TAKEN_BACK}|{NO_PROOF})|(?:although|though)(?!{NO_PROOF}"
+    r"| it (?:has been|is) (?:associated|linked)\b)|whereas"
     r"|while(?! (?:once|formerly|previously|initially))|(?<!, )however|however(?!,))\b",
     re.IGNORECASE,
 )
@@ -56,7 +57,7 @@ CONTINUES = re.compile(  # a sentence or a clause that begins like this shares t
 # A condition holds for the rest of the sentence and not for what it is said of: "If rest does not help, X is used".
 CONDITION_BEFORE = re.compile(
     r"\b(?:if|when|where|once|unless|in (?:those|patients|people|cases) (?:who|where|in whom))\b"
-    r"(?:(?!\b(?:there (?:is|are)|stop\w*|withdrawn|discontinu\w*)\b)[^,;]){0,150},",
+    r"(?:(?!\b(?:there (?:is|are)|stop\w*|withdrawn|discontinu\w*|removed)\b)[^,;]){0,150},",
     re.I,
 )
 CONDITION_AFTER = re.compile(  # as far as a verb that denies: "in those who had one, or have one now, do not change"
