@@ -36,8 +36,37 @@ def test_a_sentence_turns_to_another_disease(sentence, of_another):
     ],
 )
 def test_what_stands_beside_the_subject_or_follows_from_it_is_no_cause_of_it(before, after, not_of):
-    assert Subject(["gout"]).is_not_of("origin", before + after, before, after) is not_of
-    assert not Subject(["gout"]).is_not_of("remedy", before + after, before, after)
+    assert Subject(["gout"]).is_not_of("cause", before + after, before, after) is not_of
+    assert not Subject(["gout"]).is_not_of("treated_by", before + after, before, after)
+
+
+@pytest.mark.parametrize(
+    ("relation", "sentence", "of_another"),
+    [
+        ("symptom", "Hyperthyroidism frequently causes @.", True),
+        ("symptom", "Arthritis may progress to a state that causes @.", True),
+        ("symptom", "Some symptoms of temporal arteritis include @.", True),
+        ("symptom", "Weil's chorea often leads to @.", False),
+        ("symptom", "The symptoms of chorea include @.", False),
+        ("symptom", "Anemia causes @.", False),  # it may be the subject's own
+        ("symptom", "Cerebral disease causes @.", False),
+        ("symptom", "Missed doses lead to @.", False),
+        ("symptom", "Graves' disease causes @.", True),
+        ("complication", "Nephritis causes @.", False),
+        ("diagnosed_by", "@ may also screen for hepatitis.", True),
+        ("diagnosed_by", "@ is used to screen for Weil's chorea.", False),
+        ("treated_by", "Nephritis is usually treated with @.", True),
+        ("treated_by", "@ is used to treat the encephalopathy.", True),
+        ("treated_by", "@ is used to treat the movements.", False),
+        ("cause", "There are many causes of childhood chorea, including @.", True),
+        ("cause", "Other causes of a burning mouth are @.", True),
+        ("cause", "Other causes of Weil's chorea are @.", False),
+        ("cause", "Other causes are @.", False),
+    ],
+)
+def test_a_sentence_tells_of_another_disease(relation, sentence, of_another):
+    before, after = sentence.split("@")
+    assert Subject(["Weil's chorea"]).is_not_of(relation, sentence, before, after) is of_another
 
 
 def test_acronyms_are_letters_of_a_name():
@@ -67,6 +96,29 @@ def mentions(body, lead="is a disease"):
 )
 def test_what_a_sentence_tells_outright(body, fact):
     assert fact in mentions(body)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "relation"),
+    [
+        ("Complications such as gout and [[Edema]] are seen.", "complication"),
+        ("It increases the risk of [[Edema]].", "complication"),
+        ("Fever and [[Edema]] are seen; complications are rare.", "symptom"),
+        ("Scars may lead to [[Blindness]].", "complication"),
+        ("Scars may lead to [[Edema]].", "symptom"),
+        ("Fever and [[Blindness]] are seen.", "symptom"),
+    ],
+)
+def test_what_is_told_as_a_complication_is_no_symptom(sentence, relation):
+    told = mentions(f"== Signs and symptoms ==\n{sentence}")
+    assert {name for name, target in told if target in {"Edema", "Blindness"}} == {relation}
+
+
+def test_what_prevents_the_disease_is_no_treatment_of_it():
+    body = (
+        "== Treatment ==\nThe hole is closed by [[surgery]] preventing the disease. [[Insulin]] prevents the attacks."
+    )
+    assert {("prevented_by", "Surgery"), ("treated_by", "Insulin")} <= mentions(body)
 
 
 @pytest.mark.parametrize(

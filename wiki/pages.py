@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 from mwparserfromhell.parser import ParserError, tokens
 
-from wiki.doubts import PREVENTING, ROLES, STATES_ALONE, doubt, says_so, suspects
+from wiki.doubts import ROLES, STATES_ALONE, doubt, says_so, suspects
 from wiki.mediawiki import Page, bare, normalise_title
+from wiki.names import means_another
 from wiki.reading import MENTIONED, STATES_FACT, Mention, Reading
 from wiki.recognition import RARE_CATEGORY, recognise
-from wiki.rules import FINDINGS, RULES_AT, TELLING, VAGUE, Rule, applicable, may_tell, rules_for, told
+from wiki.rules import FINDINGS, RULES_AT, TELLING, VAGUE, Rule, applicable, may_tell, relation_told, rules_for, told
 from wiki.sentences import MAX_SENTENCE_CHARS, clause_around, statements
 from wiki.subject import Subject, acronyms
 from wiki.wikitext import (
@@ -107,7 +108,8 @@ class Passage(NamedTuple):
 
 def find_mentions(passage: Passage) -> Iterator[Mention]:
     """The mentions that a passage makes of its links and names; the evidence is the sentence."""
-    flat, spots = passage.flat, sorted([*passage.flat.links, *passage.names])
+    flat = passage.flat
+    spots = sorted(s for s in (*flat.links, *passage.names) if not means_another(flat.text, s.start, s.end))
     if not (passage.rules or passage.subject) or not spots:
         return
     at, rules, in_lead = 0, passage.rules, passage.section == "lead"
@@ -133,18 +135,17 @@ def mentions_of(
     evidence, in_lead = passage.heading + tidy(sentence), passage.section == "lead"
     for spot in spots:
         rules = [*fitting, *passage.told(sentence[: spot.start], fitting)]
-        roles = [ROLES[rule.relation, rule.inverse] for rule in rules]
         if not rules:
             continue
         before, after = clause = clause_around(sentence, spot.start, spot.end)
-        kinds = suspects(context + sentence, frozenset(roles))
-        for rule, role in zip(rules, roles):
+        kinds = suspects(context + sentence, frozenset(ROLES[rule.relation, rule.inverse] for rule in rules))
+        for rule in rules:
             if spot.target in passage.common and rule.relation not in COMMON_ENDS[in_lead]:
                 continue
             linked = types_named(rule, in_lead and spot not in passage.names, clause)
             if not linked or doubt(context + before, after, rule.relation, rule.inverse, kinds):
                 continue
-            if passage.subject and passage.subject.is_not_of(role, sentence, before, after):
+            if passage.subject and passage.subject.is_not_of(rule.relation, sentence, before, after):
                 continue
             yield mention_by(rule, linked, spot.target, spot in passage.names, passage.section, evidence, clause)
 
@@ -164,8 +165,7 @@ def mention_by(
     rule: Rule, linked: str, target: str, plain: bool, section: str, evidence: str, clause: tuple[str, str]
 ) -> Mention:
     """What a rule makes of a name, linked or `plain`, of something of one of the types `linked`."""
-    prevents = rule.relation == "treated_by" and rule.inverse and PREVENTING.search(clause[0])
-    relation = "prevented_by" if prevents else rule.relation
+    relation = relation_told(rule, target, *clause)
     return Mention(
         relation, linked, rule.inverse, target, section, evidence, trust_in(relation, section, plain, "".join(clause))
     )
@@ -191,7 +191,9 @@ def plain_names(flat: Flattener, known: dict[str, str], longest: dict[str, int])
             while at < len(linked) and linked[at].end <= start:
                 at += 1
             inside = at < len(linked) and linked[at].start < end
-            if target and target not in seen and not inside and not PART_OF_NAME.match(flat.text, end):
+            if inside or PART_OF_NAME.match(flat.text, end) or means_another(flat.text, start, end):
+                break
+            if target and target not in seen:
                 seen.add(target)
                 yield Link(start, end, target)
             break

@@ -181,6 +181,25 @@ TELLING = re.compile(
     re.IGNORECASE,
 )
 ANAPHOR = re.compile(r"\b(?:it|the (?:disease|condition|disorder|syndrome))\b", re.IGNORECASE)
+# "used to prevent malaria", but not "prevents attacks of migraine", which is treatment
+PREVENTING = re.compile(
+    r"\b(?:prevent(?:s|ing|ion of)?|(?:prophylaxis|protects?|protection|immunization|vaccination) against)\b"
+    r"(?!.*\b(?:of|in|for|is|are|treats?|belongs?)\b)",
+    re.IGNORECASE | re.DOTALL,
+)
+PREVENTS = re.compile(
+    r" (?:thereby |thus )?prevent(?:s|ing) the (?:disease|condition|disorder|syndrome)\b", re.IGNORECASE
+)
+# What follows the symptoms, or is only feared
+COMES_LATE = re.compile(r"\b(?:leads?|leading|progress\w*|results?|resulting|eventual\w*|untreated|advanced)\b", re.I)
+END = re.compile(
+    r"(?:(?:heart|kidney|renal|liver|hepatic|respiratory) failure|(?<!night )blindness|cirrhosis|osteoporosis)$", re.I
+)
+COMPLICATING = re.compile(
+    r"(?:(?<!minimal )\bcomplications\b(?: \w+){0,3}(?: such as| includ\w+|:)[^;]{0,200}"
+    r"|\brisks? (?:of|for) (?:developing )?(?:[\w-]+ ){0,2})$",
+    re.IGNORECASE,
+)
 # Under these silent headings a sentence may still tell something outright.
 CLASSES = set(map(normal_heading, listed("classification; types; subtypes; variants; prognosis")))
 # Pages that are too general to be one end of a fact.
@@ -228,6 +247,16 @@ def told(before: str, named: re.Pattern, in_lead: bool) -> list[Rule]:
     elif "SUBJECT" not in before:
         return []
     return [rule for rule, says in TOLD if says.search(before)]
+
+
+def relation_told(rule: Rule, target: str, before: str, after: str) -> str:
+    """The relation of a rule, or the one that the words around the name make of it ("complications such as X")."""
+    if rule.relation == "treated_by" and (PREVENTING.search(before) if rule.inverse else PREVENTS.match(after)):
+        return "prevented_by"
+    comes_late = COMPLICATING.search(before) or END.search(target) and COMES_LATE.search(before)
+    if rule.relation == "symptom" and not rule.inverse and comes_late:
+        return "complication"
+    return rule.relation
 
 
 def closes(outer: set[str], inner: set[str]) -> bool:

@@ -9,7 +9,8 @@ from functools import cached_property
 from wiki.headings import singular
 
 DISEASE = (  # names of diseases by their endings; "infection", "failure" may be a stage of the page's subject
-    r"(?:[\w'’-]+ ){0,3}?(?:[\w'’-]+(?:itis|oses|osis|[ae]mia|pathy|opathies|omas?|plegia|trophy|plasia|rhosis)"
+    r"(?:[\w'’-]+ ){0,3}?(?:[\w'’-]+(?:itis|oses|osis|[ae]mia|pathy|opathies|omas?|plegia|trophy|plasia|rhosis"
+    r"|thyroidism|eclampsia)"
     r"|[\w'’-]+ (?:diseases?|syndromes?|disorders?|cancers?))"
 )
 IN_ANOTHER = re.compile(
@@ -17,8 +18,31 @@ IN_ANOTHER = re.compile(
     r"(?: \([^)]{0,40}\))?,",
     re.IGNORECASE,
 )
+NAME = rf"(?P<name>{DISEASE})(?: \([^)]{{0,40}}\))?"
+OF_ANOTHER = [  # the relation, the part of the sentence in which another disease is told of, and how
+    ("symptom", "sentence", rf"^\W{{0,3}}{NAME} (?:\w+ ){{0,2}}?(?:causes?|leads? to|results? in|progress(?:es)? to"
+     r"|presents? with|is characteri[sz]ed by|produces?)\b"),
+    ("symptom", "before", rf"\b(?:signs|symptoms|features|manifestations) of (?:an? |the )?{NAME} (?:\w+ )?"
+     r"(?:include|are|such as|occur)\b"),
+    ("diagnosed_by", "after", rf"^[^;.]{{0,60}}?\b(?:screen|check|test|look|search)\w* for (?:signs of )?"
+     rf"(?:an? |the )?{NAME}"),
+    ("treated_by", "sentence", rf"^\W{{0,3}}{NAME} (?:is|are|(?:can|may|should) be) (?:\w+ ){{0,2}}"
+     r"(?:treated|managed|controlled)\b"),
+    ("treated_by", "after", rf"^[^;.,]{{0,40}}?\bto treat (?:an? |the )?{NAME}"),
+    ("cause", "before", r"\b(?:many|other|several|various) causes of (?P<name>[\w'’ -]{3,40}?),?"
+     r" (?:include|including|are|such as)\b"),
+]  # fmt: skip
+SAYS_SO = {
+    relation: [(part, re.compile(says, re.I)) for of, part, says in OF_ANOTHER if of == relation]
+    for relation, *_ in OF_ANOTHER
+}
+STAGE = re.compile(  # a step on the way to the subject's own signs, or a form of it: "vaginal disease causes itch"
+    r"(?:[ae]mia|\bdoses|acidosis|cirrhosis|necrosis|(?<!['’]s )(?<!s['’] )(?:diseases?|disorders?))$", re.I
+)
+EPONYM = re.compile(r"\w['’]s? (?!disease|syndrome|disorder)(\w+)$", re.I)
 ANYONE = re.compile(r"\b(?:this|these|such|the|adults|children|infants|women|men|patients|people) ", re.IGNORECASE)
-TOLD_OF = {"effect", "organ", "process"}
+TOLD_OF = {"symptom", "complication", "affects", "mechanism"}
+ORIGINS = {"cause", "risk_factor"}
 MOST_NAMES = 30
 JOINTS = (" and ", " or ")
 JOINED_TO = r"(?:^|[,(;:] |\b(?:to|with|of|both|between|for|as|by|in|from) (?:the )?)"
@@ -60,6 +84,11 @@ class Subject:
         return {singular(word) for name in self.names for word in re.findall(r"\w{4,}", name)}
 
     @cached_property
+    def eponyms(self) -> set[str]:
+        """What the subject is a form of that is called after somebody: chorea of "Sydenham's chorea"."""
+        return {singular(match[1]) for name in self.names if (match := EPONYM.search(name))}
+
+    @cached_property
     def any_name(self) -> str:
         return rf"(?:{'|'.join(map(spelled, self.names))})"
 
@@ -76,17 +105,27 @@ class Subject:
     def after(self) -> re.Pattern:
         return re.compile(rf",? (?:and|or) {self.any_name}\b|{CAUSED_BY}{self.any_name}\b", re.IGNORECASE)
 
-    def is_not_of(self, role: str, sentence: str, before: str, after: str) -> bool:
+    def is_not_of(self, relation: str, sentence: str, before: str, after: str) -> bool:
         """Whether a sentence names a thing as something of another disease, as something that the subject causes, or
-        beside the subject, where what is said holds of both; given its role and the parts of its clause."""
-        if role == "origin":
+        beside the subject, where what is said holds of both; given the relation and the parts of its clause."""
+        if relation in ORIGINS:
             joined = before.endswith(JOINTS) and self.before.search(before)
-            return bool(joined or AFTER.match(after) and self.after.match(after))
-        return role in TOLD_OF and self.tells_of_another(sentence)
+            if joined or AFTER.match(after) and self.after.match(after):
+                return True
+        elif relation in TOLD_OF and self.tells_of_another(sentence):
+            return True
+        parts = {"sentence": sentence, "before": before, "after": after}
+        return any(self.is_another(says.search(parts[part])) for part, says in SAYS_SO.get(relation, ()))
 
     def tells_of_another(self, sentence: str) -> bool:
         """Whether a sentence begins by turning to another disease: "In atherosclerosis, the walls ..."."""
-        found = IN_ANOTHER.match(sentence)
-        if not found or ANYONE.match(found["name"]):
+        return self.is_another(IN_ANOTHER.match(sentence), stages=True)
+
+    def is_another(self, match: re.Match | None, stages: bool = False) -> bool:
+        """Whether the name in a match is another disease's; that of what may be a stage of it only if `stages`."""
+        if not match or ANYONE.match(match["name"]) or self.named.search(match["name"]):
             return False
-        return self.words.isdisjoint(map(singular, re.findall(r"\w{4,}", found["name"].casefold())))
+        if not stages and STAGE.search(match["name"]):
+            return False
+        words = {singular(word) for word in re.findall(r"\w{4,}", match["name"].casefold())}
+        return self.words.isdisjoint(words) or not self.eponyms.isdisjoint(words)

@@ -1,0 +1,53 @@
+"""wiki/names.py: which names the words around them make the names of something else."""
+
+import pytest
+
+from wiki.mediawiki import Page
+from wiki.names import means_another
+from wiki.pages import read_page
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "another"),
+    [
+        ("Painful swelling of the lymph nodes follows.", "swelling", True),
+        ("There is swelling at the involved knee.", "swelling", True),
+        ("Joint swelling is common.", "swelling", True),
+        ("Bone pain and swelling are felt.", "swelling", True),
+        ("Redness, swelling, and warmth of the joints follow.", "swelling", True),
+        ("It shows as a bluish swelling under the skin.", "swelling", True),
+        ("Swelling of the feet is common.", "Swelling", False),
+        ("Pain, swelling and fever are common.", "swelling", False),
+        ("There is marked swelling of the face and of the joints.", "swelling", False),
+        ("Corneal oedema clouds the sight.", "oedema", True),
+        ("Pitting oedema is seen.", "oedema", False),
+        ("Abdominal cramps are frequent.", "cramps", True),
+        ("Nightly cramps are frequent.", "cramps", False),
+        ("Prenatal growth retardation is seen.", "growth retardation", True),
+        ("Postnatal growth retardation is seen.", "growth retardation", False),
+        ("Optic disc pallor is seen.", "pallor", True),
+        ("Pallor of the skin is seen.", "Pallor", False),
+        ("Scabies and papular urticaria itch.", "urticaria", True),
+        ("Acute urticaria itches.", "urticaria", False),
+        ("Serotonergic drugs help.", "Serotonergic", True),
+        ("Treatment is palliative.", "palliative", True),
+        ("Palliative care helps.", "Palliative care", False),
+    ],
+)
+def test_the_words_around_a_name_may_make_it_anothers(text, name, another):
+    start = text.index(name)
+    assert means_another(text, start, start + len(name)) is another
+
+
+@pytest.mark.parametrize(
+    ("signs", "targets"),
+    [
+        ("Swelling of the glands is followed by swelling of the legs.", {"Edema"}),  # the second is one
+        ("Swelling of the glands is seen.", set()),
+        ("[[Edema|Swelling]] of the [[lymph node]]s is seen.", set()),
+    ],
+)
+def test_a_name_that_is_anothers_tells_nothing(signs, targets):
+    text = f"{{{{Infobox disease}}}}\n'''Morbus novus''' is a disease.\n== Symptoms ==\n{signs}"
+    mentions = read_page(Page("Morbus novus", 1, 1, text)).mentions
+    assert {m.target for m in mentions if m.relation == "symptom" and "finding" in m.linked} - {"Lymph node"} == targets
