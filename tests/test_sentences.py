@@ -254,7 +254,7 @@ from wiki.sentences import clause_around, split_sentences, statements
         ("@ detects it and its complications.", "diagnosed_by", True),
         ("Sedatives, including @, are classes of calming drugs.", "treated_by", False),
         ("Sedatives, including @, are useful classes of drugs in it.", "treated_by", True),
-        ("Salt may be given using a drip or @.", "treated_by", False),
+        ("One may give the salt using a drip or @.", "treated_by", False),
         ("Salt is given, followed by @.", "treated_by", True),
         ("Salt is needed after the procedure and @ for a year.", "treated_by", False),
         ("If both glands are removed, replacement with salt or @ is imperative.", "treated_by", False),
