@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -88,7 +89,7 @@ def test_a_run_begins_with_what_its_rehearsal_paid_for_and_fetched(run_sh, tmp_p
 
 
 SCRIPT = """
-import argparse, json, sys, time
+import argparse, json, os, signal, sys, time
 from pathlib import Path
 from tools.cli import UserError, run_stage, stage_parser
 
@@ -98,11 +99,16 @@ def parse_args():
     parser.add_argument("--run")
     parser.add_argument("--questions", type=int, default=1000)
     parser.add_argument("--fail", action="store_true")
+    parser.add_argument("--stopped", action="store_true")
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
+    if args.stopped:  # as torchrun tells it
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+        os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(60)
     if args.fail:
         raise UserError("no such thing; take another --thing")
     print("Warning: it is warm")
@@ -162,6 +168,12 @@ def test_what_would_have_stopped_the_run_is_one_line_with_what_was_proved(fake, 
         "synth would have stopped the run: no such thing; take another --thing (proved before it: synth)\n"
     )
     assert len(list(read_jsonl(tmp_path / "run" / "rehearsal.jsonl"))) == 1
+
+
+def test_a_request_to_stop_is_no_failure_of_the_stage(fake, tmp_path):
+    done = fake("--stopped")
+    assert done.returncode == 128 + signal.SIGTERM and "would have stopped" not in done.stderr
+    assert not (tmp_path / "run" / "rehearsal.jsonl").exists()
 
 
 def test_a_training_is_killed_after_its_first_step_and_resumes(tiny, chats, tmp_path):

@@ -171,6 +171,7 @@ class Tried:
     """What a command did: its exit status, the lines of its output, and what it took."""
 
     status: int = 0
+    asked_to_stop: bool = False  # by SIGTERM, which is handed on: torchrun then fails with a status of its own
     lines: list[str] = field(default_factory=list)
     seconds: float = 0.0
     memory_gb: float = 0.0  # of the host, by the largest of its processes
@@ -188,7 +189,12 @@ def execute(command: list[str], log: Path, ended_at: Path | None = None) -> Trie
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, errors="replace", env=os.environ | at_once
         )
-    handler = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+
+    def hand_on(*_) -> None:
+        tried.asked_to_stop = True
+        process.terminate()
+
+    handler = signal.signal(signal.SIGTERM, hand_on)
     if ended_at:
         threading.Thread(target=kill_at, args=(process, ended_at), daemon=True).start()
     for line in process.stdout:
@@ -218,13 +224,13 @@ def attempt(stage: Stage, command: list[str], run: RunDir) -> Tried:
     log, saved = run.output("rehearsal.log"), run.output(f"{stage.name}.state/step-000001/checksums.json")
     written = log.stat().st_size if log.exists() else 0
     tried = execute(command, log, saved if stage.name in TRAINING else None)
-    if saved.exists():
+    if saved.exists() and not tried.asked_to_stop:
         first, size = tried, folder_bytes(saved.parent)
         tried = execute(command, log)
         tried.lines, tried.seconds = first.lines + tried.lines, first.seconds + tried.seconds
         tried.checkpoint_bytes = size
-    if tried.status in (-signal.SIGTERM, 128 + signal.SIGTERM):
-        sys.exit(128 + signal.SIGTERM)  # asked to stop
+    if tried.status and (tried.asked_to_stop or tried.status in (-signal.SIGTERM, 128 + signal.SIGTERM)):
+        sys.exit(128 + signal.SIGTERM)
     if tried.status:
         with open(log, errors="replace") as errors:
             errors.seek(written)
