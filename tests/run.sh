@@ -7,4 +7,5 @@ install tests/requirements.txt
 
 ruff format --check .
 ruff check .
-pytest -q -n 2 --dist loadfile --no-loadscope-reorder "$@"
+# One worker more than two cores: some tests wait, for a process that is killed or a clock that runs out.
+pytest -q -n 3 --dist loadfile --no-loadscope-reorder "$@"

@@ -6,7 +6,9 @@ import shutil
 import sqlite3
 import zlib
 from collections import Counter, defaultdict
+from copy import deepcopy
 from itertools import chain
+from unittest.mock import patch
 
 import pytest
 from conftest import call_main, metrics_of, python
@@ -154,13 +156,19 @@ def ruled_out(reader, meta, question):
     return {reader.ids[drug]: reader.ids[given] for drug, relation, given, *_ in rows if relation == meta.given}
 
 
-@settings(max_examples=8, deadline=None)
+def questions_of_a_small_graph(graph, count, seed):
+    """By every path, each given up after 75 draws in a row that gave none, not 600: so small a graph holds few."""
+    with patch.object(synth, "PATIENCE", 75):
+        return synth.synthesize(graph, count, seed, 4, EVERY_PATH)
+
+
+@settings(max_examples=16, deadline=None)
 @given(seed=st.integers(0, 10_000), density=st.sampled_from([0.1, 0.25, 0.4]))
 def test_exactly_one_option_is_right(tmp_path_factory, seed, density):
     path = make_graph(tmp_path_factory.mktemp("g") / "kg.sqlite", seed, density)
     graph = Graph(path)
     reader = Reader(graph, path)
-    for question in synth.synthesize(graph, 60, seed, 4, EVERY_PATH):
+    for question in questions_of_a_small_graph(graph, 60, seed):
         meta = next(meta for meta in EVERY_PATH if meta.name == question.kind)
         facts = [(reader.ids[s], r, reader.ids[o]) for s, r, o, *_ in question.evidence]
         assert all(fact in reader.facts for fact in facts), "evidence is in the graph"
@@ -193,12 +201,12 @@ def around(graph, entity):
     return {(r, o) for s, r, o in graph.facts if s == entity} | {(s, r) for s, r, o in graph.facts if o == entity}
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_wrong_options_come_from_competitors(tmp_path_factory, seed):
     """What gives a wrong option shares an observed feature with what gives the right one, and lacks another."""
     graph = Graph(make_graph(tmp_path_factory.mktemp("g") / "kg.sqlite", seed))
-    for question in synth.synthesize(graph, 40, seed, 4, EVERY_PATH):
+    for question in questions_of_a_small_graph(graph, 40, seed):
         meta = next(meta for meta in EVERY_PATH if meta.name == question.kind)
         wrong = {graph.entity[text] for letter, text in question.options.items() if letter != question.answer}
         wrong -= {graph.entity[row[0]] for row in question.evidence if row[1] == meta.given}
@@ -234,6 +242,22 @@ def encyclopedia(encyclopedia_path):
     return Graph(encyclopedia_path)
 
 
+@pytest.fixture(scope="module")
+def asked(encyclopedia):
+    """800 of its questions, by the default paths."""
+    return synth.synthesize(encyclopedia, 800, 0, 4)
+
+
+@pytest.fixture(scope="module")
+def asked_of_every_path(encyclopedia):
+    return synth.synthesize(encyclopedia, 800, 0, 4, EVERY_PATH)
+
+
+@pytest.fixture(scope="module")
+def asked_plainly(encyclopedia):
+    return synth.synthesize(encyclopedia, 300, 0, 4, EVERY_PATH, plain=True)
+
+
 def test_the_encyclopedia_gives_every_kind(encyclopedia):
     questions = synth.synthesize(encyclopedia, 1200, 0, 4, single_facts=0.45)
     assert {question.kind for question in questions} == {meta.name for meta in synth.META_PATHS}
@@ -257,8 +281,8 @@ def test_a_kind_that_outweighs_the_others_waits_while_they_last():
     assert mix.has_room([first]) == [first], "the graph gives nothing else"
 
 
-def test_diagnoses_share_an_observed_feature_and_lack_another(encyclopedia):
-    for question in synth.synthesize(encyclopedia, 600, 1, 4):
+def test_diagnoses_share_an_observed_feature_and_lack_another(encyclopedia, asked):
+    for question in asked:
         if question.kind == "presentation>disease":
             seen = [(relation, encyclopedia.entity[object_]) for _, relation, object_, *_ in question.evidence]
             for letter, text in question.options.items():
@@ -278,11 +302,10 @@ def test_a_random_part_is_masked(encyclopedia):
     assert sum(len(seen) > 1 for seen in ways.values()) > len(ways) / 2
 
 
-def test_long_paths_have_up_to_four_hops(encyclopedia):
+def test_long_paths_have_up_to_four_hops(encyclopedia, asked_of_every_path):
     """symptom -> mechanism -> test -> treatment is among them; without the flag they are not asked."""
-    questions = synth.synthesize(encyclopedia, 800, 0, 4, EVERY_PATH)
-    assert sum(question.tier == "easy" for question in questions) < 0.2 * 800
-    assert {question.kind for question in questions} > {
+    assert sum(question.tier == "easy" for question in asked_of_every_path) < 0.2 * 800
+    assert {question.kind for question in asked_of_every_path} > {
         "symptoms+mechanism+test>disease>drug",
         "presentation>disease>complication>drug",
     }
@@ -291,23 +314,23 @@ def test_long_paths_have_up_to_four_hops(encyclopedia):
     assert [row[1] for row in question.evidence] == ["symptom"] * 3 + ["mechanism", "diagnosed_by", "treated_by"]
 
 
-def test_questions_have_many_surface_forms(encyclopedia):
+def test_questions_have_many_surface_forms(encyclopedia, asked_of_every_path, asked_plainly):
     """Of each kind of question; the plain ones are fewer."""
     for meta in EVERY_PATH:
         forms = synth.wordings_of(meta)
         assert len(set(forms)) == len(forms) >= 4 > len(synth.wordings_of(meta, plain=True))
         assert all(form.count("{seen}") == 1 and form.endswith("?") for form in forms)
     told, asked = defaultdict(set), Counter()
-    for question in synth.synthesize(encyclopedia, 800, 0, 4, EVERY_PATH, single_facts=0.45):
+    shown = "|".join(map(re.escape, sorted(encyclopedia.in_text.values(), key=len, reverse=True)))
+    for question in asked_of_every_path:
         asked[question.kind] += 1
-        shown = sorted(encyclopedia.in_text.values(), key=len, reverse=True)
-        told[question.kind].add(re.sub("|".join(map(re.escape, shown)), "X", question.question))
+        told[question.kind].add(re.sub(shown, "X", question.question))
     assert (
         all(len(forms) >= min(3, asked[kind] / 2) for kind, forms in told.items())
         and len(told["presentation>disease"]) > 20
     )
     plain = {meta.name: synth.wordings_of(meta, plain=True) for meta in EVERY_PATH}
-    for question in synth.synthesize(encyclopedia, 300, 0, 4, EVERY_PATH, plain=True):
+    for question in asked_plainly:
         ends = [wording.split("{seen}")[1] for wording in plain[question.kind]]
         forms = (re.escape(end).replace(r"\{given\}", ".+") for end in ends)
         assert any(re.search(f"{form}$", question.question) for form in forms)
@@ -376,23 +399,22 @@ def test_names_within_sentences_are_written_as_in_running_text(tmp_path):
     assert graph.named["syncope"] == {ids["Syncope (medicine)"]}, "a vignette may call it so"
 
 
-def test_only_questions_write_names_so(encyclopedia):
+def test_only_questions_write_names_so(encyclopedia, asked_of_every_path, asked_plainly):
     """Options and evidence are titles, as is everything with plain wordings."""
     inside = " ".join(encyclopedia.in_text.values())  # "Chlamydia trachomatis" has a capital, chlamydia has none
     titles = ((title, encyclopedia.in_text[entity]) for entity, title in encyclopedia.title.items())
     capital = [title for title, name in titles if name != title and title not in inside]
     pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, capital))})\b")
-    for plain in (False, True):
-        questions = synth.synthesize(encyclopedia, 300, 0, 4, EVERY_PATH, plain)
+    for plain, questions in ((False, asked_of_every_path), (True, asked_plainly)):
         assert any(pattern.search(question.question) for question in questions) == plain
         for question in questions:
             told = {text for row in question.evidence for text in (row[0], row[2])} | set(question.options.values())
             assert told <= encyclopedia.entity.keys()
 
 
-def test_no_question_names_its_answer(encyclopedia):
+def test_no_question_names_its_answer(encyclopedia, asked):
     """Nor does the name of what is asked about: "What is measles caused by?" is no question of medicine."""
-    for question in synth.synthesize(encyclopedia, 800, 0, 4):
+    for question in asked:
         answer, text = question.options[question.answer], words_of(question.question)
         names = encyclopedia.names[encyclopedia.entity[answer]]
         assert not any(f" {name} " in f" {' '.join(text)} " for name in names)
@@ -404,9 +426,9 @@ def test_no_question_names_its_answer(encyclopedia):
             assert not set(words_of(start)) <= set(words_of(answer))
 
 
-def test_rare_entities_come_first(encyclopedia):
-    lifted, uniform = (synth.synthesize(encyclopedia, 500, 0, 4, uniform=uniform) for uniform in (False, True))
-    assert synth.rare_share(encyclopedia, lifted) > 1.3 * synth.rare_share(encyclopedia, uniform)
+def test_rare_entities_come_first(encyclopedia, asked):
+    uniform = synth.synthesize(encyclopedia, 500, 0, 4, uniform=True)
+    assert synth.rare_share(encyclopedia, asked[:500]) > 1.3 * synth.rare_share(encyclopedia, uniform)
 
 
 def test_a_seed_gives_the_same_questions(encyclopedia):
@@ -782,8 +804,8 @@ def tuberculosis(encyclopedia):
     )
 
 
-def test_vignettes_replace_presentations_only(encyclopedia):
-    plain, told = (synth.synthesize(encyclopedia, 400, 0, 4) for _ in range(2))
+def test_vignettes_replace_presentations_only(encyclopedia, asked):
+    plain, told = (deepcopy(asked[:400]) for _ in range(2))
     outcomes = synth.write_vignettes(encyclopedia, told, Writer(vignette), 0)
     presentations = [meta.name for meta in synth.META_PATHS if meta.presentation]
     kept = 0
