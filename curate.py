@@ -296,21 +296,35 @@ def read_decisions(accept: str | None, run: RunDir) -> Decisions:
     kept = run.output("decisions.jsonl")
     if accept:
         append_jsonl(kept, [row for row in rows if "decision" in row])
-    decided = {row["id"]: row for row in read_jsonl(kept, appended=True, shape=DECISION)} if is_there(kept) else {}
+    earlier = list(read_jsonl(kept, appended=True, shape=DECISION)) if is_there(kept) else []
+    for row in earlier:
+        require_decision(row, f"{kept}, {row['id']}")
+    decided = {row["id"]: row for row in earlier}
     undecided = [row for row in rows if "decision" not in row and row["id"] not in decided]
     return Decisions(decided, {row["id"]: row for row in undecided})
 
 
 def reviewed_rows(path: str) -> list[dict[str, Any]]:
-    """The rows of a review.jsonl that a person has edited. Raises UserError for what `read_decisions` refuses."""
-    rows = list(read_jsonl(Path(path), "python curate.py --teacher openai:MODEL"))
-    for number, row in enumerate(rows, 1):
+    """The rows of a review.jsonl that a person has edited; how many are decided is told, since a misspelt "decision" is
+    none. Raises UserError for what `read_decisions` refuses, and for a question that comes twice."""
+    rows: dict[str, dict[str, Any]] = {}
+    for number, row in enumerate(read_jsonl(Path(path), "python curate.py --teacher openai:MODEL"), 1):
         if problem := misfit(row, REVIEWED):
             raise UserError(f"{path}, row {number}: not a row of review.jsonl ({problem})")
-        if row.get("decision", "reject") not in (*row["options"], "reject"):
-            letters = ", ".join(row["options"])
-            raise UserError(f'{path}, row {number}: decision {row["decision"]!r} is none of {letters}, "reject"')
-    return rows
+        require_decision(row, f"{path}, row {number}")
+        if row["id"] in rows:
+            raise UserError(f"{path}, row {number}: {row['id']} occurs twice; decide about it once")
+        rows[row["id"]] = row
+    decided = sum("decision" in row for row in rows.values())
+    print(f'{path}: {decided:,} decisions; {len(rows) - decided:,} rows have no "decision" and stay under review')
+    return list(rows.values())
+
+
+def require_decision(row: dict[str, Any], where: str) -> None:
+    """Raise UserError if a row's decision, where it has one, is neither one of its options nor "reject"."""
+    if row.get("decision", "reject") not in (*row["options"], "reject"):
+        letters = ", ".join(row["options"])
+        raise UserError(f'{where}: decision {row["decision"]!r} is none of {letters}, "reject"')
 
 
 def confirmed(
@@ -789,7 +803,8 @@ def parse_args() -> argparse.Namespace:
     )
     add_teacher_arguments(parser, "none", "verifies labels and grades tiers (none: labels unverified, tiers by rule)")
     args = parser.parse_args()
-    args.language_shares, args.tier_shares = (scaled(shares) for shares in (args.language_shares, args.tier_shares))
+    for flag in ("language_shares", "tier_shares"):
+        setattr(args, flag, scaled(getattr(args, flag), f"--{flag.replace('_', '-')}"))
     if args.tier_shares and not args.tier_shares.keys() <= set(TIERS):
         raise UserError(f"--tier-shares: the tiers are {', '.join(TIERS)}")
     if args.benchmark is None:  # a hub dataset may contain benchmark questions
@@ -810,10 +825,12 @@ def named_share(text: str) -> tuple[str, float]:
     return name, value
 
 
-def scaled(shares: list[tuple[str, float]] | None) -> dict[str, float]:
-    """The shares by name, scaled to add up to 1; {} if there are none."""
+def scaled(shares: list[tuple[str, float]] | None, flag: str) -> dict[str, float]:
+    """The shares by name, scaled to add up to 1; {} if there are none. Raises UserError if all are zero."""
     total = sum(value for _, value in shares or ())
-    return {name: value / total for name, value in shares} if total else {}
+    if shares and not 0 < total < float("inf"):
+        raise UserError(f"{flag}: shares that add up to {total:g} are none; give numbers such as easy=0.3")
+    return {name: value / total for name, value in shares or ()}
 
 
 def language_model(name: str, args: argparse.Namespace, run: RunDir) -> Teacher | None:
@@ -875,16 +892,17 @@ def main() -> None:
 
 
 def save(outcome: Outcome, run: RunDir, card: str) -> None:
-    """Write all outputs. train.jsonl marks the stage as done: it is deleted first and written last."""
-    for name in ("train.jsonl", "heldout_public.jsonl"):
+    """Write all outputs; held-out questions, if there are any. train.jsonl marks the stage as done: it is deleted first
+    and written last."""
+    for name in ("train.jsonl", "heldout.jsonl", "heldout_public.jsonl"):
         run.output(name).unlink(missing_ok=True)
     write_text(run.output("card.md"), card)
     write_jsonl(run.output("rejected.jsonl"), outcome.rejected)
     write_jsonl(run.output("review.jsonl"), outcome.review)
     write_jsonl(run.output("left_out.jsonl"), [question.to_json() for question in outcome.left_out])
-    write_jsonl(run.output("heldout.jsonl"), [question.to_json() for question in outcome.heldout])
-    if outcome.heldout_public:
-        write_jsonl(run.output("heldout_public.jsonl"), [question.to_json() for question in outcome.heldout_public])
+    for name in ("heldout", "heldout_public"):
+        if questions := getattr(outcome, name):
+            write_jsonl(run.output(f"{name}.jsonl"), [question.to_json() for question in questions])
     metrics = Metrics(run, "curate")
     metrics.rewind(-1)
     tiers = Counter(question.tier for question in outcome.train)

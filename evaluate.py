@@ -331,10 +331,14 @@ def settings_of(model: str | None, questions: list[Question], args: argparse.Nam
 
 
 def require_same_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Raises UserError if there is a results file that was made in another way."""
+    """Raises UserError if there is a results file that was made in another way, or without a note of how."""
     if not is_there(out):
         return
-    before = provenance(out).get("settings", settings)  # a file without a note is taken as it is
+    before = provenance(out).get("settings")
+    if before is None:
+        raise UserError(
+            f"{out} lies there without its note {out.stem}.json of how it was made; delete it to answer again"
+        )
     changed = [name for name, value in settings.items() if value is not None and before.get(name) != value]
     if changed:
         name = changed[0]

@@ -525,8 +525,19 @@ def whole_checkpoints(folder: Path) -> list[Path]:
 def load_checkpoint(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model of one checkpoint of a `TrainingLoop`, to be sampled from, and its tokenizer.
 
-    Raises UserError if it is damaged, or if the model that the training began with is not what it was.
+    Raises UserError if it is damaged, if the model that the training began with is not what it was, or if the training
+    has deleted it meanwhile.
     """
+    try:
+        return _load_checkpoint(folder, dtype)
+    except (UserError, OSError, SafetensorError, CheckpointException) as error:
+        if folder.exists():
+            raise
+        again = "ask for the newest one by the same command"
+        raise UserError(f"{folder} has given way to a later checkpoint while it was read; {again}") from error
+
+
+def _load_checkpoint(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     remedy = f"delete {folder.parent} to start over"
     check_seal(folder, remedy)
     extra = read_json(folder / "extra.json", {"base": str, "origin": {}}, remedy)

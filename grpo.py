@@ -888,7 +888,7 @@ def parse_args() -> argparse.Namespace:
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("sampling").add_argument
     add("--questions", type=at_least(1), default=128, help="questions per step, over all processes")
-    add("--group-size", type=int, default=8, help="k, responses per question; the baseline is their mean")
+    add("--group-size", type=at_least(1), default=8, help="k, responses per question; the baseline is their mean")
     cut = "tokens; longer responses are cut and earn nothing"
     add("--max-new-tokens", type=at_least(1), default=4096, help=cut)
     on_policy = "1 samples from the policy itself, as Eq. 1 asks"

@@ -11,10 +11,11 @@ it: read these first.
 
 Deviations from the paper. It names the agent, entity linking and relation extraction, and the size (over 100,000
 entities), but no schema, prompt or method. Here both steps are deterministic: links that editors set are the entity
-linking, the section they stand in is the relation. That finds fewer facts than a language model would and invents none;
-a negated or hedged mention makes no relation. `--teacher` adds a language model: it is asked about the pages that no
-rule recognises, and it reads facts out of the text. Such a fact is kept only if its sentence stands word for word on
-the page, names the other entity without negating it, and both ends link to entities of types that the relation joins.
+linking, the section they stand in is the relation. That finds fewer facts than a language model would, and each stands
+in a sentence that can be looked up; a negated or hedged mention makes no relation. `--teacher` adds a language model:
+it is asked about the pages that no rule recognises, and it reads facts out of the text. Such a fact is kept only if its
+sentence stands word for word on the page, names the other entity without negating it, and both ends link to entities of
+types that the relation joins.
 
 The graph is built in kg.sqlite.partial and renamed when it is complete. Every batch of pages is one transaction, so a
 killed build goes on where it was, with nothing lost or doubled. Wikitext is untrusted: it is parsed in worker processes

@@ -56,8 +56,8 @@ class Question:
             return "answer not among the options"
         if self.tier is not None and self.tier not in TIERS:
             return "unknown tier"
-        if misfit(self.evidence, [list]) or any(misfit(row[:3], [str]) or len(row) < 3 for row in self.evidence):
-            return "no evidence path"  # of [subject, relation, object, ...]
+        if misfit(self.evidence, [list]) or not all(map(is_fact, self.evidence)):
+            return "no evidence path"
         return None
 
     def to_json(self) -> dict[str, Any]:
@@ -73,6 +73,13 @@ class Question:
         if missing:
             raise ValueError(f"missing field {', '.join(missing)}")
         return cls(**{name: row[name] for name in cls.__slots__ if name in row})
+
+
+def is_fact(row: list[Any]) -> bool:
+    """Whether it is [subject, relation, object], perhaps followed by a revision and the sentence that states it."""
+    source = dict(zip(("revision", "sentence"), row[3:]))
+    told = not misfit(source, {"revision?": (int, None), "sentence?": (str, None)})
+    return len(row) >= 3 and not misfit(row[:3], [str]) and told
 
 
 def options_problem(options: Any) -> str | None:

@@ -302,16 +302,21 @@ def graph_section(run: RunDir) -> str:
     question = hardest_question(run)
     if question is None:
         return section(title, "Left out: the run has no question with evidence from a graph yet (synth.py).")
-    facts = "".join(
-        f"<li>{escape(subject)} <b>{escape(relation.replace('_', ' '))}</b> {escape(other)}<br>"
-        f"<span class=muted>“{escape(sentence)}” (revision {escape(str(revision))})</span>"
-        for subject, relation, other, revision, sentence in question.evidence
-    )
+    facts = "".join(map(fact_item, question.evidence))
     lead = "Dashed boxes are masked: the question does not name them. The filled one is the answer."
     text = f"<div><h3>{escape(question.question)}</h3>{option_list(question)}<ul>{facts}</ul></div>"
     triples = [fact[:3] for fact in question.evidence]
     picture = charts.graph_picture(*split_entities(question), question.options[question.answer], triples)
     return section(title, lead, picture, text)
+
+
+def fact_item(row: list[Any]) -> str:
+    """A fact of a question's path and, where it is known, the sentence that states it."""
+    subject, relation, other, *source = row
+    item = f"<li>{escape(subject)} <b>{escape(relation.replace('_', ' '))}</b> {escape(other)}"
+    if len(source) < 2 or not source[1]:
+        return item
+    return f"{item}<br><span class=muted>“{escape(source[1])}” (revision {source[0]})</span>"
 
 
 def hardest_question(run: RunDir) -> Question | None:

@@ -1,6 +1,8 @@
 """Every command ends as a user expects: wrong flags, bad input, progress in a log, a reader that has seen enough."""
 
+import argparse
 import io
+import os
 import re
 import signal
 import sqlite3
@@ -16,7 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.cli import UserError, at_least, progress_bar, run_stage, stage_parser
+from tools.cli import UserError, above, at_least, between, progress_bar, run_stage, stage_parser
 from tools.stop import AGAIN
 
 
@@ -41,6 +43,7 @@ def test_an_expected_end_is_one_line(monkeypatch, capsys, error, status):
         (lambda path: open(path / ("x" * 300)), "File name too long: .*xxx"),
         (lambda path: (path / "file").write_text("") or (path / "file" / "x").mkdir(), "Not a directory: .*file/x"),
         (lambda path: sqlite3.connect(path / "db").execute("SELECT * FROM entity"), "database .*no such table: entity"),
+        (lambda path: os.fsdecode(b"run\xff").encode(), "holds bytes that are no UTF-8 text"),
         (lambda path: bytearray(1 << 60), "out of memory"),
         (lambda path: torch.empty(1 << 50), "out of memory"),
     ],
@@ -94,6 +97,13 @@ def test_a_log_has_lines_instead_of_a_bar(monkeypatch, capfd):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert sum(progress_bar(range(10), desc="walk")) == 45
     assert "\rwalk: 100%" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["1" + "0" * 400, "1e300", "-1e300", "inf", "nan", "10000000000000"])
+@pytest.mark.parametrize("kind", [at_least(1), above(0.0), between(0.0, 1.0)])
+def test_no_flag_takes_a_number_that_nothing_can_be_computed_with(kind, text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        kind(text)
 
 
 def test_a_wrong_flag_is_one_line_and_help_shows_defaults(monkeypatch, capsys):

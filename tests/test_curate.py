@@ -21,7 +21,7 @@ from clean import anonymise, calculations, domains, duplicates
 from question import LETTERS, Question, load_questions
 from teacher import Answer, Teacher
 from tools.cli import UserError
-from tools.run import RunDir, read_jsonl
+from tools.run import RunDir, read_jsonl, write_jsonl
 from wiki import mediawiki
 
 FACTS = [(f"Disease {d}", relation, f"{relation} {o}") for d in range(6) for relation in "st" for o in range(3)]
@@ -56,8 +56,8 @@ def run_curate(folder, rows, *flags, public_rows=()):
         write("public.jsonl", public_rows)
         flags += ["--public", f"medqa={folder / 'public.jsonl'}"]
     call_main(curate, *flags)
-    names = ("train", "heldout", "review", "rejected", "left_out")
-    return {name: list(read_jsonl(folder / f"{name}.jsonl")) for name in names}
+    files = {name: folder / f"{name}.jsonl" for name in ("train", "heldout", "review", "rejected", "left_out")}
+    return {name: list(read_jsonl(file)) if file.exists() else [] for name, file in files.items()}
 
 
 records = st.builds(
@@ -452,6 +452,22 @@ def test_a_wrong_review_is_one_line(tmp_path, change, message):
     assert not (tmp_path / "run" / "train.jsonl").exists()
 
 
+def test_no_decision_is_passed_over(tmp_path, capsys):
+    """Not a misspelt one, nor one of two about a question, nor a letter that decisions.jsonl has come to hold."""
+    run, row = tmp_path / "run", question() | {"votes": []}
+    flags = ("--heldout", "0", "--accept", str(tmp_path / "mine.jsonl"))
+    write_jsonl(tmp_path / "mine.jsonl", [row | {"Decision": "reject"}])
+    with pytest.raises(UserError, match="no question is left"):
+        run_curate(run, [question()], *flags)
+    assert 'mine.jsonl: 0 decisions; 1 rows have no "decision"' in capsys.readouterr().out
+    write_jsonl(tmp_path / "mine.jsonl", [row | {"decision": "B"}, row | {"decision": "reject"}])
+    with pytest.raises(UserError, match=f"row 2: {row['id']} occurs twice"):
+        run_curate(run, [question()], *flags)
+    write_jsonl(run / "decisions.jsonl", [row | {"decision": "Z"}])
+    with pytest.raises(UserError, match=f"decisions.jsonl, {row['id']}: decision 'Z' is none of"):
+        run_curate(run, [question()], "--heldout", "0")
+
+
 def test_the_evidence_teacher_verifies_nothing_and_says_so(tmp_path, capsys):
     out = run_curate(tmp_path / "run", [question(path=(0,))], "--heldout", "0", "--teacher", "evidence")
     assert not out["review"] and "verifies no label" in capsys.readouterr().out
@@ -521,6 +537,8 @@ def test_shares_that_cannot_be_had(tmp_path):
         curate.mix(questions, {"origin": {"synthetic": 0.5, "public": 0.5}, "language": {"zh": 0.8, "en": 0.2}}, 0)
     with pytest.raises(UserError, match="the tiers are easy, moderate, difficult"):
         run_curate(tmp_path / "run", [question()], "--tier-shares", "hard=1")
+    with pytest.raises(UserError, match="--tier-shares: shares that add up to 0 are none"):
+        run_curate(tmp_path / "run", [question()], "--tier-shares", "easy=0")
     with pytest.raises(UserError, match="no share such as en=0.7"):
         run_curate(tmp_path / "run", [question()], "--language-shares", "en")
     rows = [question(i, path=(i,), tier=curate.TIERS[i % 3]) for i in range(30)]

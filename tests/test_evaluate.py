@@ -224,6 +224,9 @@ def test_results_made_in_another_way_are_not_mixed_in(run, tiny, questions, tmp_
     write_jsonl(run / "heldout.jsonl", [q.to_json() | {"answer": "A"} for q in questions])
     with pytest.raises(UserError, match="made with another questions_hash"):
         call_main(evaluate, *flags)
+    (run / "eval" / "heldout" / "t.json").unlink()
+    with pytest.raises(UserError, match="without its note t.json of how it was made; delete it"):
+        call_main(evaluate, *flags)
     (run / "eval" / "heldout" / "t.jsonl").unlink()
     call_main(evaluate, *flags)
 

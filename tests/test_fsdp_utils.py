@@ -344,6 +344,19 @@ def test_a_checkpoint_shows_every_kind_of_damage(tmp_path, tiny):
     assert state.load() == {"step": 3, "note": 1}
 
 
+def test_a_checkpoint_that_the_training_replaces_while_it_is_read_is_not_called_damaged(tmp_path, monkeypatch):
+    folder = tmp_path / "rl1.state" / "step-000010"
+    folder.mkdir(parents=True)
+
+    def replaced(folder, remedy):
+        folder.rmdir()
+        raise UserError(f"a file is missing; {remedy}")
+
+    monkeypatch.setattr(fsdp_utils, "check_seal", replaced)
+    with pytest.raises(UserError, match="step-000010 has given way to a later checkpoint .* by the same command"):
+        fsdp_utils.load_checkpoint(folder, torch.float32)
+
+
 def test_a_saved_model_shows_flipped_bits_and_checkpoints_activations(tmp_path, tiny):
     policy, tokenizer = fsdp_utils.load_sharded(tiny, torch.device("cpu"), gradient_checkpointing=True)
     kept = []

@@ -46,6 +46,8 @@ ROW = {
         ({"evidence": [["a", "b"]]}, "no evidence path"),
         ({"evidence": [["a", "b", 3]]}, "no evidence path"),
         ({"evidence": [7]}, "no evidence path"),
+        ({"evidence": [["a", "b", "c", "1", "It."]]}, "no evidence path"),
+        ({"evidence": [["a", "b", "c", 1, ["It."]]]}, "no evidence path"),
     ],
 )
 def test_an_invalid_question_says_why(change, reason):
@@ -64,7 +66,9 @@ def test_a_missing_field_is_named(name):
     options=st.lists(st.text(min_size=1).filter(str.strip), min_size=2, max_size=26),
     answer=st.integers(0, 25),
     tier=st.sampled_from([None, "easy", "moderate", "difficult"]),
-    evidence=st.lists(st.tuples(st.text(), st.text(), st.text(), st.integers(), st.text()).map(list), max_size=2),
+    evidence=st.lists(
+        st.tuples(st.text(), st.text(), st.text(), st.integers(0, 2**63 - 1), st.text()).map(list), max_size=2
+    ),
 )
 def test_a_record_survives_the_way_through_json(options, answer, tier, evidence):
     question = Question(

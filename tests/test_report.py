@@ -152,6 +152,12 @@ def test_named_and_masked_entities(run):
     assert drawing.count("stroke-dasharray") == 2  # the two masked boxes
 
 
+def test_a_fact_without_its_sentence_is_drawn_too(tmp_path):
+    question = make_question("Which drug treats it?", evidence=[["Gout", "treated_by", "Losartan"]])
+    write_jsonl(tmp_path / "heldout.jsonl", [question.to_json()])
+    assert "Gout <b>treated by</b> Losartan</ul>" in report.graph_section(RunDir(tmp_path))
+
+
 def test_an_arrow_s_word_lies_along_it():
     """So the words of arrows that meet in one box stay off each other; those of vertical arrows are level."""
     signs = ["Fever", "Cough", "Rash", "Nausea", "Fatigue"]
@@ -201,7 +207,7 @@ def test_hostile_text_stays_text(tmp_path):
 def test_any_text_adds_no_tag(text):
     def tags(content):
         answers = {content: {"q0": {"truth": "A", "response": content}}}
-        question = make_question(content, evidence=[["x", content, "y", content, content]])
+        question = make_question(content, evidence=[["x", content, "y", 1, content]])
         with rc_context(charts.CHART_STYLE):
             drawing = charts.accuracy_bars(content, {content: [0.5, 3]})
         return [tag for tag, _ in Page(drawing + report.transcript("q0", answers, question)).tags if tag != "use"]

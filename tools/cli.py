@@ -20,6 +20,8 @@ from tqdm import tqdm
 from tools.cost import LONG, bill, duration
 from tools.stop import asked_to_stop
 
+MOST = 1e12  # no number of a command line is larger; sizes that are computed from it stay within 63 bits
+
 
 class UserError(Exception):
     """Bad input that the user can mend: one line with the value and the remedy. `run_stage` prints it, exits 1."""
@@ -52,7 +54,9 @@ def _number(kind: type, holds: Callable[[Any], bool], rule: str) -> Callable[[st
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' * (kind is int)}number") from None
-        if not (math.isfinite(value) and holds(value)):
+        if abs(value) > MOST:
+            raise argparse.ArgumentTypeError(f"{text[:30]} is beyond {MOST:g}")
+        if math.isnan(value) or not holds(value):
             raise argparse.ArgumentTypeError(f"{text} must be {rule}")
         return value
 
@@ -134,6 +138,8 @@ def one_line(error: Exception) -> str | None:
         text = "out of memory; lower --micro-tokens, --cache-gb or --batch-size"
     elif isinstance(error, sqlite3.Error):
         text = f"the database {getattr(error, 'path', '')} cannot be used ({error}); make it again".replace("  ", " ")
+    elif isinstance(error, UnicodeEncodeError):  # of an argument or a file's name; no text of ours has such
+        text = f"{error.object[:100]!r} holds bytes that are no UTF-8 text; write it anew"
     elif isinstance(error, UserError):
         text = str(error)
     else:
