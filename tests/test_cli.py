@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tools.cli import UserError, above, at_least, between, progress_bar, run_stage, stage_parser
-from tools.stop import AGAIN
+from tools.run import hashes
+from tools.stop import AGAIN, asked_to_stop
 
 
 @pytest.mark.parametrize("error, status", [(UserError("bad --x 3"), 1), (KeyboardInterrupt(), 130)])
@@ -182,6 +183,18 @@ def test_a_signal_that_python_loses_is_heard_within_two_seconds(ask, monkeypatch
     assert caught.value.code == 128 + signal.SIGTERM and time.monotonic() - began < 2
     assert capfd.readouterr().err == "stage.py: interrupted; the same command continues\n"
     assert (signal.getsignal(signal.SIGTERM), sys.unraisablehook, signal.set_wakeup_fd(-1)) == before
+
+
+def test_who_stops_a_stage_that_reads_large_files_is_heard(tmp_path):
+    """Such as a model's, whose hashes several threads make: of these it would take minutes."""
+    for name in "abc":
+        with open(tmp_path / name, "wb") as file:
+            file.truncate(1 << 36)
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), asked_to_stop():
+        hashes(sorted(tmp_path.iterdir()))
+    assert time.monotonic() - began < 10
 
 
 def test_what_a_stage_does_when_it_is_stopped_is_not_stopped(monkeypatch):

@@ -229,6 +229,12 @@ def of_bytes(path, rng):
 
 
 WRONG = (None, True, 7, -1.5, 10**30, "", [], [None], {}, {"": 1}, [[1]])
+LACKING = object()
+
+
+def wrong(value, values=WRONG):
+    """Values of other types."""
+    return [other for other in values if type(other) is not type(value)]
 
 
 def of_lines(path, rng):
@@ -246,14 +252,14 @@ def of_lines(path, rng):
         lines.insert(number, lines[number])
     else:
         owner = row
-        name = rng.choice(sorted(owner.keys() - OPTIONAL))
+        name = rng.choice(sorted(owner.keys() - (OPTIONAL if kind == "lacking" else set())))
         if isinstance(owner[name], dict) and owner[name] and rng.random() < 0.5:
             owner = owner[name]
             name = rng.choice(sorted(owner))
         if kind == "lacking":
             del owner[name]
         else:
-            owner[name] = rng.choice([value for value in WRONG if type(value) is not type(owner[name])])
+            owner[name] = rng.choice(wrong(owner[name], WRONG[1:] if name in OPTIONAL else WRONG))
         kind = f"{kind} {name}"
         lines[number] = json.dumps(row)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -268,9 +274,12 @@ def of_json(path, rng):
     while isinstance(owner[name], dict) and owner[name] and rng.random() < 0.7:
         owner = owner[name]
         name = rng.choice(sorted(owner))
-    owner[name] = rng.choice([value for value in WRONG if type(value) is not type(owner[name])])
+    owner[name] = rng.choice([*wrong(owner[name]), LACKING])
+    told = f"setting {name} = {owner[name]!r}"
+    if owner[name] is LACKING:
+        del owner[name]
     path.write_text(json.dumps(whole), encoding="utf-8")
-    return f"setting {name} = {owner[name]!r}"
+    return told
 
 
 def of_tables(path, rng):

@@ -23,10 +23,12 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from argparse import Namespace
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -183,11 +185,11 @@ def flush(path: Path) -> None:
 # ----------------------------------------------------------------------------- what work in progress was made from
 
 
-def file_hash(path: Path) -> str:
-    """The SHA-256 of a file's bytes, as hex digits."""
+def file_hash(path: Path, stopping: threading.Event | None = None) -> str:
+    """The SHA-256 of a file's bytes, as hex digits; of some of them, if it is `stopping`."""
     sha = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
+        while (block := file.read(1 << 20)) and not (stopping and stopping.is_set()):
             sha.update(block)
     return sha.hexdigest()
 
@@ -259,8 +261,12 @@ def seal(folder: Path, noted: Mapping[str, str] | None = None) -> None:
 
 def hashes(files: Collection[Path]) -> dict[str, str]:
     """The hash of each file by its name; several are read at a time."""
-    with ThreadPoolExecutor() as pool:
-        return dict(zip((path.name for path in files), pool.map(file_hash, files)))
+    stopping = threading.Event()
+    with ThreadPoolExecutor() as pool:  # waits for its threads, also at Ctrl-C
+        try:
+            return dict(zip((path.name for path in files), pool.map(file_hash, files, repeat(stopping))))
+        finally:
+            stopping.set()
 
 
 def check_seal(folder: Path, remedy: str) -> None:
