@@ -32,6 +32,9 @@ from wiki.pages import read_page
         ("Serotonergic drugs help.", "Serotonergic", True),
         ("Treatment is palliative.", "palliative", True),
         ("Palliative care helps.", "Palliative care", False),
+        ("Swelling of the vocal cords is seen.", "Swelling", True),
+        ("Pleuritic chest pain is felt.", "Pleuritic", True),
+        ("Pleurisy is felt.", "Pleurisy", False),
     ],
 )
 def test_the_words_around_a_name_may_make_it_anothers(text, name, another):

@@ -52,12 +52,17 @@ def test_what_stands_beside_the_subject_or_follows_from_it_is_no_cause_of_it(bef
         ("symptom", "Cerebral disease causes @.", False),
         ("symptom", "Missed doses lead to @.", False),
         ("symptom", "Graves' disease causes @.", True),
+        ("symptom", "For example, nephritis causes @.", True),
+        ("symptom", "For instance, Weil's chorea causes @.", False),
+        ("symptom", "Other indicators of iron deficiency include @.", True),
         ("complication", "Nephritis causes @.", False),
         ("diagnosed_by", "@ may also screen for hepatitis.", True),
         ("diagnosed_by", "@ is used to screen for Weil's chorea.", False),
         ("treated_by", "Nephritis is usually treated with @.", True),
         ("treated_by", "@ is used to treat the encephalopathy.", True),
         ("treated_by", "@ is used to treat the movements.", False),
+        ("treated_by", "Drugs such as @ for autoimmune nephritis are given.", True),
+        ("treated_by", "Drugs such as @ for the movements are given.", False),
         ("cause", "There are many causes of childhood chorea, including @.", True),
         ("cause", "Other causes of a burning mouth are @.", True),
         ("cause", "Other causes of Weil's chorea are @.", False),
@@ -141,3 +146,18 @@ def test_a_note_above_a_page_is_not_its_first_sentence():
     note = "Not to be confused with [[Lung]] disease.\n\n"
     text = "{{Infobox disease}}\n" + note + "'''Morbus novus''' affects the [[heart]]."
     assert [m.target for m in read_page(Page("Morbus novus", 1, 1, text)).mentions] == ["Heart"]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "relation"),
+    [
+        ("Conditions that pose an increased risk include [[Gout]].", "risk_factor"),
+        ("People with [[Gout]] are at higher risk.", "risk_factor"),
+        ("[[Gout]] may predispose to it.", "risk_factor"),
+        ("Another risk factor is [[Gout]].", "risk_factor"),
+        ("It is caused by [[Gout]].", "cause"),
+        ("[[Gout]] is the most common cause; the risk is small.", "cause"),
+    ],
+)
+def test_among_causes_what_raises_the_risk_is_a_risk_factor(sentence, relation):
+    assert (relation, "Gout") in mentions(f"== Causes ==\n{sentence}")

@@ -101,7 +101,7 @@ KINDS = [
         before=r"\bwithout(?: an?| any)?(?: \w+ of)?\s{0,9}|\b(?:non|anti)-?|\b(?:seldom|hardly) (?:any )?",
         after=r"[\s-]{0,9}free\b",
     ),
-    Kind("like it only", STATED, r"like\b", after=r"[\s-]?-like\b"),
+    Kind("like it, or depending on it", STATED | BARRED, r"like\b|dependent", after=r"[\s-]?-like\b|[\s-]dependent\b"),
     Kind(
         "part of another name",
         {"remedy", "indication", "origin", "effect", "differential"},
@@ -701,8 +701,10 @@ KINDS = [
         r"|promis|tentativ|anecdot|candidate|pilot|trial|stud|research|explor|evaluat"
         r"|develop|test|tried|hope|look|potential|possib|perhaps|probabl|presum|apparent|allege|reported|purport"
         r"|claim|believed|thought|limited|some|case|uncertain|unknown|attempt|future|phase|obscure|yet"
-        r"|consider|little|examined|interest",
-        clause=r"\b(?:might|could)\b|\bmay (?:\w+ ){0,2}(?:help|benefit|improve|reduce"
+        r"|consider|little|examined|interest|appear|noticed|reported",
+        clause=r"\b(?:might|could)\b|\bappears? to (?:be )?(?:help\w*|benefi\w*|effective|useful|improve|reduce|work)"
+        r"|\bpatients have (?:\w+ )?(?:noticed|reported)\b"
+        r"|\bmay (?:\w+ ){0,2}(?:help|benefit|improve|reduce"
         r"|be (?:an? )?(?:\w+ )?(?:help\w*|benefi\w*|effective|useful|promising|of|able|tried|considered"
         r"|options?|alternative|possible|worth\w*)|prevent|protect"
         r"|have|work|slow|decrease|lower|provide|respond|relieve|alleviate|play|offer|prove|show|ease|lessen"
@@ -731,14 +733,22 @@ KINDS = [
         "hypothesis",
         {"origin", "effect", "process"},
         r"hypothe|speculat|theor|postulat|propos|inconclusive|uncertain|anecdot|tentative|potential|possib|implicat"
-        r"|there may"
+        r"|there may|considered|thought|believed|assumed"
         r"|seem|name"
         r"|suggest|evidence|established|studied|investigated",
         clause=r"\b(?:hypothe\w+|speculat\w+|theor(?:y|ies|i[sz]ed)|postulat\w+|(?:been|is|are|was|were) proposed"
         r"|inconclusive|anecdotal\w*|tentative|potential (?:\w+ )?factors?|rais\w+ the possibility|possible (?:links?"
         r"|associations?|role)"
         r"|there may be|seems? to|although the name|not (?:been )?established"
+        r"|(?:been|was|were) (?:long|once|widely|initially|originally) (?:considered|thought|believed|assumed)"
+        r"|long been (?:considered|thought|believed|assumed)"
         r"|(?:been|some|studies) suggest\w*|(?:have|has) been (?:studied|investigated))\b",
+    ),
+    Kind(
+        "seen in tissue only",
+        {"effect"},
+        r"histolog|microscop",
+        clause=r"\b(?:histolog\w+|(?:light|electron) microscopy|microscopically|microscopic examination)\b",
     ),
     Kind(
         "caution only",

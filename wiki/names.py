@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 PART = r"(?:lymph\w*|glands?|glandular|nod(?:es?|al)|bones?|joints?|knees?|hips?|thyroid|testic\w+|test[ei]s"
-PART += r"|scrotum|abdom\w+|stomach|belly|optic|colon|bowel|breasts?|tonsils?|liver|spleen|parotid)"
+PART += r"|scrotum|abdom\w+|stomach|belly|optic|colon|bowel|breasts?|tonsils?|liver|spleen|parotid|vocal"
+PART += r"|laryn\w+|epiglott\w+)"
 # A name in the text -> what right before it or right after it makes it another's. ("a swelling" is a lump)
 AROUND = {
     r"swelling": (
@@ -17,7 +18,8 @@ AROUND = {
     r"growth retardation": (r"\b(?:prenatal|intrauterine|fo?etal) ", r"(?!)"),
     r"pallor": (r"\b(?:dis[ck]|optic|nerve) ", r" of the (?:optic|dis[ck])"),
     r"urticaria": (r"\bpapular ", r"(?!)"),
-    r"palliative|\w+ergic|papular urticaria": ("", ""),  # linked to palliative care, dopamine, urticaria
+    # Linked to palliative care, dopamine, urticaria, erysipelas, pleurisy.
+    r"palliative|\w+ergic|papular urticaria|erysipeloid|pleuritic": ("", ""),
 }
 ANOTHER = [
     tuple(re.compile(words, re.IGNORECASE) for words in (f"(?:{name})s?", f"(?:{before})$", after))

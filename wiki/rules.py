@@ -200,6 +200,11 @@ COMPLICATING = re.compile(
     r"|\brisks? (?:of|for) (?:developing )?(?:[\w-]+ ){0,2})$",
     re.IGNORECASE,
 )
+AT_RISK = re.compile(
+    r"\b(?:at (?:an? )?(?:\w+ )?risk|(?:increas\w+|higher|greater|elevated|raised?) (?:an? |the |their )?(?:\w+ )?risk"
+    r"|risk factors?|predispos\w+(?! to (?:[\w-]+ ){0,3}$))\b",
+    re.IGNORECASE,
+)
 # Under these silent headings a sentence may still tell something outright.
 CLASSES = set(map(normal_heading, listed("classification; types; subtypes; variants; prognosis")))
 # Pages that are too general to be one end of a fact.
@@ -256,6 +261,8 @@ def relation_told(rule: Rule, target: str, before: str, after: str) -> str:
     comes_late = COMPLICATING.search(before) or END.search(target) and COMES_LATE.search(before)
     if rule.relation == "symptom" and not rule.inverse and comes_late:
         return "complication"
+    if rule.relation == "cause" and not rule.inverse and (AT_RISK.search(before) or AT_RISK.search(after)):
+        return "risk_factor"
     return rule.relation
 
 

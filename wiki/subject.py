@@ -11,24 +11,25 @@ from wiki.headings import singular
 DISEASE = (  # names of diseases by their endings; "infection", "failure" may be a stage of the page's subject
     r"(?:[\w'’-]+ ){0,3}?(?:[\w'’-]+(?:itis|oses|osis|[ae]mia|pathy|opathies|omas?|plegia|trophy|plasia|rhosis"
     r"|thyroidism|eclampsia)"
-    r"|[\w'’-]+ (?:diseases?|syndromes?|disorders?|cancers?))"
+    r"|[\w'’-]+ (?:diseases?|syndromes?|disorders?|cancers?|deficienc(?:y|ies)))"
 )
+START = r"^\W{0,3}(?:for (?:example|instance),? )?"
 IN_ANOTHER = re.compile(
-    rf"^\W{{0,3}}(?:in|with|among) (?:(?:patients|people|those|children|adults) with )?(?P<name>{DISEASE})"
+    rf"{START}(?:in|with|among) (?:(?:patients|people|those|children|adults) with )?(?P<name>{DISEASE})"
     r"(?: \([^)]{0,40}\))?,",
     re.IGNORECASE,
 )
 NAME = rf"(?P<name>{DISEASE})(?: \([^)]{{0,40}}\))?"
 OF_ANOTHER = [  # the relation, the part of the sentence in which another disease is told of, and how
-    ("symptom", "sentence", rf"^\W{{0,3}}{NAME} (?:\w+ ){{0,2}}?(?:causes?|leads? to|results? in|progress(?:es)? to"
+    ("symptom", "sentence", rf"{START}{NAME} (?:\w+ ){{0,2}}?(?:causes?|leads? to|results? in|progress(?:es)? to"
      r"|presents? with|is characteri[sz]ed by|produces?)\b"),
-    ("symptom", "before", rf"\b(?:signs|symptoms|features|manifestations) of (?:an? |the )?{NAME} (?:\w+ )?"
+    ("symptom", "before", rf"\b(?:signs|symptoms|features|manifestations|indicators) of (?:an? |the )?{NAME} (?:\w+ )?"
      r"(?:include|are|such as|occur)\b"),
     ("diagnosed_by", "after", rf"^[^;.]{{0,60}}?\b(?:screen|check|test|look|search)\w* for (?:signs of )?"
      rf"(?:an? |the )?{NAME}"),
-    ("treated_by", "sentence", rf"^\W{{0,3}}{NAME} (?:is|are|(?:can|may|should) be) (?:\w+ ){{0,2}}"
+    ("treated_by", "sentence", rf"{START}{NAME} (?:is|are|(?:can|may|should) be) (?:\w+ ){{0,2}}"
      r"(?:treated|managed|controlled)\b"),
-    ("treated_by", "after", rf"^[^;.,]{{0,40}}?\bto treat (?:an? |the )?{NAME}"),
+    ("treated_by", "after", rf"^(?:[^;.,]{{0,40}}?\bto treat| for) (?:an? |the )?{NAME}"),
     ("cause", "before", r"\b(?:many|other|several|various) causes of (?P<name>[\w'’ -]{3,40}?),?"
      r" (?:include|including|are|such as)\b"),
 ]  # fmt: skip
