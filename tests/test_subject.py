@@ -54,6 +54,8 @@ def test_what_stands_beside_the_subject_or_follows_from_it_is_no_cause_of_it(bef
         ("symptom", "Graves' disease causes @.", True),
         ("symptom", "For example, nephritis causes @.", True),
         ("symptom", "For instance, Weil's chorea causes @.", False),
+        ("symptom", "@ may be a result of pulmonary embolism.", True),
+        ("symptom", "@ is a sign of cerebral disease.", False),
         ("symptom", "Other indicators of iron deficiency include @.", True),
         ("complication", "Nephritis causes @.", False),
         ("diagnosed_by", "@ may also screen for hepatitis.", True),

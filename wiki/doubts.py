@@ -134,7 +134,7 @@ KINDS = [
     Kind(
         "no benefit",
         USED,
-        r"\bno\b|little|limited|minimal|doubtful|insufficient|questionable|without|lack|enough|weak|scant"
+        r"\bno\b|little|limited|minimal|doubtful|insufficient|questionable|without|lack|enough|weak|scant|small"
         r"|conflict|contradict|inconclusive|fail"
         r"|in vain|avail|unsuccess|disappoint|ineffect|useless|unhelp|futil|elusive|worthless|hard to"
         r"|difficult|impossible|nothing|uninformative|poor|not improve|less|rarely|seldom|hardly|barely",
@@ -143,7 +143,8 @@ KINDS = [
         rf" (?:[\w-]+ ){{0,3}}{GOOD}\b|\b(?:fail(?:s|ed|ing)? to|in vain|of no avail|unsuccessful\w*"
         r"|disappointing\w*|ineffective|useless|unhelpful|futile|elusive|worthless"
         r"|unavailable|inconclusive|contradictory|uninformative"
-        r"|less (?:\w+ )?evidence|evidence (?:\w+ ){0,6}(?:is|are) (?:lacking|limited|weak|poor))\b"
+        r"|(?:less|small amounts? of) (?:\w+ )?evidence"
+        r"|evidence (?:\w+ ){0,6}(?:is|are) (?:lacking|limited|weak|poor))\b"
         r"|\b(?:hard|difficult|impossible) to (?:make|develop"
         r"|produce|create|find|achieve|obtain|treat with)\b"
         r"|\bnot improve (?:the )?(?:results?|outcomes?|survival|prognosis)\b"
@@ -745,6 +746,15 @@ KINDS = [
         r"|(?:been|some|studies) suggest\w*|(?:have|has) been (?:studied|investigated))\b",
     ),
     Kind(
+        "hardly there, or of what lies beneath or beside it",
+        {"effect"},
+        r"little|other|morbid|underlying",
+        before=r"\blittle (?:(?:or|to) no )?(?:sensation of )?"
+        r"|\bco-?morbid\w*[^;]{0,40}\b(?:such as|like|including)\b[^;]{0,100}"
+        r"|^\W{0,3}other (?:disorders|diseases|conditions|illnesses) (?:that|which|may|can)\b[^;]{0,200}"
+        r"|\bfeatures of (?:the|an) underlying (?:cause|condition|disease|disorder)\b[^;]{0,60}",
+    ),
+    Kind(
         "seen in tissue only",
         {"effect"},
         r"histolog|microscop",
@@ -793,7 +803,8 @@ ILL = re.compile(
 )
 CHARACTER = re.compile(r"\bcharacteri[sz]ed by\b", re.IGNORECASE)  # of a complication, which has symptoms of its own
 SELDOM = re.compile(  # of a symptom; a side effect may well be rare
-    r"(?: \([^)]{0,40}\))? (?:is|are) (?:very |quite |extremely )?(?:rare|unusual|uncommon|infrequent|atypical)\b",
+    r"(?: \([^)]{0,40}\))?(?:,? (?:and|or) [\w-]+)? (?:is|are) (?:very |quite |extremely )?"
+    r"(?:rare|unusual|uncommon|infrequent|atypical)\b",
     re.IGNORECASE,
 )
 STATES_ALONE = {"cause": "; pathogen;"}  # what a sentence need not call a cause where causes are told

@@ -11,7 +11,7 @@ from wiki.headings import singular
 DISEASE = (  # names of diseases by their endings; "infection", "failure" may be a stage of the page's subject
     r"(?:[\w'’-]+ ){0,3}?(?:[\w'’-]+(?:itis|oses|osis|[ae]mia|pathy|opathies|omas?|plegia|trophy|plasia|rhosis"
     r"|thyroidism|eclampsia)"
-    r"|[\w'’-]+ (?:diseases?|syndromes?|disorders?|cancers?|deficienc(?:y|ies)))"
+    r"|[\w'’-]+ (?:diseases?|syndromes?|disorders?|cancers?|deficienc(?:y|ies)|embolism))"
 )
 START = r"^\W{0,3}(?:for (?:example|instance),? )?"
 IN_ANOTHER = re.compile(
@@ -25,6 +25,8 @@ OF_ANOTHER = [  # the relation, the part of the sentence in which another diseas
      r"|presents? with|is characteri[sz]ed by|produces?)\b"),
     ("symptom", "before", rf"\b(?:signs|symptoms|features|manifestations|indicators) of (?:an? |the )?{NAME} (?:\w+ )?"
      r"(?:include|are|such as|occur)\b"),
+    ("symptom", "after", rf"^ (?:is|are|(?:can|may) be) (?:an? )?(?:signs?|results?|indicat\w+) of "
+     rf"(?:an? |the )?{NAME}"),
     ("diagnosed_by", "after", rf"^[^;.]{{0,60}}?\b(?:screen|check|test|look|search)\w* for (?:signs of )?"
      rf"(?:an? |the )?{NAME}"),
     ("treated_by", "sentence", rf"{START}{NAME} (?:is|are|(?:can|may|should) be) (?:\w+ ){{0,2}}"
