@@ -58,7 +58,7 @@ DRAWN = {  # the shape of what the page shows of a stage's metrics
     "rl2": TRAINED,
     "mining": {"round": int, **{f"{tier}?": MINED for tier in TIERS}},
     "evaluate": {"model": str, "benchmark": str, "accuracy": float, "n": int, "low?": float, "high?": float,
-                 "subsets?": {str: [float]}},
+                 "subsets?": {str: [float, int, float, float]}},
 }  # fmt: skip
 Row = dict[str, Any]  # of metrics.jsonl or of saved responses
 Stages = dict[str, list[Row]]  # stage -> its metrics
@@ -82,7 +82,7 @@ def load_metrics(path: Path) -> Stages:
     for row in read_jsonl(file, appended=True, shape=(METRIC, {"reference": {}})) if is_there(file) else ():
         if "reference" in row:
             continue
-        if problem := misfit(row, DRAWN.get(row["stage"], {})):
+        if problem := misfit(row, DRAWN.get(row["stage"], {}) | {"warnings?": [str]}):
             raise UserError(f"{file}, a row of {row['stage']}: {problem}; delete that line, or run the stage again")
         stages[row["stage"]].append(row)
     return stages

@@ -242,6 +242,22 @@ def test_a_broken_line_is_told_with_its_place(run, name, line):
         build(run)
 
 
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"stage": "sft", "warnings": 5}, "warnings is not a list"),
+        ({"stage": "evaluate", "subsets": {"easy": [0.5]}}, "subsets.easy has 1 items instead of 4"),
+    ],
+)
+def test_metrics_that_cannot_be_drawn_are_told(tmp_path, values, problem):
+    row = {"step": 1, "time": 1.0, "model": "Base", "benchmark": "medqa", "accuracy": 0.5, "n": 2} | values
+    write_jsonl(tmp_path / "metrics.jsonl", [row])
+    with pytest.raises(
+        UserError, match=f"a row of {row['stage']}: {problem}; delete that line, or run the stage again"
+    ):
+        report.load_metrics(tmp_path)
+
+
 def test_response_free_results_are_passed_over(run):
     """Saved log-likelihoods have no response to show, further samples repeat the question."""
     path = run / "eval" / "heldout" / "Base.jsonl"

@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 
 from tools.shape import misfit
 
-PAGES = {"pages?": [{"title": str, "id?": (int, None), "main?": {"text": str}}], "names?": {str: str}, "share?": float}
+PAGES = {
+    "pages?": [{"title": str, "id?": (int, None), "main?": {"text": str}}],
+    "names?": {str: str},
+    "share?": float,
+    "range?": [float, int],
+}
 
 
 @pytest.mark.parametrize(
@@ -24,6 +29,9 @@ PAGES = {"pages?": [{"title": str, "id?": (int, None), "main?": {"text": str}}],
         ({"pages": [{"title": "x", "id": 2**63}]}, "pages[0].id is not a whole number"),
         ({"pages": [{"title": "x", "main": {"text": None}}]}, "pages[0].main.text is not a text"),
         ({"names": {"a": ["b"]}}, "names.a is not a text"),
+        ({"range": [0.5, 1]}, None),
+        ({"range": [0.5]}, "range has 1 items instead of 2"),
+        ({"range": [0.5, 1.5]}, "range[1] is not a whole number"),
         ({"share": float("nan")}, "share is not a number"),
         ({"share": 2**63}, "share is not a number"),
         ({"share": 10**400}, "share is not a number"),

@@ -1,8 +1,8 @@
 """Whether plain JSON data has the shape that its reader relies on: asked once, where data comes in from outside.
 
 A shape is a type (`str`, `int`, `float`, `bool`), None, a tuple of alternatives, a list of one shape (any number of
-such items), or a dict of shapes by key, in which a key that ends in "?" may be missing; `{str: shape}` is a dict with
-any keys. Keys that a shape does not name are not looked at.
+such items) or of several (one item of each), or a dict of shapes by key, in which a key that ends in "?" may be
+missing; `{str: shape}` is a dict with any keys. Keys that a shape does not name are not looked at.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ def misfit(value: Any, shape: Any, name: str = "") -> str | None:
     if isinstance(shape, list):
         if not isinstance(value, list):
             return f"{name or 'it'} is not a list"
-        return _first(misfit(item, shape[0], f"{name}[{number}]") for number, item in enumerate(value))
+        shapes = shape * len(value) if len(shape) == 1 else shape
+        if len(value) != len(shapes):
+            return f"{name or 'it'} has {len(value)} items instead of {len(shapes)}"
+        return _first(misfit(*pair, f"{name}[{number}]") for number, pair in enumerate(zip(value, shapes)))
     if isinstance(shape, dict):
         if not isinstance(value, dict):
             return f"{name or 'it'} is not an object"

@@ -1,4 +1,4 @@
-"""A command that is asked to stop, by Ctrl-C or by SIGTERM as schedulers and `kill` send it, stops within a second."""
+"""A command that is asked to stop, by Ctrl-C or by SIGTERM as schedulers send it, stops within two seconds."""
 
 from __future__ import annotations
 
