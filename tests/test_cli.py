@@ -100,7 +100,7 @@ def test_a_log_has_lines_instead_of_a_bar(monkeypatch, capfd):
     assert "\rwalk: 100%" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["1" + "0" * 400, "1e300", "-1e300", "inf", "nan", "10000000000000"])
+@pytest.mark.parametrize("text", ["1" + "0" * 400, "1e300", "-1e300", "inf", "nan", "1" + "0" * 31])
 @pytest.mark.parametrize("kind", [at_least(1), above(0.0), between(0.0, 1.0)])
 def test_no_flag_takes_a_number_that_nothing_can_be_computed_with(kind, text):
     with pytest.raises(argparse.ArgumentTypeError):

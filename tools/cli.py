@@ -20,7 +20,8 @@ from tqdm import tqdm
 from tools.cost import LONG, bill, duration
 from tools.stop import asked_to_stop
 
-MOST = 1e12  # no number of a command line is larger; sizes that are computed from it stay within 63 bits
+# No number of a command line is larger: sizes that are computed from it stay within 63 bits, products finite.
+MOST = {int: 1e12, float: 1e30}
 
 
 class UserError(Exception):
@@ -54,8 +55,8 @@ def _number(kind: type, holds: Callable[[Any], bool], rule: str) -> Callable[[st
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' * (kind is int)}number") from None
-        if abs(value) > MOST:
-            raise argparse.ArgumentTypeError(f"{text[:30]} is beyond {MOST:g}")
+        if abs(value) > MOST[kind]:
+            raise argparse.ArgumentTypeError(f"{text[:30]} is beyond {MOST[kind]:g}")
         if math.isnan(value) or not holds(value):
             raise argparse.ArgumentTypeError(f"{text} must be {rule}")
         return value
