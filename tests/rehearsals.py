@@ -357,10 +357,11 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for recipe in args.recipes:
             before = os.times()
-            if rehearse(recipe, args.folder or folder, repositories):
-                sys.exit(f"{recipe}: the rehearsal failed")
-            told.append(f"{recipe}: came to its end in {spent(before)}")
-    print("\n".join(told))
+            failed = rehearse(recipe, args.folder or folder, repositories)
+            told.append(f"{recipe}: {'failed after' if failed else 'came to its end in'} {spent(before)}")
+            print("", *told, sep="\n", flush=True)
+            if failed:
+                sys.exit(1)
 
 
 def spent(before):
