@@ -27,7 +27,9 @@ def baseline(tmp_path):
     files = "kg.sqlite synth.jsonl train.jsonl heldout.jsonl cot.jsonl ledger.jsonl report.html"
     for name in [*files.split(), "teacher_cache.jsonl", "decisions.jsonl"]:
         (run / name).write_text(name)
-    append_jsonl(run / "metrics.jsonl", [{"stage": stage, "step": 1, "time": 0.0} for stage in (*fork.STAGES, "mining")])
+    append_jsonl(
+        run / "metrics.jsonl", [{"stage": stage, "step": 1, "time": 0.0} for stage in (*fork.STAGES, "mining")]
+    )
     (run / "eval" / "heldout").mkdir(parents=True)
     for label in LADDER:
         for suffix in ("json", "jsonl"):
