@@ -94,12 +94,11 @@ class Case:
         config = GenerationConfig(
             do_sample=True, top_p=TOP_P, top_k=0, max_new_tokens=self.new, eos_token_id=self.stops or -1, pad_token_id=0
         )
-        fast = {}
         if self.model.device.type == "cuda":
-            fast = {
-                "continuous_batching_config": ContinuousBatchingConfig(use_cuda_graph=True, use_async_batching=True)
-            }
-        outputs = self.model.generate_batch(self.prompts, generation_config=config, **fast)
+            how = ContinuousBatchingConfig(use_cuda_graph=True, use_async_batching=True)
+        else:  # a cache as large as the sampler's: otherwise it takes all memory
+            how = ContinuousBatchingConfig(num_blocks=2 * len(self.prompts), max_batch_tokens=2048)
+        outputs = self.model.generate_batch(self.prompts, generation_config=config, continuous_batching_config=how)
         self.tokens["generate_batch"] = sum(len(output.generated_tokens) for output in outputs.values())
 
     def per_thousand(self, names: list[str], rounds: int) -> dict[str, float]:

@@ -9,7 +9,7 @@ from pages import PAGES, build, export, facts
 import evaluate
 import grpo
 import sft
-from bench import gpu, judged_relations
+from bench import gpu, judged_relations, rivals, sampler
 from tools.run import read_jsonl, write_jsonl
 
 STAGES = {"sft.py": sft, "grpo.py": grpo, "evaluate.py": evaluate}
@@ -73,3 +73,10 @@ def test_a_sample_is_drawn_of_what_is_not_judged_yet(tmp_path, capsys):
     assert {judged_relations.fact_of(row) for row in rows} == have - {known} and {row["seed"] for row in rows} == {"7"}
     few = judged_relations.draw(tmp_path / "kg.sqlite", 7, 1, set())
     assert {row["relation"] for row in few} == {relation for _, relation, _ in have}
+
+
+def test_every_weight_has_a_name_of_its_own_in_gguf():
+    names = [rivals.gguf_name(name) for name, _ in sampler.make_model(64).model.named_parameters()]
+    assert len(set(names)) == len(names) and {"token_embd.weight", "blk.3.attn_q.bias", "blk.0.ffn_gate.weight"} <= set(
+        names
+    )
