@@ -199,10 +199,20 @@ def test_what_torchrun_started_is_killed_with_it(tmp_path):
     words = ["env", "A=1", "torchrun", "--nproc_per_node", "2"]
     with subprocess.Popen(words, env=os.environ | path, stdout=subprocess.PIPE, text=True) as launched:
         worker = int(launched.stdout.readline())
-        rehearse.kill_at(launched, tmp_path)
+        rehearse.kill_at(launched, tmp_path, rehearse.Tried())
         assert launched.wait(10) == 143
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
+
+
+def test_a_training_that_ends_before_it_is_killed_is_run_again(tmp_path):
+    """Its steps are so short that it is through, and its checkpoint deleted, when the request reaches it."""
+    state = tmp_path / "sft.state" / "step-000001"
+    script = f"[ ! -e {tmp_path}/sft ] || exit 0\ntrap 'rm -r {state}; mkdir {tmp_path}/sft; exit 1' TERM\n"
+    script += f"mkdir -p {state}\necho {{}} >{state}/checksums.json\nwhile :; do sleep 0.01; done\n"
+    stage = rehearse.Stage("sft", [], {}, 2)
+    tried = rehearse.attempt(stage, ["sh", "-c", script, "torchrun"], RunDir(tmp_path))
+    assert tried.status == 0 and tried.checkpoint_bytes > 0 and (tmp_path / "sft").is_dir()
 
 
 def test_a_gpu_that_is_too_small_is_told_before_anything_is_loaded(tiny, tmp_path):

@@ -196,7 +196,7 @@ def execute(command: list[str], log: Path, ended_at: Path | None = None) -> Trie
 
     handler = signal.signal(signal.SIGTERM, hand_on)
     if ended_at:
-        threading.Thread(target=kill_at, args=(process, ended_at), daemon=True).start()
+        threading.Thread(target=kill_at, args=(process, ended_at, tried), daemon=True).start()
     for line in process.stdout:
         print(line, end="", flush=True)
         tried.lines.append(line.rstrip())
@@ -207,12 +207,14 @@ def execute(command: list[str], log: Path, ended_at: Path | None = None) -> Trie
     return tried
 
 
-def kill_at(process: subprocess.Popen, path: Path) -> None:
-    """Wait for a path; then kill the process, and by way of torchrun those that it started."""
+def kill_at(process: subprocess.Popen, path: Path, tried: Tried) -> None:
+    """Wait for a file of a checkpoint and note its size; then kill the process, and by way of torchrun those that it
+    started. They may come to their end before that reaches them, and delete the checkpoint."""
     while not path.exists():
         if process.returncode is not None:
             return
         time.sleep(0.01)
+    tried.checkpoint_bytes = folder_bytes(path.parent)
     process.terminate() if "torchrun" in process.args else process.kill()  # torchrun ends its processes, if it can
 
 
@@ -224,11 +226,10 @@ def attempt(stage: Stage, command: list[str], run: RunDir) -> Tried:
     log, saved = run.output("rehearsal.log"), run.output(f"{stage.name}.state/step-000001/checksums.json")
     written = log.stat().st_size if log.exists() else 0
     tried = execute(command, log, saved if stage.name in TRAINING else None)
-    if saved.exists() and not tried.asked_to_stop:
-        first, size = tried, folder_bytes(saved.parent)
-        tried = execute(command, log)
+    if tried.checkpoint_bytes and not tried.asked_to_stop:
+        first, tried = tried, execute(command, log)
         tried.lines, tried.seconds = first.lines + tried.lines, first.seconds + tried.seconds
-        tried.checkpoint_bytes = size
+        tried.checkpoint_bytes = first.checkpoint_bytes
     if tried.status and (tried.asked_to_stop or tried.status in (-signal.SIGTERM, 128 + signal.SIGTERM)):
         sys.exit(128 + signal.SIGTERM)
     if tried.status:
