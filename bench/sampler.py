@@ -96,7 +96,7 @@ class Case:
         )
         if self.model.device.type == "cuda":
             how = ContinuousBatchingConfig(use_cuda_graph=True, use_async_batching=True)
-        else:  # a cache as large as the sampler's: otherwise it takes all memory
+        else:  # 512 tokens of cache a prompt: otherwise it takes all memory
             how = ContinuousBatchingConfig(num_blocks=2 * len(self.prompts), max_batch_tokens=2048)
         outputs = self.model.generate_batch(self.prompts, generation_config=config, continuous_batching_config=how)
         self.tokens["generate_batch"] = sum(len(output.generated_tokens) for output in outputs.values())

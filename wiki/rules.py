@@ -200,6 +200,7 @@ COMPLICATING = re.compile(
     r"|\brisks? (?:of|for) (?:developing )?(?:[\w-]+ ){0,2})$",
     re.IGNORECASE,
 )
+# Among causes, what only raises the risk.
 AT_RISK = re.compile(
     r"\b(?:at (?:an? )?(?:\w+ )?risk|(?:increas\w+|higher|greater|elevated|raised?) (?:an? |the |their )?(?:\w+ )?risk"
     r"|risk factors?|predispos\w+(?! to (?:[\w-]+ ){0,3}$))\b",
