@@ -34,7 +34,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from pretrained import check_tokenizer, check_weights, known_tokens, turn_end, unsupported
+from pretrained import check_tokenizer, check_weights, turn_end, unknown_tokens, unsupported
 from tools.cli import UserError
 from tools.run import check_seal
 
@@ -66,13 +66,11 @@ def load_policy(
                 folder, config=config, dtype=dtype, use_safetensors=True, attn_implementation="sdpa"
             )
         tokenizer = load_tokenizer(folder)
+        model.unknown_tokens = unknown_tokens(tokenizer, model.config.vocab_size)
     except UserError:
         raise
     except Exception as error:  # whatever transformers, tokenizers and safetensors make of the files of others
         raise unusable(path, error) from error
-    if len(tokenizer) > model.config.vocab_size:
-        raise UserError(f"{path}: the tokenizer has {len(tokenizer)} tokens, the model only {model.config.vocab_size}")
-    model.known_tokens = known_tokens(tokenizer)
     model.generation_config.eos_token_id = stop_tokens(model, tokenizer)
     model.generation_config = savable(model.generation_config)
     return model, tokenizer
@@ -191,9 +189,9 @@ class Policy(nn.Module):
             tokens, position_ids=positions, attention_mask=mask, use_cache=False
         ).last_hidden_state
         rows = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
-        known = getattr(self.model, "known_tokens", None)
+        unknown = getattr(self.model, "unknown_tokens", ())
         return token_logprobs(
-            hidden[rows[scored], before[scored]], self.model.lm_head.weight, tokens[scored], temperature, known
+            hidden[rows[scored], before[scored]], self.model.lm_head.weight, tokens[scored], temperature, unknown
         )
 
     def trained(self) -> list[nn.Parameter]:
@@ -224,14 +222,14 @@ def packed_layout(sequence: Tensor, branch: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def token_logprobs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, known: int | None = None
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, unknown: Sequence[slice] = ()
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of `targets` (N,) and entropies (N,) from hidden states (N, D) and the output layer (V, D).
 
-    Tokens from `known` on have no probability, as in the sampler: the tokenizer cannot decode them. Peak memory is a
-    few chunks of logits and the output layer's gradient. The entropies have no gradient.
+    The `unknown` tokens have no probability, as in the sampler: the tokenizer cannot decode them. Peak memory is a few
+    chunks of logits and the output layer's gradient. The entropies have no gradient.
     """
-    return _TokenLogprobs.apply(hidden, weight, targets, temperature, known)
+    return _TokenLogprobs.apply(hidden, weight, targets, temperature, unknown)
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -240,15 +238,15 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, known: int | None
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, unknown: Sequence[slice]
     ) -> tuple[Tensor, Tensor]:
-        ctx.temperature, ctx.known = temperature, known
+        ctx.temperature, ctx.unknown = temperature, unknown
         keep = len(targets) * len(weight) <= CHUNK_LOGITS and any(ctx.needs_input_grad)
         logprobs = hidden.new_empty(len(targets), dtype=torch.float32)
         entropies = torch.empty_like(logprobs)
         kept = []
         for rows in _chunks(len(targets), len(weight)):
-            logs = _logits(hidden[rows], weight, temperature, known).log_softmax(-1)  # (n, V)
+            logs = _logits(hidden[rows], weight, temperature, unknown).log_softmax(-1)  # (n, V)
             probabilities = logs.exp()
             logprobs[rows] = logs.gather(1, targets[rows, None])[:, 0]
             entropies[rows] = -torch.linalg.vecdot(probabilities, logs)
@@ -266,7 +264,7 @@ class _TokenLogprobs(torch.autograd.Function):
             if kept:
                 into_logits = kept[number] * -grad[rows, None]
             else:
-                probabilities = _logits(hidden[rows], weight, ctx.temperature, ctx.known).softmax(-1)
+                probabilities = _logits(hidden[rows], weight, ctx.temperature, ctx.unknown).softmax(-1)
                 into_logits = probabilities.mul_(-grad[rows, None])
             into_logits.scatter_add_(1, targets[rows, None], grad[rows, None])
             into_logits = (into_logits if ctx.temperature == 1 else into_logits.div_(ctx.temperature)).to(weight.dtype)
@@ -281,11 +279,11 @@ def _chunks(tokens: int, vocabulary: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, tokens, size)]
 
 
-def _logits(hidden: Tensor, weight: Tensor, temperature: float, known: int | None) -> Tensor:
+def _logits(hidden: Tensor, weight: Tensor, temperature: float, unknown: Sequence[slice]) -> Tensor:
     logits = F.linear(hidden, weight).float()
     logits = logits if temperature == 1 else logits.div_(temperature)
-    if known is not None and known < len(weight):
-        logits[:, known:] = torch.finfo(logits.dtype).min  # finite: the entropy multiplies it by zero
+    for stretch in unknown:
+        logits[:, stretch] = torch.finfo(logits.dtype).min  # finite: the entropy multiplies it by zero
     return logits
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +135,14 @@ def check_tokenizer(tokenizer: Any) -> None:
         raise ValueError(f"the tokenizer makes {back!r} of {SAID!r}; are its files complete?")
 
 
-def known_tokens(tokenizer: Any) -> int:
-    """How many ids, from 0 on, the tokenizer can decode. Models often have more, which mean nothing."""
-    return max(tokenizer.get_vocab().values()) + 1
+def unknown_tokens(tokenizer: Any, size: int) -> list[slice]:
+    """The ids below `size` that the tokenizer cannot decode, in stretches: mostly one, of those beyond its last token,
+    which many models have and which mean nothing; rarely holes between its tokens. Raises ValueError for a token that
+    has an id of `size` or more."""
+    ids = sorted(set(tokenizer.get_vocab().values()))
+    if ids[-1] >= size:
+        raise ValueError(f"the tokenizer has a token {ids[-1]}, the model only tokens 0 to {size - 1}")
+    return [slice(last + 1, next) for last, next in pairwise([-1, *ids, size]) if last + 1 < next]
 
 
 def turn_end(tokenizer: Any) -> int | None:

@@ -686,7 +686,8 @@ class State:
     def _logits(self, hidden: Tensor) -> Tensor:
         """Logits (B, V) of hidden states (B, D). What the tokenizer cannot decode is never sampled."""
         logits = linear(hidden, self.model.lm_head)
-        logits[:, getattr(self.model, "known_tokens", logits.shape[1]) :].fill_(-torch.inf)
+        for stretch in getattr(self.model, "unknown_tokens", ()):
+            logits[:, stretch].fill_(-torch.inf)
         return logits
 
     def _sample(self, places: Tensor, logits: Tensor, temperature: float, top_p: float) -> Tensor:

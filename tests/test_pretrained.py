@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 import sft
 from policy import Policy, load_config, load_policy, score, stop_tokens
-from pretrained import known_tokens, turn_end
+from pretrained import turn_end
 from reward import prompt_text
 from rollout import Sampler
 from tools.cli import UserError
@@ -178,20 +178,41 @@ def test_dropout_is_off_whatever_the_config_says(folder):
         assert {layer.self_attn.attention_dropout for layer in model.model.layers} == {0.0}
 
 
-def test_tokens_beyond_the_tokenizer_have_no_probability(folder):
-    """Neither in the sampler nor in the trainer, and both agree: on log-probabilities, and the trainer with itself."""
+def without_tokens(folder, least):
+    """Take at least `least` tokens from the middle of a folder's tokenizer, whose ids no other token gets: those that
+    no other is merged from. Returns their ids."""
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text())
+    vocab, merges = content["model"]["vocab"], content["model"]["merges"]
+    parts = {part for pair in merges for part in pair}
+    taken = {"".join(pair) for pair in merges[: len(merges) // 2]} - parts
+    assert len(taken) >= least
+    content["model"]["merges"] = [pair for pair in merges if "".join(pair) not in taken]
+    holes = sorted(vocab.pop(token) for token in taken)
+    file.write_text(json.dumps(content))
+    return holes
+
+
+@pytest.mark.parametrize("where", ["beyond", "within", "both"])
+def test_what_no_token_of_the_tokenizer_has_has_no_probability(folder, where):
+    """Ids beyond its tokens, and holes between them: neither in the sampler nor in the trainer, and both agree: on
+    log-probabilities, and the trainer with itself."""
+    unknown = without_tokens(folder, 3) if where != "beyond" else []
     model, tokenizer = load_policy(folder)
     torch.manual_seed(0)
-    known = known_tokens(tokenizer)
-    model.resize_token_embeddings(known + 50)
-    model.model.embed_tokens.weight.data[known:] *= 30  # likely, if nothing were done
+    if where != "within":
+        unknown += range(model.config.vocab_size, model.config.vocab_size + 50)
+        model.resize_token_embeddings(model.config.vocab_size + 50)
+    model.model.embed_tokens.weight.data[unknown] *= 30  # likely, if nothing were done
     model.save_pretrained(folder)
     model, _ = load_policy(folder)
+    assert [id for stretch in model.unknown_tokens for id in range(model.config.vocab_size)[stretch]] == unknown
+    assert all(tokenizer.decode([id]) == "" for id in unknown)
     groups = Sampler(model).generate([[5, 6, 7]] * 20, max_new_tokens=16, stop_ids=[0], seeds=range(20))
     from policy import Example
 
     for (sample,) in groups:
-        assert max(sample.tokens) < known
+        assert not set(sample.tokens) & set(unknown)
         example = Example([5, 6, 7, *sample.tokens], [False] * 3 + [True] * len(sample.tokens))
         (trained,) = score(Policy(model), [example], 4096, torch.device("cpu"))
         assert torch.allclose(trained, torch.tensor(sample.logprobs), atol=1e-4)
