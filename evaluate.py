@@ -151,7 +151,7 @@ class LocalModel:
         """Raises UserError if the model cannot be loaded or sampled from."""
         self.path, self.args, self.device = path, args, fsdp_utils.join_processes()
         load = fsdp_utils.load_checkpoint if (Path(path) / "extra.json").exists() else load_policy
-        model, self.tokenizer = load(path, fsdp_utils.inference_dtype(self.device))
+        model, self.tokenizer = load(path, fsdp_utils.compute_dtype(self.device, args.bfloat16))
         self.model, self.stops = model.to(self.device), stop_tokens(model, self.tokenizer)
         self.switches = {"enable_thinking": False} if args.no_thinking else {}
         self.letters = args.score == "loglikelihood"
@@ -326,6 +326,7 @@ def settings_of(model: str | None, questions: list[Question], args: argparse.Nam
         "top_p": args.top_p,
         "max_new_tokens": args.max_new_tokens,
         "seed": args.seed,
+        "bfloat16": args.bfloat16,
         "model_hash": model,
     }
 
@@ -339,6 +340,7 @@ def require_same_settings(out: Path, settings: dict[str, Any]) -> None:
         raise UserError(
             f"{out} lies there without its note {out.stem}.json of how it was made; delete it to answer again"
         )
+    before = {"bfloat16": False} | before  # older notes do not say it
     changed = [name for name, value in settings.items() if value is not None and before.get(name) != value]
     if changed:
         name = changed[0]
@@ -465,6 +467,7 @@ def parse_args() -> argparse.Namespace:
     sampling.add_argument("--top-p", type=float, default=0.95, help="nucleus, where the temperature is above 0")
     sampling.add_argument("--seed", type=seed_number, default=0, help="of the sampling")
     sampling.add_argument("--cache-gb", type=above(0.0), default=20.0, help="GB for the KV cache, per process")
+    fsdp_utils.add_precision_argument(sampling)
     add_server_arguments(parser.add_argument_group("a model behind a server"))
     args = parser.parse_args()
     args.prompt = args.prompt or ("letter" if args.score == "loglikelihood" else "contract")
@@ -479,8 +482,10 @@ def check_args(args: argparse.Namespace) -> None:
         raise UserError(
             "--samples above 1 needs --score answer and a --temperature above 0: greedy samples are all alike"
         )
-    if served and (args.score == "loglikelihood" or args.no_thinking):
-        raise UserError("--score loglikelihood and --no-thinking need a model on this machine, not a server")
+    if served and (args.score == "loglikelihood" or args.no_thinking or args.bfloat16):
+        raise UserError(
+            "--score loglikelihood, --no-thinking and --bfloat16 need a model on this machine, not a server"
+        )
 
 
 def named_models(items: list[str], run: RunDir) -> dict[str, Path | str]:

@@ -783,7 +783,7 @@ def train(setup: Setup, run: RunDir, questions: list[Question], job: fsdp_utils.
         setup.policy.trained(), lr=args.lr, betas=(0.9, args.beta2), weight_decay=0.0, fused=True
     )
     loop = TrainingLoop(run, args, setup.policy, optimizer, job, setup.source, **inputs_of(setup, run, questions))
-    peaks = measure_peaks(setup.device, fsdp_utils.inference_dtype(setup.device))
+    peaks = measure_peaks(setup.device, fsdp_utils.compute_dtype(setup.device, args.bfloat16))
     stage = Stage1(args, questions) if args.stage == 1 else Stage2(setup, questions, run, loop)
     if loop.restored:
         stage.restore(loop.restored)
@@ -983,7 +983,7 @@ def load_setup(
 ) -> Setup:
     """Load what training needs. Raises UserError where model, tokenizer, prompts and flags do not fit together."""
     recompute = checkpointing(args, load_config(model_path), device, args.max_new_tokens)
-    how = (device, recompute, args.shard_over, args.cpu_offload, Adapters.of(args))
+    how = (device, recompute, args.shard_over, args.cpu_offload, Adapters.of(args), args.bfloat16)
     policy, tokenizer = fsdp_utils.load_sharded(model_path, *how)
     model = policy.model
     prompts = {question.id: prompt_tokens(tokenizer, prompt_messages(question)) for question in questions}

@@ -70,8 +70,8 @@ class LoRALinear(nn.Linear):
         return y + self.correction(x) if self.active else y
 
     def correction(self, x: Tensor) -> Tensor:
-        """(alpha / r) B (A x), what the adapter adds: (..., in) to (..., out)."""
-        return F.linear(F.linear(x, self.lora_A.to(x.dtype)), self.lora_B.to(x.dtype)) * self.scale
+        """B ((alpha / r) A x), what the adapter adds: (..., in) to (..., out). Scaled where it is narrow."""
+        return F.linear(F.linear(x, self.lora_A.to(x.dtype)) * self.scale, self.lora_B.to(x.dtype))
 
 
 def is_adapter(name: str) -> bool:

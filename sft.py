@@ -224,7 +224,7 @@ def show_answers(
 def train(args: argparse.Namespace, run: RunDir, data: Path, made_by: str, job: fsdp_utils.Job) -> None:
     """From the model and its data, or the last checkpoint, to the cold-started model's folder."""
     recompute = checkpointing(args, load_config(args.model), job.device, args.max_length)
-    how = (recompute, args.shard_over, args.cpu_offload, Adapters.of(args))
+    how = (recompute, args.shard_over, args.cpu_offload, Adapters.of(args), args.bfloat16)
     policy, tokenizer = fsdp_utils.load_sharded(args.model, job.device, *how)
     stops = stop_tokens(policy.model, tokenizer)
     max_length = min(args.max_length, policy.model.config.max_position_embeddings)

@@ -22,7 +22,7 @@ from two_processes import ADAPTERS, CPU, PROMPTS, one_step, training
 import fsdp_utils
 import grpo
 import sft
-from policy import Policy, load_policy
+from policy import Example, Policy, load_policy, score
 from rollout import Sampler
 from tools.cli import UserError
 from tools.run import write_jsonl
@@ -310,8 +310,38 @@ def test_one_process_needs_no_group():
     assert fsdp_utils.gather_objects("x") == ["x"] and fsdp_utils.reduce_over_ranks([2.0], "sum", CPU) == [2.0]
     fsdp_utils.barrier()
     fsdp_utils.leave_processes()
-    assert fsdp_utils.inference_dtype(CPU) == torch.float32
-    assert fsdp_utils.inference_dtype(torch.device("cuda")) == torch.bfloat16
+    assert fsdp_utils.compute_dtype(CPU) == torch.float32
+    assert fsdp_utils.compute_dtype(torch.device("cuda")) == torch.bfloat16 == fsdp_utils.compute_dtype(CPU, True)
+
+
+def example_of(prompt, sample):
+    return Example(prompt + sample.tokens, [False] * len(prompt) + [True] * len(sample.tokens))
+
+
+@pytest.mark.parametrize("adapters", [None, ADAPTERS])
+def test_one_cpu_process_computes_in_bfloat16_as_a_gpu_does(tiny, adapters):
+    """What is trained stays in float32; what is frozen, the sampler and its cache are in bfloat16; near in what they
+    compute to float32."""
+    steps = {}
+    for half in (False, True):
+        policy, _ = fsdp_utils.load_sharded(tiny, CPU, adapters=adapters, bfloat16=half)
+        dtypes = {parameter.requires_grad: parameter.dtype for parameter in policy.parameters()}
+        assert dtypes == {True: torch.float32} | (
+            {False: torch.bfloat16 if half else torch.float32} if adapters else {}
+        )
+        with fsdp_utils.gathered(policy):
+            sampler = Sampler(policy.model)
+            samples = sampler.generate(PROMPTS, samples=2, max_new_tokens=12, stop_ids=[1])
+            kept = policy.model.model.embed_tokens.weight.dtype
+        assert kept == (torch.bfloat16 if half else torch.float32)
+        drawn = [(prompt, sample) for prompt, group in zip(PROMPTS, samples) for sample in group]
+        scored = score(policy, [example_of(*one) for one in drawn], 200, CPU)
+        gaps = torch.cat(scored) - torch.tensor([logprob for _, sample in drawn for logprob in sample.logprobs])
+        assert gaps.abs().mean() < (0.02 if half else 1e-5)
+        gradient, norm = one_step(policy, torch.optim.AdamW(policy.trained(), lr=1e-3), EXAMPLES, WEIGHTS)
+        steps[half] = torch.cat([part.flatten() for part in gradient.values()])
+        fsdp_utils.leave_processes()
+    assert 0 < (steps[True] - steps[False]).norm() / steps[False].norm() < 0.05
 
 
 def test_a_checkpoint_shows_every_kind_of_damage(tmp_path, tiny):
