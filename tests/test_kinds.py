@@ -15,6 +15,8 @@ from wiki.kinds import class_names, names_class, ruled_out
         ("cause", "Iron-deficiency anemia", "Iron deficiency", True, False),
         ("cause", "Tuberculosis", "Mycobacterium tuberculosis", False, False),
         ("symptom", "Delirium tremens", "Delirium", True, False),
+        ("symptom", "Epilepsy", "Post-traumatic epilepsy", False, True),
+        ("symptom", "Post-traumatic epilepsy", "Epilepsy", False, False),
         ("diagnosed_by", "Dupuytren's contracture", "Radiation therapy", False, True),
         ("diagnosed_by", "Cirrhosis", "Biopsy", False, False),
         ("treated_by", "Benzodiazepine dependence", "Benzodiazepine", False, True),

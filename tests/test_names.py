@@ -35,6 +35,14 @@ from wiki.pages import read_page
         ("Swelling of the vocal cords is seen.", "Swelling", True),
         ("Pleuritic chest pain is felt.", "Pleuritic", True),
         ("Pleurisy is felt.", "Pleurisy", False),
+        ("Face blindness is one sign.", "blindness", True),
+        ("Sudden blindness is one sign.", "blindness", False),
+        ("A PET-CT was done.", "CT", True),
+        ("A SPECT/CT scan was done.", "CT scan", True),
+        ("A CT scan was done.", "CT scan", False),
+        ("There is no response to pain below it.", "pain", True),
+        ("Pain receptors are lost.", "Pain", True),
+        ("Pain of the joints is felt.", "Pain", False),
     ],
 )
 def test_the_words_around_a_name_may_make_it_anothers(text, name, another):

@@ -19,7 +19,7 @@ ROLES = {
     ("diagnosed_by", False): "test", ("diagnosed_by", True): "tested",
     ("symptom", False): "effect", ("complication", False): "effect", ("adverse_effect", False): "effect",
     ("cause", True): "effect", ("mechanism", True): "effect", ("affects", True): "effect",
-    ("cause", False): "origin", ("risk_factor", False): "origin",
+    ("cause", False): "origin", ("risk_factor", False): "risk",
     ("symptom", True): "origin", ("adverse_effect", True): "origin",
     ("mechanism", False): "process", ("affects", False): "organ", ("differential", False): "differential",
     ("contraindication", False): "barred", ("interaction", False): "barred",
@@ -29,6 +29,7 @@ BARRED = {"barred"}  # "must not be given in asthma" states a contraindication: 
 STATED = set(ROLES.values()) - BARRED
 REMEDY, ADVICE = {"remedy"}, {"remedy", "test"}
 USED = {"remedy", "test", "indication", "tested"}
+ORIGIN = {"origin", "risk"}
 
 # Gaps between the words of doubt and the name: what stands between must not end the reach of those words.
 MEANS = r"(?:(?!\b(?:by|with|using|via|through|is|are|can|may|should|must|treat\w*|gives?n?|used|then)\b)[^;.]){0,200}"
@@ -104,7 +105,7 @@ KINDS = [
     Kind("like it, or depending on it", STATED | BARRED, r"like\b|dependent", after=r"[\s-]?-like\b|[\s-]dependent\b"),
     Kind(
         "part of another name",
-        {"remedy", "indication", "origin", "effect", "differential"},
+        {"remedy", "indication", "origin", "risk", "effect", "differential"},
         r"metabolite|receptor|agonist|antibod|antigen|precursor|transporter|syringe|needle|portal|pulmonary"
         r"|intracranial",
         before=r"\b(?:portal|pulmonary|intracranial) (?:vein |venous |artery |arterial )?",
@@ -144,7 +145,7 @@ KINDS = [
         r"|disappointing\w*|ineffective|useless|unhelpful|futile|elusive|worthless"
         r"|unavailable|inconclusive|contradictory|uninformative"
         r"|(?:less|small amounts? of) (?:\w+ )?evidence"
-        r"|evidence (?:\w+ ){0,6}(?:is|are) (?:lacking|limited|weak|poor))\b"
+        r"|evidence(?:-based)? (?:[\w-]+ ){0,12}(?:is|are) (?:lacking|limited|weak|poor))\b"
         r"|\b(?:hard|difficult|impossible) to (?:make|develop"
         r"|produce|create|find|achieve|obtain|treat with)\b"
         r"|\bnot improve (?:the )?(?:results?|outcomes?|survival|prognosis)\b"
@@ -323,14 +324,88 @@ KINDS = [
     Kind(
         "finds what comes of it, or how far it has come",
         {"test"},
-        r"complication|evidence|signs|degree|extent|severity|size|stage|other ",
+        r"complication|evidence|signs|degree|extent|severity|size|stage|other |progress|response|course",
         before=r"\b(?:identify|detect\w*|(?:look|check|screen)\w* for) complications\b[^;]{0,80}",
         after=r"[^;]{0,80}?\b(?:(?:identify|detect|indicat|reveal)\w*|(?:look|check|search|screen|monitor)\w* for"
         r"|assess\w*|evaluat\w*) (?:the )?(?:\w+ )?(?:complications|(?:evidence|signs) (?:of|that) [^;.]{0,40}"
         r"\b(?:damage|strain|enlarge\w*|failure|dysfunction)|other (?:conditions|diseases|disorders))\b"
         r"|[^;.,]{0,60}?\bto (?:assess|determine|measure|evaluate|estimate) (?:the )?(?:degree|extent|severity|sizes?"
-        r"|stage)\b",
+        r"|stage)\b|[^;.]{0,60}?\bto (?:monitor|follow|track) (?:the )?(?:progress|response|course)\b",
         unless=r"\b(?:confirm\w*|establish\w*|for (?:differential )?diagnosis)\b",
+    ),
+    Kind(
+        "another test's means",  # "X-ray verification of its position", "CT, which uses X-rays"
+        {"test"},
+        r"uses|before|placed|inserted|setting|verification|guid|technique|risk",
+        before=r"\b(?:which|that) uses (?:an? |the )?(?:[\w-]+ )?"
+        r"|\b(?:placed|inserted) (?:\w+ )?(?:using|by|via|through|with|during) (?:an? )?|\bin the setting of (?:an? )?",
+        after=r" (?:verification|guidance|guided)\b| techniques? (?:used|that|which)\b"
+        r"| (?:has|have|carr(?:y|ies)) (?:an? |the )?(?:\w+ )?risks? of\b",
+    ),
+    Kind(
+        "not yet there",  # "before the advent of antibiotics"
+        ADVICE,
+        r"develop|advent|introduc|invent|discover",
+        before=r"\b(?:before|until|prior to|since) the (?:development|advent|introduction|invention|discovery) of"
+        r" (?:[\w-]+ ){0,2}",
+    ),
+    Kind(
+        "what comes after it",  # "after surgery, the scar is massaged"
+        REMEDY,
+        r"after|following|recover|risk|\bside\b|adverse",
+        before=r"(?<!before and )\b(?:(?:after|following|recovery (?:from|after)|risks? of) (?:the |an? )?"
+        r"(?:open |major |such )?(?:[A-Z]+ )?"
+        r"|(?:side|adverse) effects? of (?:the )?(?:[\w-]+ )?)",
+    ),
+    Kind(
+        "told of one study",
+        {"remedy", "indication"},
+        r"stud|trial|patient|team|reports|series|investigations|recent",
+        clause=r"\b(?:one|a|another) (?:(?:recent|new|small|large|single|further|previous|pilot|clinical|case"
+        r"|randomi[sz]ed|controlled|\d{4}) ){0,3}(?:study|trial)\b|\bsmall (?:\w+ )?(?:trials|studies|case series)\b"
+        r"|\b(?:a|one) team of\b|\bthere (?:are|have been) (?:also )?(?:reports|investigations)\b"
+        r"|\bstudies have reported\b|\brecently been (?:shown|reported|found)\b",
+    ),
+    Kind(
+        "found in one study",
+        {"origin"},
+        r"stud|paper|evidence|relationship|thought|possible",
+        clause=r"\b(?:one|an?|another|in \w+|recent|other|some|several|few) (?:[\w-]+ )?(?:study|studies|paper)\b"
+        r"|\bfound evidence\b|\bthought to be (?:involved|implicated|associated|related)\b|\bit is possible that\b"
+        r"|\brelationship between\b",
+    ),
+    Kind(
+        "linked with it only",  # "Gout has been associated with obesity": what else the subject's patients have
+        {"origin"},
+        r"associated|linked|correlated",
+        before=r"\b(?:has|have) (?:\w+ )?been (?:\w+ )?(?:associated|linked|correlated) (?:with|to)"
+        r"(?! (?:the )?(?:use|following)\b)(?:(?!\bincluding\b)[^;]){0,80}",
+    ),
+    Kind(
+        "makes it only worse",
+        {"origin"},
+        r"accelerat|aggravat|exacerbat|worsen",
+        before=r"\b(?:accelerat|aggravat|exacerbat|worsen)\w* by [^;]{0,60}",
+        after=r"[^;.]{0,60}?\b(?:can|may|might|is|are)(?: an?)? (?:worsen|aggravat|exacerbat)\w*",
+        unless=r"\bcaus(?:e|es|ed|ing)\b|\bpredispos\w+",
+    ),
+    Kind(
+        "what foretells it",
+        {"effect"},
+        r"predict",
+        before=r"\bpredict(?:ors?|ive) of\b[^;.]{0,200}",
+    ),
+    Kind(
+        "in a case that may not come",
+        {"effect"},
+        r"\bif\b",
+        before=r"\bif (?:they|it|these) (?:[\w-]+ ){0,3}(?:caus|produc|lead)\w* (?:to )?(?:[\w-]+ ){0,3}",
+    ),
+    Kind(
+        "only named",  # "has the synonym ..."
+        {"effect"},
+        r"term|synonym",
+        before=r"\b(?:terms?|synonyms?)\b[^;.]{0,30}[\"“”'][\w ]{0,20}",
     ),
     Kind(
         "only defined",  # "Benzodiazepines, including lorazepam, are types of anti-anxiety medications."
@@ -362,7 +437,7 @@ KINDS = [
     ),
     Kind(
         "treated, not caused",
-        {"effect", "origin"},
+        ORIGIN | {"effect"},
         r"treat|reliev|used|reduc|lower|decreas|protect|prevent|improv|alleviat|fewer|less|indicat|prescrib"
         r"|requir|therap|reserved|manage|\bfor |recommended|regimen|help|disappear|resolv|regress",
         before=r"\b(?:(?:management|treatment|therapy) (?:\w+ )?(?:includes?|consists?|involves?|is with)"
@@ -370,7 +445,7 @@ KINDS = [
         r"|(?:disappear|resolv|regress)\w*\b[^;]{0,40} (?:following|after|with|on)|treat(?:s|ed|ing"
         r"|ment)?(?: \w+)? (?:of|with|for|by)|treats|treating|reliev\w+"
         r"|protects? against|prevents?|prevention of|alleviat\w+|indicated (?:for|in)|prescribed (?:for|to)"
-        r"|used (?:for|to treat|in|as)"
+        r"|used (?:for|to (?:treat|decrease|reduce|relieve|control|numb|ease)|in|as)"
         r"|(?:reduc\w+|lower\w*|decreas\w+|less|fewer) (?:the )?(?:\w+ )?(?:risk|rate|incidence|chance"
         r"|severity|frequency)s? of|therapy (?:of|for)|reserved for"
         r")\b"
@@ -422,13 +497,13 @@ KINDS = [
     ),
     Kind(
         "illness of relatives",
-        {"origin"},
+        ORIGIN,
         r"relative|family",
         before=r"\b(?:(?:close|first-degree|blood) relatives?|family (?:history|members?))\b[^;]{0,120}",
     ),
     Kind(
         "effect, not origin",
-        {"origin"},
+        ORIGIN,
         r"caus|produc|induc|contribut|infection|effects|lead|led to|result|responsible|complicat|present|characteri"
         r"|accompan|associated finding|sympto|sign"
         r"|develop|manifest|concurrent|along with|together with|implies|abnormalit|anomal|malformat|feature|onset"
@@ -452,7 +527,7 @@ KINDS = [
     ),
     Kind(
         "effect of a gene",
-        {"origin"},
+        ORIGIN,
         r"mutation|gene|deletion|allele|polymorphism|locus|loci",
         before=r"\b(?:mutations?|genes?|deletions?|alleles?|polymorphisms?|locus|loci)\b[^;.]{0,120}\b(?:caus(?:e|es"
         r"|ing)"
@@ -461,7 +536,7 @@ KINDS = [
     ),
     Kind(
         "found in its patients",
-        {"origin"},
+        ORIGIN,
         PEOPLE + r"|detected",
         before=r"\bdetected in (?:a (?:variety|number) of|other|several|various)\b[^;]{0,200}",
         after=r"[^;.]{0,60}?\b(?:occurs?|seen|found|present|observed|develops?) (?:\w+ ){0,2}(?:in|among) (?:\w+ ){0,2}"
@@ -469,14 +544,14 @@ KINDS = [
     ),
     Kind(
         "another disease of the same cause",
-        {"origin"},
+        ORIGIN,
         r"other",
         before=r"\bother (?:[\w-]+ ){0,3}(?:diseases?|disorders?|conditions?|illness\w*|infections?)"
         r" (?:that )?(?:is |are )?(?:\w+ )?caused by\b[^;]{0,200}",
     ),
     Kind(
         "together with it",
-        {"origin"},
+        ORIGIN,
         r"co-?morbid|co-?occur|co-?exist|co-?infect|cross-?react|simultaneous|recorded with|often with",
         clause=r"\b(?:co-?morbid\w*|co-?occur\w*|co-?exist\w*|co-?infection\w*|cross-?react\w*|simultaneous\w*"
         r"|recorded with)\b",
@@ -484,37 +559,37 @@ KINDS = [
     ),
     Kind(
         "class of what is named",  # "the Epstein-Barr virus, a member of the Herpesviridae"; "lupus: this disease"
-        {"origin"},
+        ORIGIN,
         r"member|belong|\bthis|one of",
         before=r"\b(?:members?|belong\w*) (?:of|to) (?:the )?(?:[\w-]+ ){0,3}|\bthis "
         r"|\bone of (?:an?|the) (?:group|family|class) of [^;,:]{0,80}",
     ),
     Kind(
         "named for a test, a patient or another disease",
-        {"origin"},
+        ORIGIN,
         r"test|screen|specific|risk|wom[ae]n|m[ae]n\b|boy|girl|excluded|ruled out",
         before=r"\b(?:tests?|testing|screening|specific) (?:for|to|of) (?:[\w-]+ ){0,3}"
         r"|\bspecific (?:for|to) [^;.]{0,40}, others (?:for|to) ",
         after=r"\s(?:wom[ae]n|m[ae]n|boy|girl)\b|\s(?:\w+ )?ha(?:ve|s) risk factors\b"
         r"|[^;.]{0,80}\bbe (?:excluded|ruled out)\b",
     ),
-    Kind("presupposed", {"origin"}, r"despite", before=r"\bdespite (?:the )?(?:\w+ of )?(?:\w+ )?"),
-    Kind("possible only", {"origin"}, r"possibl|perhaps", before=r"\b(?:possibly|perhaps) (?:\w+ ){0,2}"),
+    Kind("presupposed", ORIGIN, r"despite", before=r"\bdespite (?:the )?(?:\w+ of )?(?:\w+ )?"),
+    Kind("possible only", ORIGIN, r"possibl|perhaps", before=r"\b(?:possibly|perhaps) (?:\w+ ){0,2}"),
     Kind(
         "carried along with it",
-        {"origin"},
+        ORIGIN,
         r"transmi|carr|spread",
         before=r"\balso (?:\w+ )?(?:transmits?|carry|carries|spreads?)\b[^;]{0,100}",
     ),
     Kind(
         "a part of it",
-        {"origin"},
+        ORIGIN,
         r"component|criteri",
         before=r"\b(?:components?|criteria) (?:of|for)\b.{0,300}",
     ),
     Kind(
         "what the risk is of",
-        {"origin"},
+        ORIGIN,
         r"risk|cause|chance|likelihood|odds|susceptib",
         before=r"\b(?:risk (?:factors?|indicat\w+|scores?|markers?)|risks?|causes?|chances?|likelihood|odds"
         r"|susceptibility) (?:for|of|to)\b"
@@ -523,7 +598,7 @@ KINDS = [
     ),
     Kind(
         "another form of it",
-        {"origin"},
+        ORIGIN,
         r"form|type|variant|subtype|kind|categor|class|group|is (?:an?|one|the)|are (?:an?|one|the)|known as"
         r"|called|genus|order|member|famil|relat|they |it |render|under|, an? ",
         clause=r"\b(?:forms|types|variants|subtypes) (?:exist|are (?:known|recogni[sz]ed|distinguished|described))\b"
@@ -548,7 +623,7 @@ KINDS = [
         r"unlike|rather|instead|contrast|mistaken|confus|\bthan\b|compar|similar|characteristic|resembl|mimic|akin"
         r"|as with|to consider|differential|distinguish|differentiat|distinct|different from|versus|\bvs\b|opposed"
         r"|equivalent|\bas \w+ as|overlap|most[- ]common|misdiagnos|\(see"
-        r"|indistinguish|superior|inferior",
+        r"|indistinguish|superior|inferior|advantage",
         clause=r"\b(?:mistaken|confused with)\b",
         before=r"\b(?:unlike|as with|differential diagnos\w+|rather than|instead of|(?:in )?contrast\w* (?:to"
         r"|with|feature from)|than|(?:second|third|fourth)[- ]most[- ]common [^;,(]{0,60}\(?after"
@@ -557,14 +632,16 @@ KINDS = [
         r"|indistinguishable from|differentiat\w*"
         r"|distinct from|different from|versus|vs\.?|as opposed to|equivalent to|superior to|inferior to"
         r"|as (?:effective|good|safe|common|severe|likely|useful|potent) as)\b[^;,]{0,80}"
-        r"|\bthan\b[^;]{0,60}\b(?:such as|including)\b[^;]{0,80}|\bunlike\b[^;,]{0,40}, which [^;]{0,160}"
+        r"|\b(?:than|advantages? over)\b[^;]{0,60}\b(?:such as|including)\b[^;]{0,80}|\badvantages? over [^;,]{0,40}"
+        r"|\b(?:similar in \w+|equivalent) to (?:[\w-]+, ){1,3}(?:[\w-]+ )?(?:and |or )?"
+        r"|\bunlike\b[^;,]{0,40}, which [^;]{0,160}"
         r"|\b(?:conditions|diseases|diagnoses) to consider\b[^;]{0,200}"
         r"|\bmisdiagnosed as\b[^;]{0,200}|\(see:? [^)]{0,60}",
         after=r"\s{0,9}(?:is|are)? ?(?:mistaken|confused) (?:for|with)",
     ),
     Kind(
         "told of for another reason",  # it resembles the disease or makes it worse; it is feared or fought
-        {"origin"},
+        ORIGIN,
         r"resembl|mimic|similar|sever|aggressive|life-threat|bind|immunity|defen[cs]e|regarding|article|fear|worr"
         r"|concern|avoided by",
         clause=r"\bavoided by\b",
@@ -615,11 +692,15 @@ KINDS = [
     Kind(
         "where it lies",
         {"organ"},
-        r"behind|adjacent|next to|in front of|at the back|contain|surround|deriv|migrat|removal|outside",
+        r"behind|adjacent|next to|in front of|at the back|contain|surround|deriv|migrat|removal|outside|between"
+        r"|connect|resembl|cell",
         before=r"\b(?:behind|adjacent to|next to|in front of|outside(?: of)?|at the back of|containing"
         r"|(?<!the )surround(?:s|ing)?"
         r"|surround and \w+"
-        r"|(?:deriv|migrat)\w+ from|removal of) (?:the )?(?:[\w-]+,? ){0,2}",
+        r"|(?:deriv|migrat)\w+ from|removal of) (?:the )?(?:[\w-]+,? ){0,2}"
+        r"|\b(?:runs?|lies?|lying|develops?|located|situated|space) between (?:the )?(?:[\w-]+ ){0,8}"
+        r"|\bconnect(?:s|ing) (?:the )?(?:[\w-]+ ){0,3}|\bresembl\w+ (?:[\w-]+,? ){0,10}"
+        r"|\b(?:arises?|arising|originat\w+) from (?:[\w-]+ ){0,4}cells? of [^;.]{0,60}",
     ),
     Kind(
         "what fights it",  # "the response by the immune system", which nothing harms
@@ -644,6 +725,7 @@ KINDS = [
         {"effect", "process"},
         r"decreas|decline|reduc|diminish",
         before=rf"\b{LESS} (?:in|of) (?:(?!(?:by|with|and|or|from|after) )[\w-]+ ){{0,2}}"
+        r"|\b(?:reducing|decreasing) the (?:presence|amount|number|severity|risk)\b[^;.]{0,80}"
         rf"|\b{LESS} (?:in|of) (?:\w+ ){{0,4}}"
         r"(?:amount|duration|frequency|intensity|number|severity|volume)s? of (?:the )?",
     ),
@@ -702,9 +784,13 @@ KINDS = [
         r"|promis|tentativ|anecdot|candidate|pilot|trial|stud|research|explor|evaluat"
         r"|develop|test|tried|hope|look|potential|possib|perhaps|probabl|presum|apparent|allege|reported|purport"
         r"|claim|believed|thought|limited|some|case|uncertain|unknown|attempt|future|phase|obscure|yet"
-        r"|consider|little|examined|interest|appear|noticed|reported",
-        clause=r"\b(?:might|could)\b|\bappears? to (?:be )?(?:help\w*|benefi\w*|effective|useful|improve|reduce|work)"
-        r"|\bpatients have (?:\w+ )?(?:noticed|reported)\b"
+        r"|consider|little|examined|interest|appear|noticed|respond|described|modest|varying|inconsistent",
+        clause=r"\b(?:might|could)\b|\bappears? to (?:be |have been )?"
+        r"(?:help\w*|benefi\w*|effective|useful|improve|reduce|work|success\w*)"
+        r"|\b(?:some|many|few|several) patients (?:have )?(?:\w+ )?(?:noticed|reported|respond(?:ed)?)\b"
+        r"|\b(?:use|treatment)\b[^;.]{0,60}\b(?:has|have) (?:also )?been (?:described|reported)\b"
+        r"|\bmodest response\b|\byields? varying results\b"
+        r"|\binconsistent (?:opinions|results|evidence|findings)\b"
         r"|\bmay (?:\w+ ){0,2}(?:help|benefit|improve|reduce"
         r"|be (?:an? )?(?:\w+ )?(?:help\w*|benefi\w*|effective|useful|promising|of|able|tried|considered"
         r"|options?|alternative|possible|worth\w*)|prevent|protect"
@@ -726,13 +812,13 @@ KINDS = [
         r"|attempt(?:s|ed)?|phase [i123]\w*|somewhat"
         r"|considered? (?:an? )?(?:option|alternative)"
         r"|(?<!as )(?<!if )(?<!where )(?<!when )(?<!wherever )possibl[ey])\b",
-        unless=r"\b(?:shown(?! promising)|demonstrated|proven|confirmed|established|found to be effective"
+        unless=r"\b(?:shown(?! promis)|demonstrated|proven|confirmed|established|found to be effective"
         r"|effective in \w+ trials"
         r"|first[- ]line|treatment of choice|standard)\b",
     ),
     Kind(
         "hypothesis",
-        {"origin", "effect", "process"},
+        {"origin", "risk", "effect", "process"},
         r"hypothe|speculat|theor|postulat|propos|inconclusive|uncertain|anecdot|tentative|potential|possib|implicat"
         r"|there may|considered|thought|believed|assumed"
         r"|seem|name"
@@ -820,7 +906,7 @@ def says_so(relation: str, inverse: bool, before: str, after: str) -> bool:
         return not CHARACTER.search(before)
     if relation == "symptom" and not inverse:
         return not SELDOM.match(after)
-    return role != "origin" or bool(CAUSAL.search(f"{before} {after}")) or not VERB.search(f"{before} {after}")
+    return role not in ORIGIN or bool(CAUSAL.search(f"{before} {after}")) or not VERB.search(f"{before} {after}")
 
 
 @cache

@@ -97,6 +97,8 @@ def ruled_out(
     subject, object_ = bare(subject), bare(object_)
     if relation in {"cause", "risk_factor", "complication", "differential"} and same_type and nested(subject, object_):
         return True
+    if relation == "symptom" and nested(subject, object_) and len(name_of(subject)) < len(name_of(object_)):
+        return True
     if relation in {"cause", "risk_factor"}:
         if same_type and contains(name_of(object_called), name_of(subject)):
             return True

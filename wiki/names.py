@@ -18,6 +18,13 @@ AROUND = {
     r"growth retardation": (r"\b(?:prenatal|intrauterine|fo?etal) ", r"(?!)"),
     r"pallor": (r"\b(?:dis[ck]|optic|nerve) ", r" of the (?:optic|dis[ck])"),
     r"urticaria": (r"\bpapular ", r"(?!)"),
+    r"blindness": (r"\b(?:colou?r|face|word) ", r"(?!)"),
+    r"(?:CT|X-ray computed tomography|computed tomography)(?: scan| scanner)?": (r"\b(?:PET|SPECT) ?[/-]", r"(?!)"),
+    r"pain": (
+        r"\b(?:perception|sensation|sensitivity|insensitivity|response) (?:to|in|for) ",
+        r" (?:fib(?:er|re)s?|receptors?|perception|sensation|thresholds?|tolerance|insensitivity|killers?|relievers?"
+        r"|medications?)\b",
+    ),
     # Linked to palliative care, dopamine, urticaria, erysipelas, pleurisy.
     r"palliative|\w+ergic|papular urticaria|erysipeloid|pleuritic": ("", ""),
 }

@@ -16,20 +16,22 @@ ABBREVIATIONS = {"e.g", "i.e", "vs", "cf", "dr", "st", "approx", "ca", "spp", "s
 MAX_SENTENCE_CHARS = 2_000  # what is longer is no sentence; without a limit, hostile text takes quadratic time
 SENTENCE_END = re.compile(r"\n[ \t]*\n|[.!?][\"'”’)\]]{0,2}\s+")
 TAKEN_BACK = (  # "have been used, but with limited efficacy": no new clause, for it speaks of the same thing
-    r" (?:(?:these|this|they|it) )?(?:is|are|was|were|has|have|had|with)\b[^,;]{0,40}\b(?:limited|little|no|poor"
-    r"|lack\w*|un(?:substantiated|proven|successful)|disappoint\w*|ineffective|fail\w*"
-    r"|not (?:been )?(?:\w+ )?(?:used|substantiated|proven|shown|confirmed|supported|effective|successful|diagnostic"
+    r" (?:(?:these|this|they|it)(?: \w+)? )?(?:is|are|was|were|has|have|had|with)\b[^,;]{0,40}\b(?:limited|little"
+    r"|no|poor|lack\w*|un(?:substantiated|proven|successful)|disappoint\w*|ineffective|fail\w*"
+    r"|not (?:been )?(?:\w+ )?(?:used|assessed|evaluated|studied|substantiated"
+    r"|proven|shown|confirmed|supported|effective|successful|diagnostic"
     r"|useful|helpful|reliable))\b"
-    r"|[^,;]{0,60}\b(?:studies|trials|findings|results|data)\b[^,;]{0,80}"
+    r"|[^,;]{0,60}\b(?:study|studies|trials?|findings|results|data)\b,?[^,;]{0,100}"
     r"\b(?:fail\w*|(?:do|does|did|has|have) not)\b"
     r"|[^,;]{0,120}\bconflicting (?:results|evidence|data|findings)\b"
     r"|[^,;]{0,80}\bfailed to (?:identify|show|find|demonstrate|confirm)\b"
-    r"|[^,;]{0,40}\b(?:no|little|not any) (?:evidence|documentation)\b"
+    r"|(?:, as of \d{4},)?[^,;]{0,40}\b(?:no|little|not any) (?:evidence|documentation|studies|trials)\b"
     r"| the (?:link|association|relationship)\b[^,;]{0,20}\bnot\b"
 )
 NO_PROOF = (
     r" (?:its|their) (?:use|role|efficacy|effectiveness)\b[^,;]{0,30}\b(?:controversial|unproven|limited|debated"
     r"|uncertain)\b"
+    r"|(?: [\w-]+){0,4} (?:no|little|less|limited|weak|poor|insufficient|scant) (?:[\w-]+ )?(?:evidence|data)\b"
     r"|(?: [\w-]+){0,7} evidence\b[^,;]{0,60}\b(?:lack\w*|limited|weak|poor|inconclusive|insufficient)\b"
 )
 CLAUSE_END = re.compile(

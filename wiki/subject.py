@@ -13,25 +13,42 @@ DISEASE = (  # names of diseases by their endings; "infection", "failure" may be
     r"|thyroidism|eclampsia)"
     r"|[\w'’-]+ (?:diseases?|syndromes?|disorders?|cancers?|deficienc(?:y|ies)|embolism))"
 )
+EPISODE = (
+    r"panic attacks?|complications?|o?edema|bleeding|fractures?|collapse|failure|pneumonia"  # has signs of its own
+)
+TREATED_ALONE = rf"{EPISODE}|gallstones?|diabetes insipidus|hypertension|epilepsy"
 START = r"^\W{0,3}(?:for (?:example|instance),? )?"
 IN_ANOTHER = re.compile(
     rf"{START}(?:in|with|among) (?:(?:patients|people|those|children|adults) with )?(?P<name>{DISEASE})"
     r"(?: \([^)]{0,40}\))?,",
     re.IGNORECASE,
 )
-NAME = rf"(?P<name>{DISEASE})(?: \([^)]{{0,40}}\))?"
+NAME, SIGNED, TREATED = (
+    rf"(?P<name>{of_name})(?: \([^)]{{0,40}}\))?"
+    for of_name in (DISEASE, *(rf"{DISEASE}|(?:[\w'’-]+ ){{0,2}}?(?:{more})" for more in (EPISODE, TREATED_ALONE)))
+)
 OF_ANOTHER = [  # the relation, the part of the sentence in which another disease is told of, and how
     ("symptom", "sentence", rf"{START}{NAME} (?:\w+ ){{0,2}}?(?:causes?|leads? to|results? in|progress(?:es)? to"
      r"|presents? with|is characteri[sz]ed by|produces?)\b"),
-    ("symptom", "before", rf"\b(?:signs|symptoms|features|manifestations|indicators) of (?:an? |the )?{NAME} (?:\w+ )?"
-     r"(?:include|are|such as|occur)\b"),
-    ("symptom", "after", rf"^ (?:is|are|(?:can|may) be) (?:an? )?(?:signs?|results?|indicat\w+) of "
-     rf"(?:an? |the )?{NAME}"),
+    ("symptom", "before", rf"\b(?:signs|symptoms|features|manifestations|indicators) of (?:an? |the )?{SIGNED}"
+     r" (?:\w+ )?(?:include|are|such as|occur)\b"),
+    ("symptom", "after", rf"^(?: (?:of|in) (?:the )?(?:\w+ ){{0,2}}\w+)?(?:[,\w -]{{0,80}},? and [\w -]{{1,50}})? "
+     r"(?:is|are|(?:can|may) be) (?:an? |the )?(?:\w+ )?(?:signs?|results?|indicat\w+) of "
+     rf"(?:an? |the )?{SIGNED}"),
+    ("symptom", "sentence", rf"^when (?:signs|symptoms) of (?:an? |the )?{SIGNED} (?:occur|appear|develop)\b"),
+    ("symptom", "before", rf"\b(?:person|someone|patients?|people|those|children|women|men) with (?:an? |the )?{SIGNED}"
+     r" (?:may|can|might|often|usually|also)\b"),
     ("diagnosed_by", "after", rf"^[^;.]{{0,60}}?\b(?:screen|check|test|look|search)\w* for (?:signs of )?"
      rf"(?:an? |the )?{NAME}"),
-    ("treated_by", "sentence", rf"{START}{NAME} (?:is|are|(?:can|may|should) be) (?:\w+ ){{0,2}}"
-     r"(?:treated|managed|controlled)\b"),
-    ("treated_by", "after", rf"^(?:[^;.,]{{0,40}}?\bto treat| for) (?:an? |the )?{NAME}"),
+    ("treated_by", "sentence", rf"{START}(?:development of )?{TREATED} (?:is|are|(?:can|may|should) be) (?:\w+ ){{0,2}}"
+     r"(?:treated|managed|controlled|prevented)\b"),
+    ("treated_by", "sentence", rf"{START}(?:treatment|management) (?:of|for) (?:an? |the )?{TREATED} "),
+    ("treated_by", "before", rf"\b(?:of|have|get|cause|develop(?:ing)?) (?:an? |the )?{TREATED},? (?:which|that)"
+     r" (?:is|are|(?:can|may) be) (?:\w+ )?(?:treated|managed)\b"),
+    ("treated_by", "after", rf"^(?:[^;.,]{{0,40}}?\b(?:to (?:treat|prevent|manage|control)|(?:treatment|management) of)"
+     rf"| for) (?:an? |the )?{TREATED}"),
+    ("treated_by", "after", rf"^[^;.]{{0,80}}?\bin (?:\w+ )?(?:patients|people|children|adults|women|men|cases) with "
+     rf"(?:an? |the )?{TREATED}"),
     ("cause", "before", r"\b(?:many|other|several|various) causes of (?P<name>[\w'’ -]{3,40}?),?"
      r" (?:include|including|are|such as)\b"),
 ]  # fmt: skip
