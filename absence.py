@@ -56,6 +56,8 @@ FORMS = {
     "weight loss": "cachexia wasting",
     "sweating": "sweat hyperhidrosis",
     "seizure": "epilepsy convulsion",
+    "chest pain": "pleurisy angina",
+    "parkinsonism": "hypokinesia bradykinesia akinesia rigidity tremor",
     "dyskinesia": "chorea athetosis dystonia",
     "myoclonus": "fasciculation",
     "pancytopenia": "anemia thrombocytopenia neutropenia leukopenia",
@@ -71,11 +73,12 @@ COMMON_WORD = 0.01  # of the titles have a word that says nothing of what a thin
 SPOKEN_OF = (6, 0.008)  # pages of diseases (and share of them) that name a thing; named on more, it fits nearly any
 MOST_PAGES = 1000  # of diseases are looked at for that
 FIRST_WORDS = 200  # of a page tell what is typical
+FIRST_TOLD = 6  # symptoms of a page are its subject's most telling ones
 LONGEST_NAME = 3  # words of a name that is looked for on a page
 MOST_MEMBERS = 2  # of an entity that is no class
 MOST_COMPARED = 250  # diseases are compared as to whether they may have what is observed
 UNTOLD = 4  # times likelier than the pages say is what a page does not tell: each tells a part
-EXPECTED = 2  # times likelier than from any leads a step to what is to be expected of an entity
+EXPECTED = 1.25  # times likelier than from any leads a step to what is to be expected of an entity
 FEW = 3  # pages count for less than the average of all where a thing is told by no more
 MOST_KINDS = 40  # what is interchangeable with more than this ("infection") is too general to be denied
 
@@ -103,6 +106,17 @@ def is_typical(graph: Graph, disease: int, finding: int) -> bool:
     text."""
     first = " ".join(page_text(graph, disease).split()[:FIRST_WORDS])
     return not first or any(is_named(graph, same, f" {first} ") for same in graph.interchangeable(finding))
+
+
+@lru_cache(maxsize=200_000)
+def is_prominent(graph: Graph, disease: int, symptom: int) -> bool:
+    """Whether a disease's page tells a symptom as one of the disease as a whole, and early or more than once. What it
+    tells late is often rare, of a late stage or of some of the patients; what an aside tells, of something else."""
+    fact = (disease, "symptom", symptom)
+    if fact in graph.asides:
+        return False
+    early = symptom in graph.told_in_order.get(disease, [])[:FIRST_TOLD]
+    return early or fact in graph.repeated or is_typical(graph, disease, symptom)
 
 
 def is_named(graph: Graph, entity: int, text: str) -> bool:
@@ -155,13 +169,24 @@ def tell_one_thing(graph: Graph, finding: int, other: int) -> bool:
 
 def is_form(graph: Graph, finding: int, other: int) -> bool:
     """Whether a finding is a form of another, by its page's first sentence, by a name's end, or by `FORMS`."""
-    first = words_of(first_sentence(graph.page_prose(finding)[:LONGEST_LEAD]))
-    if is_named(graph, other, f" {' '.join(first)} "):
+    if is_named(graph, other, first_words(graph, finding)):
         return True
     ends = [f" {name}" for name in graph.names[other]]
     ends += [name for name in graph.names[other] if len(name) >= SAME_END]
     ends += [end for name in graph.names[other] for end in FORMS.get(name, "").split()]
     return any(f" {name}".endswith((*ends, *(f"{end}s" for end in ends))) for name in graph.names[finding])
+
+
+@lru_cache(maxsize=200_000)
+def first_words(graph: Graph, entity: int) -> str:
+    """The first sentence of an entity's page, in the form of `page_text`."""
+    return f" {' '.join(words_of(first_sentence(graph.page_prose(entity)[:LONGEST_LEAD])))} "
+
+
+@lru_cache(maxsize=200_000)
+def names_in_words(graph: Graph, entity: int) -> tuple[frozenset[str], ...]:
+    """The words of each of an entity's names."""
+    return tuple(frozenset(name.split()) for name in graph.names[entity])
 
 
 @lru_cache(maxsize=200_000)
@@ -279,6 +304,8 @@ def mentions(graph: Graph, entity: int, other: int) -> bool:
         return True
     if graph.family(other) == "remedy" and any(f" {stem}" in text for stem in stems_of(graph, other)):
         return True
+    if graph.family(other) == "examination" and any(f" {word}" in text for word in telling_words(graph, other)):
+        return True  # "cultures" of microbiological culture
     return any(is_named(graph, same, text) for same in kinds) or names_broader(graph, other, text)
 
 

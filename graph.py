@@ -20,7 +20,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -30,6 +30,7 @@ from wiki.biolink import Statement, edge, node, node_id
 from wiki.kinds import LONGEST_LEAD, is_class, name_of, names_of_classes, words_of
 from wiki.mediawiki import bare, normalise_title, permanent_link
 from wiki.recognition import TYPES
+from wiki.rules import relations_of, rules_of
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT);
@@ -182,6 +183,15 @@ TWIN_NAMES = {
 }  # fmt: skip
 
 
+@lru_cache(10_000)
+def speaks_aside(kind: str, section: str | None, relation: str) -> bool:
+    """Whether the heading right above a sentence is about something else than a relation of the page's subject, of a
+    type: a form, a stage, an organ ("Aortic rupture", "Children"), though one further up is about the relation."""
+    if section in (None, "lead") or section.startswith("infobox: "):
+        return False
+    return relation not in relations_of(rules_of(kind, section))
+
+
 def occurs_in(name: str, sentence: str, after_word: bool = False) -> bool:
     """Whether a name stands in a sentence as whole words, perhaps with a plural's s. Looks at its first occurrence.
 
@@ -266,20 +276,21 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def read_tables(path: Path) -> tuple[list[tuple], list[tuple], list[tuple]]:
-    """The rows of entity, relation (one for each page that states it) and alias. A relation's page, confidence or
-    verdict is None if the graph has no such column.
+    """The rows of entity, relation (one for each piece of its evidence) and alias. A relation's page, section,
+    confidence or verdict is None if the graph has no such column.
 
     Raises UserError if the file is no knowledge graph.
     """
     with reading(path) as database:
         evidence = has_table(database, "evidence")
         page = "e.page" if evidence else column(database, "page")
+        section = "e.section" if evidence else column(database, "section")
         confidence, verdict = column(database, "confidence"), column(database, "verdict")
         joined = "LEFT JOIN evidence e ON e.relation = r.id" if evidence else ""
         entities = database.execute("SELECT id, title, type, page, incoming FROM entity ORDER BY id").fetchall()
         relations = database.execute(
-            f"SELECT r.subject, r.relation, r.object, {page}, r.revision, r.sentence, {confidence}, {verdict} "
-            f"FROM relation r {joined} ORDER BY r.id"
+            f"SELECT r.subject, r.relation, r.object, {page}, {section}, r.revision, r.sentence, {confidence}, "
+            f"{verdict} FROM relation r {joined} ORDER BY r.id"
         ).fetchall()
         aliases = database.execute("SELECT name, entity FROM alias ORDER BY name").fetchall()
     if not relations:
@@ -329,8 +340,10 @@ class Graph:
         self.links: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))  # step -> entity -> entities
         self.possible: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))  # of any confidence
         self.told: dict[str, set[int]] = defaultdict(set)  # step -> the entities whose own page tells where it leads
-        for subject, relation, object_, page, revision, sentence, confidence, verdict in relations:
-            sure = judged(confidence, verdict)
+        self.repeated: set[tuple[int, str, int]] = set()  # facts of several pieces of evidence
+        self.asides: set[tuple[int, str, int]] = set()  # facts that are told only where a page speaks of something else
+        for subject, relation, object_, page, section, revision, sentence, confidence, verdict in relations:
+            fact, sure = (subject, relation, object_), judged(confidence, verdict)
             self.possible[relation][subject].add(object_)
             self.possible["~" + relation][object_].add(subject)
             if page is None or page_of.get(page) == subject:
@@ -338,10 +351,26 @@ class Graph:
             if page is None or page_of.get(page) == object_:
                 self.told["~" + relation].add(object_)
             if verdict != "no" and (sure is None or sure >= min_confidence):
-                self.facts.setdefault((subject, relation, object_), (revision, sentence))
-                self.confidence[subject, relation, object_] = 1.0 if sure is None else sure
+                aside = page_of.get(page) == subject and speaks_aside(self.type[subject], section, relation)
+                if fact in self.facts:
+                    self.repeated.add(fact)
+                if not aside:
+                    self.asides.discard(fact)
+                elif fact not in self.facts:
+                    self.asides.add(fact)
+                self.facts.setdefault(fact, (revision, sentence))
+                self.confidence[fact] = 1.0 if sure is None else sure
                 self.links[relation][subject].add(object_)
                 self.links["~" + relation][object_].add(subject)
+
+    @cached_property
+    def told_in_order(self) -> dict[int, list[int]]:
+        """The symptoms of each disease in the order in which they are told, without asides."""
+        order: dict[int, list[int]] = defaultdict(list)
+        for subject, relation, object_ in self.facts:
+            if relation == "symptom" and (subject, relation, object_) not in self.asides:
+                order[subject].append(object_)
+        return order
 
     def classify(self) -> None:
         """Find each entity's classes: the graph's, and those that its title or its page's first sentence names."""

@@ -9,10 +9,12 @@ backwards: a rare answer is drawn first, then what leads to it.
                    {Fever, Cough, Night sweats} <-symptom- [?]    and then, as in a chain:    -treated_by-> ?
 
 Only a random part of a disease's features is observed (`mask`), and none with its own form (pain and headache), so
-inference happens under partial information. What is observed must determine what the path passes through
-(`is_determined`): not by way of a drug with many uses, nor of a disease that is shown by what many others may have as
-well (`fits_many`). One path is asked about in several ways, as often as the graph allows: the disease between findings
-and a drug may be what is masked, or the drug, or the pathogen at its other end.
+inference happens under partial information. They are what its page tells of the disease as a whole, and early or more
+than once (`is_prominent`): what comes late, or under a heading about something else, is often rare or of some patients
+only. What is observed must determine what the path passes through (`is_determined`): not by way of a drug with many
+uses, nor of a disease that is shown by what many others may have as well (`fits_many`). One path is asked about in
+several ways, as often as the graph allows: the disease between findings and a drug may be what is masked, or the drug,
+or the pathogen at its other end.
 
 Under a comorbidity or a medication, that of the drugs is asked for which the patient may have: others that treat the
 disease as well are contraindicated there or interact, and the answer's own page speaks of such things and names no
@@ -60,11 +62,13 @@ from absence import (
     is_common,
     is_denied,
     is_expected,
+    is_prominent,
     is_typical,
     likelihood,
     likelihoods,
     may_hold,
     named_on_page,
+    names_in_words,
     tell_one_thing,
 )
 from graph import Graph, inverse
@@ -95,9 +99,10 @@ LEAST_SURE = 0.7  # confidence of all facts from the start to the answer togethe
 MOST_MEANT = 2  # entities that a hop may pass through: with more, what is observed does not determine what comes next
 REDRAWS = 8  # answers drawn at once: the first that was not asked for too often is taken
 FORGOTTEN = 200  # questions, after which answers that were asked for too often are drawn again
-PATIENCE = 600  # draws in a row that give no question, after which a meta-path counts as exhausted
+PATIENCE = 1000  # draws in a row that give no question, after which a meta-path counts as exhausted
 KIN = ("treated_by", "~treated_by", "diagnosed_by", "complication")  # two things that go together here may do so again
 EFFECTS = ("symptom", "complication", "adverse_effect")  # may lead to what goes with the others there
+PROOFS = ("diagnosed_by", "mechanism")  # tell a disease only where few have them: not a blood test, nor inflammation
 UNSAID = ("symptom", "complication", "adverse_effect", "treated_by")  # no page tells all that these lead to
 LACKING = 2  # observed features that a wrong diagnosis lacks for sure, and all that tell something but one
 COMMON_FINDING = (10, 0.05)  # what more diseases (and more than this share) have proves nothing, nor is it asked alone
@@ -231,8 +236,15 @@ def mask(meta: MetaPath, disease: int, draw: Draw) -> list[tuple[str, int]]:
 
 
 def observable(graph: Graph, disease: int, step: str) -> list[int]:
-    """What a step leads to from a disease; of treatments the drugs alone: surgery and diets help too many diseases."""
+    """What a step leads to from a disease and tells something of it: prominent symptoms (`is_prominent`), tests and
+    mechanisms of few diseases, nothing told as an aside; of treatments the drugs alone: surgery and diets help too many
+    diseases."""
     found = sorted(graph.neighbours(disease, step))
+    if step == "symptom":
+        return [entity for entity in found if is_prominent(graph, disease, entity)]
+    found = [entity for entity in found if (disease, step, entity) not in graph.asides]
+    if step in PROOFS:
+        return [entity for entity in found if not is_common(graph, entity, step, *COMMON_OPTION)]
     return [entity for entity in found if graph.type[entity] in MEDICATION] if step == "treated_by" else found
 
 
@@ -278,6 +290,7 @@ def is_determined(graph: Graph, meta: MetaPath, subgraph: Subgraph) -> bool:
     hops = subgraph.facts[len(subgraph.features) :]
     return not (
         has_vague_ends(graph, meta, subgraph)
+        or any(hop[1] in EFFECTS and hop in graph.asides for hop in hops)
         or prod(graph.confidence[fact] for fact in hops) < LEAST_SURE
         or (meta.presentation and fits_many(graph, meta, subgraph))
         or any(len(meant) > MOST_MEANT for meant in meant_along(graph, meta, subgraph))
@@ -405,7 +418,9 @@ def is_ruled_out(graph: Graph, meta: MetaPath, subgraph: Subgraph, option: int) 
             (step, entity) for step, entity in subgraph.features if not is_common(graph, entity, step, *COMMON_FINDING)
         ]
         lacking = sum(is_denied(graph, entity, inverse(step), option) for step, entity in telling)
-        return lacking >= max(LACKING, len(telling) - 1) and not explains(graph, option, subgraph.features)
+        if lacking < max(LACKING, len(telling) - 1) or explains(graph, option, subgraph.features):
+            return False
+        return not shares_much(graph, subgraph, option)
     step, meant = meta.steps[-1], meant_along(graph, meta, subgraph)[-1]
     if is_common(graph, option, step, *COMMON_OPTION) or step in UNSAID and fits_nearly_any(graph, option):
         return False
@@ -418,7 +433,22 @@ def is_ruled_out(graph: Graph, meta: MetaPath, subgraph: Subgraph, option: int) 
     if step in KIN and any(go_together(graph, step, right, option) for right in graph.reach(meant, (step,))):
         return False
     denied = is_cleared if step == "contraindication" else is_denied  # no page tells which drugs it rules out
-    return all(denied(graph, entity, step, option) for entity in meant)
+    if not all(denied(graph, entity, step, option) for entity in meant):
+        return False
+    return step not in EFFECTS or not any(is_like_another(graph, entity, step, option) for entity in meant)
+
+
+def shares_much(graph: Graph, subgraph: Subgraph, option: int) -> bool:
+    """Whether a disease may have more of the symptoms that are observed than one, or be treated with what is."""
+    symptoms = [entity for step, entity in subgraph.features if step == "symptom"]
+    if sum(may_hold(graph, option, "symptom", entity) for entity in symptoms) > 1:
+        return True
+    return any(may_hold(graph, option, step, entity) for step, entity in subgraph.features if step == "treated_by")
+
+
+def is_like_another(graph: Graph, entity: int, step: str, option: int) -> bool:
+    """Whether an option tells one thing with something that a step may lead to: tachypnea, where dyspnea is found."""
+    return any(tell_one_thing(graph, option, right) for right in graph.could_mean(entity, step))
 
 
 def is_presented(graph: Graph, subgraph: Subgraph, option: int) -> bool:
@@ -595,16 +625,18 @@ def make_question(meta: MetaPath, subgraph: Subgraph, draw: Draw, options: int, 
 def gives_away(graph: Graph, meta: MetaPath, subgraph: Subgraph) -> bool:
     """Whether the question's own words name what is masked: the answer, a presented disease.
 
-    A named start and an answer of which one contains the other ("Measles", "Measles virus") are told by their names.
+    What is shown and what is masked are told by their names if one contains the other ("Measles", "Measles virus"; by
+    any name of what is shown: oral thrush, or oral candidiasis, of candidiasis).
     """
     if meta.presentation and not graph.interchangeable(subgraph.path[0]).isdisjoint(subgraph.observed):
         return True  # hypoxia of cerebral hypoxia
-    shown = [set(words_of(graph.title[entity])) for entity in subgraph.observed]
     masked = {subgraph.answer, subgraph.path[0]} if meta.presentation else {subgraph.answer}
-    names = [set(name.split()) for entity in masked for name in graph.names[entity]]
-    if any(name <= seen for name in names for seen in shown):
-        return True
-    return not meta.presentation and shown[0] <= set(words_of(graph.title[subgraph.answer]))
+    names = [name for entity in masked for name in names_in_words(graph, entity)]
+    for entity in subgraph.observed:
+        if any(name <= seen for name in names for seen in names_in_words(graph, entity)):
+            return True
+    named = set(words_of(graph.title[subgraph.path[0] if meta.presentation else subgraph.answer]))
+    return any(named.issuperset(words_of(graph.title[entity])) for entity in subgraph.observed)
 
 
 def wording(meta: MetaPath, subgraph: Subgraph, draw: Draw, plain: bool) -> str:

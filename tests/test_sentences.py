@@ -60,6 +60,8 @@ from wiki.sentences import clause_around, split_sentences, statements
         ("It may cause @.", "adverse_effect", True),
         ("Everybody except people with @.", "contraindication", False),
         ("It is due to lack of @.", "cause", False),
+        ("It is a form of @ due to a fungus.", "cause", False),
+        ("It is a common form of rash due to @.", "cause", True),
         ("A low intake of iron, zinc or @.", "risk_factor", False),
         ("It is more common than @.", "cause", False),
         ("In dogs it is treated with @.", "treated_by", False),

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import synth
 import vignette as vignettes
 from absence import (
+    FIRST_TOLD,
     FIRST_WORDS,
     are_nested,
     fits_nearly_any,
@@ -477,8 +478,11 @@ def test_unusable_numbers_are_refused(tmp_path):
 # ---------------------------------------------------------------------------------------------- absence and comorbidity
 
 
-def graph_of(path, types, facts, prose=(), confidence=1.0):
-    """A graph of titles with their types, facts (subject, relation, object) and the prose of some pages."""
+def graph_of(path, types, facts, prose=(), confidence=1.0, heading=None):
+    """A graph of titles with their types, facts (subject, relation, object) and the prose of some pages.
+
+    `heading`: what the sentence of each fact stands under, if that is known.
+    """
     ids = {title: number for number, title in enumerate(types, 1)}
     with sqlite3.connect(path) as database:
         database.execute("CREATE TABLE entity(id, title, type, page, revision, rare, incoming)")
@@ -490,6 +494,10 @@ def graph_of(path, types, facts, prose=(), confidence=1.0):
         database.executemany("INSERT INTO entity VALUES (?, ?, ?, ?, 1, ?, 0)", rows)
         rows = [(ids[s], r, ids[o], ids[s], "so", confidence) for s, r, o in facts]
         database.executemany(f"INSERT INTO relation({columns}) VALUES (?, ?, ?, ?, 1, ?, ?)", rows)
+        if heading:
+            database.execute("ALTER TABLE relation ADD COLUMN section")
+            places = [(heading[fact], number) for number, fact in enumerate(facts, 1)]
+            database.executemany("UPDATE relation SET section = ? WHERE id = ?", places)
         pages = [
             (ids[title], zlib.compress((text + " and so on" * 10).encode())) for title, text in dict(prose).items()
         ]
@@ -617,7 +625,8 @@ def test_what_a_page_does_not_tell_is_judged_by_its_company(companies):
     [("Pain", "Abdominal pain", True), ("Pain", "Myalgia", True), ("Pain", "Headache", True),
      ("Night sweats", "Sweating", True), ("Edema", "Papilledema", True), ("Bleeding", "Epistaxis", True),
      ("Muscle weakness", "Fatigue", True), ("Asthenopia", "Eyestrain", True), ("Headache", "Abdominal pain", False),
-     ("Edema", "Fever", False), ("Coma", "Glaucoma", False)],
+     ("Chest pain", "Pleurisy", True), ("Parkinsonism", "Hypokinesia", True), ("Edema", "Fever", False),
+     ("Coma", "Glaucoma", False)],
 )  # fmt: skip
 def test_no_presentation_tells_one_thing_twice(tmp_path, one, other, same):
     """By their names, by the first sentence of a page, or by the forms of well-known findings."""
@@ -630,6 +639,118 @@ def test_no_presentation_tells_one_thing_twice(tmp_path, one, other, same):
     masks = [synth.mask(asked, ids["Asthma"], synth.Draw(graph, seed)) for seed in range(20)]
     both = {("symptom", ids[one]), ("symptom", ids[other])}
     assert any(both <= set(features) for features in masks) != same
+
+
+def test_no_presentation_shows_what_a_page_tells_as_an_aside_or_late(tmp_path):
+    """Nor is an aside asked for."""
+    early, late = [f"Finding {number}" for number in range(FIRST_TOLD)], ["Itch", "Chorea"]
+    types = {"Gout": "disease", **dict.fromkeys(("Tophus", "Gangrene", *early, *late), "symptom")}
+    facts = [("Gout", "symptom", title) for title in ("Gangrene", "Tophus", *early, *late)]
+    heading = dict.fromkeys(facts, "Signs and symptoms") | {facts[0]: "Aortic rupture", facts[1]: "lead"}
+    prose = {"Gout": "Gout is known for its chorea." + " It is so." * FIRST_WORDS}
+    graph, ids = graph_of(tmp_path / "kg.sqlite", types, facts, prose, heading=heading)
+    shown = [graph.title[entity] for entity in synth.observable(graph, ids["Gout"], "symptom")]
+    assert sorted(shown) == sorted(["Tophus", *early[:-1], "Chorea"])
+    asked = next(meta for meta in EVERY_PATH if meta.name == "disease>symptom")
+    for title in ("Tophus", "Gangrene"):
+        path = [ids["Gout"], ids[title]]
+        fact = (path[0], "symptom", path[1])
+        assert synth.is_determined(graph, asked, synth.Subgraph([], path, [fact])) == (title == "Tophus")
+
+
+@pytest.mark.parametrize(
+    "section, page, aside",
+    [
+        ("Signs and symptoms", "Gout", False),
+        ("Common symptoms in adults", "Gout", False),
+        ("infobox: symptoms", "Gout", False),
+        ("lead", "Gout", False),
+        ("Hypothalamic dysfunction", "Gout", True),
+        ("Children", "Gout", True),
+        ("Causes", "Rash", False),  # the page of the symptom lists diseases
+    ],
+)
+def test_an_aside_stands_under_a_heading_about_something_else(tmp_path, section, page, aside):
+    types, fact = {"Gout": "disease", "Rash": "symptom"}, ("Gout", "symptom", "Rash")
+    graph_of(tmp_path / "kg.sqlite", types, [fact], heading={fact: section})
+    with sqlite3.connect(tmp_path / "kg.sqlite") as database:
+        database.execute("UPDATE relation SET page = (SELECT page FROM entity WHERE title = ?)", [page])
+    graph = Graph(tmp_path / "kg.sqlite")
+    assert bool(graph.asides) == aside
+
+
+def test_what_is_told_twice_is_prominent_and_no_aside_if_one_place_is_none(tmp_path):
+    types, fact = {"Gout": "disease", "Rash": "symptom"}, ("Gout", "symptom", "Rash")
+    graph_of(tmp_path / "kg.sqlite", types, [fact])
+    with sqlite3.connect(tmp_path / "kg.sqlite") as database:
+        database.execute("CREATE TABLE evidence(relation, page, revision, section, sentence, trust)")
+        rows = [(1, 1, 1, section, "so", 0.9) for section in ("Children", "Signs")]
+        database.executemany("INSERT INTO evidence VALUES (?, ?, ?, ?, ?, ?)", rows)
+    graph = Graph(tmp_path / "kg.sqlite")
+    assert graph.repeated == set(graph.facts) and not graph.asides
+
+
+def test_a_test_or_a_mechanism_of_many_diseases_is_no_clue(tmp_path):
+    diseases = [f"Disease {number}" for number in range(8)]
+    types = dict.fromkeys(diseases, "disease") | dict.fromkeys(("Blood test", "Sweat test"), "test")
+    types |= dict.fromkeys(("Inflammation", "Gliosis"), "mechanism")
+    facts = [(disease, "diagnosed_by", "Blood test") for disease in diseases]
+    facts += [(disease, "mechanism", "Inflammation") for disease in diseases]
+    facts += [(diseases[0], "diagnosed_by", "Sweat test"), (diseases[0], "mechanism", "Gliosis")]
+    graph, ids = graph_of(tmp_path / "kg.sqlite", types, facts)
+    for step, clue in (("diagnosed_by", "Sweat test"), ("mechanism", "Gliosis")):
+        assert synth.observable(graph, ids[diseases[0]], step) == [ids[clue]]
+
+
+@pytest.mark.parametrize(
+    "text, wrong",
+    [
+        ("It shows a tremor.", True),
+        ("It shows a tremor and a rash.", False),  # two of the findings
+        ("It shows a tremor. Airol is given.", False),  # the drug
+    ],
+)
+def test_a_wrong_diagnosis_has_one_of_the_findings_and_not_the_drug(tmp_path, text, wrong):
+    types = {"Gout": "disease", "Lupus": "disease", "Airol": "drug"}
+    types |= dict.fromkeys(("Tremor", "Rash", "Itch"), "symptom")
+    facts = [("Gout", "symptom", title) for title in ("Tremor", "Rash", "Itch")] + [("Gout", "treated_by", "Airol")]
+    graph, ids = graph_of(tmp_path / "kg.sqlite", types, facts, {"Lupus": text})
+    features = [(step, ids[title]) for _, step, title in facts]
+    assert synth.shares_much(graph, synth.Subgraph(features, [ids["Gout"]], []), ids["Lupus"]) != wrong
+
+
+@pytest.mark.parametrize("option, distinct", [("Tachypnea", False), ("Night sweats", False), ("Stridor", True)])
+def test_no_option_is_a_form_of_something_else_that_is_right(tmp_path, option, distinct):
+    types = {"Cor pulmonale": "disease", **dict.fromkeys(("Orthopnea", "Dyspnea", "Sweating", option), "symptom")}
+    facts = [("Cor pulmonale", "symptom", title) for title in ("Orthopnea", "Dyspnea", "Sweating")]
+    graph, ids = graph_of(tmp_path / "kg.sqlite", types, facts)
+    assert synth.is_like_another(graph, ids["Cor pulmonale"], "symptom", ids[option]) != distinct
+
+
+@pytest.mark.parametrize(
+    "disease, finding, names, told",
+    [
+        ("Candidiasis", "Oral thrush", ["oral candidiasis"], True),
+        ("Cocaine dependence", "Cocaine", [], True),
+        ("Candidiasis", "Oral thrush", [], False),
+    ],
+)
+def test_what_is_shown_does_not_name_the_disease(tmp_path, disease, finding, names, told):
+    types = {disease: "disease", finding: "symptom"}
+    graph, ids = graph_of(tmp_path / "kg.sqlite", types, [(disease, "symptom", finding)])
+    graph.names[ids[finding]].update(names)
+    asked = next(meta for meta in EVERY_PATH if meta.name == "presentation>disease")
+    subgraph = synth.Subgraph([("symptom", ids[finding])], [ids[disease]], [])
+    assert synth.gives_away(graph, asked, subgraph) == told
+
+
+def test_a_page_names_a_test_by_a_telling_word(tmp_path):
+    types = {"Conjunctivitis": "disease", "Microbiological culture": "test", "Sweat test": "test", "Gout": "disease"}
+    prose = {"Conjunctivitis": "Cultures are taken, and other tests."}
+    facts = [("Gout", "diagnosed_by", "Microbiological culture")]
+    graph, ids = graph_of(tmp_path / "kg.sqlite", types, facts, prose)
+    named = [title for title in types if types[title] == "test" and mentions(graph, ids["Conjunctivitis"], ids[title])]
+    assert named == ["Microbiological culture"]
 
 
 def test_a_page_that_names_something_broader_denies_nothing(tmp_path):

@@ -597,6 +597,12 @@ KINDS = [
         r"|\bha(?:ve|s|d) risk factors for\b[^;]{0,200}",
     ),
     Kind(
+        "a form of it",  # "It is a form of candidiasis due to Candida albicans."
+        {"origin"},
+        r"form|type|variant|subtype|kind",
+        before=r"\b(?:is|are) (?:an?|one|the) (?:[\w-]+ ){0,3}(?:form|type|variant|subtype|kind)s? of (?:an? |the )?",
+    ),
+    Kind(
         "another form of it",
         ORIGIN,
         r"form|type|variant|subtype|kind|categor|class|group|is (?:an?|one|the)|are (?:an?|one|the)|known as"
