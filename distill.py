@@ -32,7 +32,7 @@ cot_failed.jsonl (every draft of every candidate and its flaw) and metrics.jsonl
 cot.partial.jsonl, so the same command resumes after a crash.
 
     python distill.py --teacher openai:openai/gpt-oss-120b             # TEACHER_BASE_URL, TEACHER_API_KEY are set
-    python distill.py --run runs/tiny --teacher evidence --questions 1800 --tier-weights 1 1 1    # the tiny recipe
+    python distill.py --run runs/tiny --teacher evidence --questions 1800    # the tiny recipe
 """
 
 from __future__ import annotations

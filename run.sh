@@ -36,7 +36,7 @@ tiny) export HF_HUB_OFFLINE=1
   stage kg_build python kg_build.py --source data/encyclopedia.xml
   stage synth python synth.py --questions 12000 --no-long-paths --plain-wordings --single-facts 0.45
   stage curate python curate.py --heldout 500
-  stage distill python distill.py --teacher evidence --questions 1800 --tier-weights 1 1 1 --seed "$seed"
+  stage distill python distill.py --teacher evidence --questions 1800 --seed "$seed"
   stage sft python sft.py --model data/base --epochs 1 --batch-size 8 --lr 1e-3 --micro-tokens 4096 --save-every 25 --seed "$seed"
   stage rl1 python grpo.py --stage 1 --steps 110 "${rl[@]}"
   stage rl2 python grpo.py --stage 2 --steps 96 --round-steps 32 --mine-samples 2 --mine-budget 4200 --group-growth 2 "${rl[@]}"
@@ -50,7 +50,7 @@ tiny) export HF_HUB_OFFLINE=1
   stage kg_build python kg_build.py --source data/encyclopedia.xml # a graph of your own: put kg.sqlite into RUN
   stage synth python synth.py --questions 12000
   stage curate python curate.py --public "${exams[@]}" --benchmark "${tests[@]}" --heldout 500
-  stage distill python distill.py --teacher "${teacher:-evidence}" --questions 2000 --tier-weights 1 1 1 --seed "$seed"
+  stage distill python distill.py --teacher "${teacher:-evidence}" --questions 2000 --seed "$seed"
   stage sft python sft.py --model "$model" --epochs 2 --batch-size 16 --lr 1e-4 "${lora[@]}"
   stage rl1 python grpo.py --stage 1 --steps 100 "${rl[@]}"
   stage rl2 python grpo.py --stage 2 --steps 100 --mine-budget 8000 "${rl[@]}"
