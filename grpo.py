@@ -76,6 +76,7 @@ from tools.ledger import Peaks, measure_peaks, shares
 from tools.run import Journal, Metrics, RunDir, digest, write_jsonl
 
 HELD_OUT = 128  # questions of --evaluate-every: an interval of +-9 points
+NEARLY_EQUAL = 0.05  # rewards of a group that differ by less: half of what the format earns
 JOURNAL_PORTION = 2048  # questions between two entries in the mining's journal
 
 # ------------------------------------------------------------------------------------------------------------- Eqs. 1-3
@@ -230,7 +231,7 @@ def update_policy(
     if setup.reference:
         with without_adapters(setup.reference):
             references = score(setup.reference, examples, *passes)
-    watch = Watch(computed=sum(len(example.tokens) for example in examples))
+    watch = Watch(sum(len(example.tokens) for example in examples), sum(sum(item.advantages) for item in trained))
 
     def loss_of(indices: list[int], logprobs: Tensor, entropies: Tensor) -> Tensor:
         tokens = TokenValues.of([trained[index] for index in indices], logprobs)
@@ -241,7 +242,7 @@ def update_policy(
         return loss
 
     suspects = accumulate_gradient(setup.policy, examples, loss_of, *passes)
-    measured = watch.over_ranks(setup.device)
+    measured = watch.over_ranks(responses, setup.device)
     if not measured:  # every group of every rank has zero advantage: there is no gradient
         return {"loss": 0.0, "grad_norm": 0.0}
     names = [example.name for example in examples]
@@ -318,6 +319,7 @@ class Watch:
     """What is measured while micro-batches pass by."""
 
     computed: int  # tokens that go through the model, prompts too
+    advantage: float  # of all trained responses together: by Eqs. 2 and 3 zero
     loss: float = 0.0
     entropy: float = 0.0
     surprise: float = 0.0  # - log pi of the sampled tokens: in expectation the entropy, if they are the policy's own
@@ -329,17 +331,19 @@ class Watch:
         self.surprise -= logprobs.sum().item()
         self.gaps.append((logprobs.detach() - sampled).cpu())
 
-    def over_ranks(self, device: torch.device) -> dict[str, float]:
-        """Loss, and means over the trained tokens, of all ranks; empty if there are none."""
+    def over_ranks(self, responses: int, device: torch.device) -> dict[str, float]:
+        """Loss, the mean advantage of the batch's responses, and means over the trained tokens, of all ranks; empty if
+        there are none."""
         gap = torch.cat(self.gaps) if self.gaps else torch.zeros(0)
         outside = ((gap.exp() > 1.1) | (gap.exp() < 0.9)).sum().item()
-        sums = [len(gap), self.computed, self.entropy, self.surprise, self.loss, gap.abs().sum().item(), outside]
-        sums = fsdp_utils.reduce_over_ranks([float(value) for value in sums], "sum", device)
-        tokens, computed, entropy, surprise, loss, gap_sum, outside = sums
+        sums = [self.computed, self.advantage, self.entropy, self.surprise, self.loss, gap.abs().sum().item(), outside]
+        sums = fsdp_utils.reduce_over_ranks([float(value) for value in [len(gap), *sums]], "sum", device)
+        tokens, computed, advantage, entropy, surprise, loss, gap_sum, outside = sums
         if not tokens:
             return {}
         return {
             "loss": loss,
+            "advantage": advantage / responses,
             "entropy": entropy / tokens,
             "surprise": surprise / tokens,
             "logprob_gap": gap_sum / tokens,
@@ -357,9 +361,11 @@ def p95(values: Tensor) -> float:
 
 def rollout_statistics(setup: Setup, groups: list[Group]) -> dict[str, float]:
     """Means over the responses of all ranks, the share of groups with zero advantage, and of the answers that are the
-    most frequent letter."""
+    most frequent letter; with `--with-std` also the share of groups whose rewards differ by next to nothing."""
     rewards = [item for group in groups for item in group.rewards]
     samples = [sample for group in groups for sample in group.samples]
+    totals = [[item.total for item in group.rewards] for group in groups]
+    spreads = [max(group) - min(group) for group in totals]
     sums = [
         len(rewards),
         sum(item.total for item in rewards),
@@ -368,11 +374,12 @@ def rollout_statistics(setup: Setup, groups: list[Group]) -> dict[str, float]:
         sum(sample.stop_id is None for sample in samples),
         sum(len(sample.tokens) for sample in samples),
         len(groups),
-        sum(len({item.total for item in group.rewards}) == 1 for group in groups),
+        sum(spread == 0 for spread in spreads),
+        sum(0 < spread < NEARLY_EQUAL for spread in spreads),
         sum(len(group.prompt) for group in groups),
         *(sum(item.answer == letter for item in rewards) for letter in LETTERS),
     ]
-    n, total, correct, formed, cut, tokens, all_groups, zero, prompts, *letters = fsdp_utils.reduce_over_ranks(
+    n, total, correct, formed, cut, tokens, all_groups, zero, near, prompts, *letters = fsdp_utils.reduce_over_ranks(
         [float(value) for value in sums], "sum", setup.device
     )
     return {
@@ -385,7 +392,7 @@ def rollout_statistics(setup: Setup, groups: list[Group]) -> dict[str, float]:
         "top_letter": max(letters) / max(1, sum(letters)),
         "sampled_tokens": tokens,
         "prompt_tokens": prompts,
-    }
+    } | ({"nearly_equal": near / all_groups} if setup.args.with_std else {})
 
 
 # ---------------------------------------------------------------------- ablations: what the paper leaves out of Eq. 1

@@ -144,7 +144,25 @@ def test_the_update_is_the_gradient_of_eq_1(ablation, micro_tokens, rows):
     assert measured["loss"] == pytest.approx(expected.item(), rel=1e-5)
     assert measured["grad_norm"] == pytest.approx(norm, rel=1e-5)
     assert measured["trained_tokens"] == 11  # the tokens of groups 1 and 2
+    assert measured["advantage"] == pytest.approx(0, abs=1e-6)
     assert measured["logprob_gap"] < 1e-5 and measured["logprob_gap_p95"] < 1e-5 and measured["ratio_outside"] == 0
+
+
+def test_an_advantage_without_its_baseline_is_measured(monkeypatch):
+    monkeypatch.setattr(grpo, "advantages_of", lambda rewards, with_std: rewards)
+    model = make("qwen2")
+    measured = update_policy(make_setup(model), make_groups(model), 4, torch.optim.SGD(model.parameters(), lr=1.0), 0)
+    assert measured["advantage"] == pytest.approx(sum(map(sum, REWARDS)) / 8)  # the mean reward
+
+
+def test_groups_whose_rewards_differ_by_next_to_nothing_are_counted_where_that_counts():
+    question, sample = Question("q", "s", "en", "?", {"A": "a", "B": "b"}, "A"), Sample([1], [0.0], None)
+    pairs = [(1.1, 1.1), (1.1, 1.08), (1.1, 1.0), (1.1, 0.0)]
+    groups = [Group(question, [1], [sample] * 2, [Reward(total, True, True) for total in pair]) for pair in pairs]
+    model = make("qwen2")
+    measured = grpo.rollout_statistics(make_setup(model, with_std=True), groups)
+    assert measured["zero_advantage"] == measured["nearly_equal"] == 0.25
+    assert "nearly_equal" not in grpo.rollout_statistics(make_setup(model), groups)
 
 
 def plain_ablation(model, other, clip, kl, token_mean):
@@ -563,6 +581,7 @@ def test_both_stages_from_the_command_line(run):
         for row in rows:
             assert row["reward"] == pytest.approx(row["accuracy"] + 0.1 * row["format"], abs=1e-4)
             assert 0 <= row["zero_advantage"] <= 1 and 1 <= row["length"] <= 24
+            assert row.get("advantage", 0) == 0 and "nearly_equal" not in row
             assert row.get("logprob_gap", 0) < 1e-5 and row.get("ratio_outside", 0) == 0  # on policy
     models = [weights(run / name) for name in ("sft", "rl1", "rl2")]
     for before, after in zip(models, models[1:]):

@@ -16,7 +16,8 @@ from tools.watch import CONDITIONS, Watcher
 
 HEALTHY = {"zero_advantage": 0.3, "truncated": 0.02, "format": 0.95, "entropy": 0.2, "surprise": 0.21, "reward": 0.7,
            "top_letter": 0.3, "logprob_gap": 1e-6, "ratio_outside": 0.0, "grad_norm": 2.0, "sampled_tokens": 16000.0,
-           "tokens_per_s": 6000.0, "memory_share": 0.8}  # fmt: skip
+           "tokens_per_s": 6000.0, "memory_share": 0.8,
+           "advantage": 0.0, "nearly_equal": 0.0, "group_size": 8}  # fmt: skip
 # What makes each condition hold and nothing else, step by step.
 WRONG = {
     "no advantage": {"zero_advantage": 0.95},
@@ -24,7 +25,15 @@ WRONG = {
     "truncation rises": {"truncated": lambda step: min(0.45, 0.02 * step)},
     "no format": {"format": 0.05},
     "entropy collapses": {"entropy": lambda step: 0.2 * 0.95**step},
+    "unlearns": {
+        "reward": lambda step: max(0.5, 0.7 - 0.02 * step),
+        "entropy": lambda step: min(0.4, 0.2 + 0.02 * step),
+        "surprise": lambda step: min(0.4, 0.2 + 0.02 * step),
+    },
     "samples are not the policy's": {"surprise": 0.1},
+    "no baseline": {"advantage": 0.8},
+    "small groups": {"group_size": 2, "zero_advantage": 0.7},
+    "differences of nothing": {"nearly_equal": 0.3},
     "one letter": {"top_letter": 0.9},
     "sampler and trainer disagree": {"ratio_outside": 0.2},
     "no gradient": {"grad_norm": 0.0},

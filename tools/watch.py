@@ -45,6 +45,16 @@ def _collapses(rows: Sequence[Row]) -> bool:
     return now < entropy / 2 and earned <= reward + 0.01
 
 
+def _unlearns(rows: Sequence[Row]) -> bool:
+    (entropy, now), (reward, earned) = _halves(rows, "entropy", 20), _halves(rows, "reward", 20)
+    return earned < reward - 0.05 and now > 1.25 * entropy
+
+
+def _too_small(rows: Sequence[Row]) -> bool:
+    alike = fmean(row["zero_advantage"] for row in rows[-10:])  # a step of few groups is noisy
+    return rows[-1]["group_size"] < 4 and 0.6 < alike <= 0.9  # above 90% is told apart
+
+
 def _gradient_explodes(rows: Sequence[Row]) -> bool:
     norms = [row["grad_norm"] for row in rows[:-1] if row["grad_norm"] > 0]
     return len(norms) >= 10 and rows[-1]["grad_norm"] > 100 * median(norms)
@@ -69,6 +79,9 @@ CONDITIONS = (
     Condition("entropy collapses", 5, _collapses,
         "the entropy has halved within 40 steps and the reward does not rise: the policy narrows without learning; go "
         "back to an earlier model and lower --lr"),
+    Condition("unlearns", 5, _unlearns,
+        "within 20 steps the reward has fallen by more than 0.05 and the entropy has risen by a quarter: the steps are "
+        "too large for this gradient; go back to an earlier model and lower --lr, or sample more responses a step"),
     Condition("one letter", 5, lambda rows: rows[-1]["top_letter"] > 0.8,
         "above 80% of the answers are one letter, whatever is asked: the policy has collapsed; lower --lr, or begin "
         "with a longer cold start"),
@@ -80,6 +93,15 @@ CONDITIONS = (
         lambda rows: rows[-1]["surprise"] < 0.8 * rows[-1]["entropy"],
         "the sampled tokens are likelier than the policy's own would be (`surprise` below 0.8 of `entropy`): sample at "
         "temperature 1 without truncation (top-p 1), or the gradient is not that of Eq. 1"),
+    Condition("no baseline", 5, lambda rows: abs(rows[-1]["advantage"]) > 0.1,
+        "the advantages of all responses do not come to zero (`advantage`): the group's mean (Eq. 3) is not what is "
+        "subtracted from the rewards, which makes the gradient noisier"),
+    Condition("small groups", 5, _too_small,
+        "of groups of two or three responses more than 60% have no advantage: few samples teach anything, and stage 1 "
+        "may take it for its plateau; raise --group-size, and lower --questions for as many samples"),
+    Condition("differences of nothing", 5, lambda rows: rows[-1]["nearly_equal"] > 0.1,
+        "in above a tenth of the groups rewards differ by less than 0.05, and --with-std lets that count as much as "
+        "right against wrong: leave it out, or let rewards differ by what matters only"),
     Condition("no gradient", 5, lambda rows: rows[-1]["grad_norm"] == 0,
         "the gradient is zero: nothing is learned; are all rewards of a group alike (`zero_advantage`)?"),
     Condition("gradient explodes", 1, _gradient_explodes,
