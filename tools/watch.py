@@ -79,7 +79,7 @@ CONDITIONS = (
     Condition("entropy collapses", 5, _collapses,
         "the entropy has halved within 40 steps and the reward does not rise: the policy narrows without learning; go "
         "back to an earlier model and lower --lr"),
-    Condition("unlearns", 5, _unlearns,
+    Condition("unlearns", 3, _unlearns,
         "within 20 steps the reward has fallen by more than 0.05 and the entropy has risen by a quarter: the steps are "
         "too large for this gradient; go back to an earlier model and lower --lr, or sample more responses a step"),
     Condition("one letter", 5, lambda rows: rows[-1]["top_letter"] > 0.8,
