@@ -3,7 +3,7 @@
 import pytest
 
 from wiki.headings import singular
-from wiki.kinds import class_names, names_class, ruled_out
+from wiki.kinds import class_named, class_names, names_class, ruled_out
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,19 @@ def test_a_page_rules_out_what_it_calls_its_subject(relation, subject, object_, 
 )
 def test_a_disease_is_caused_by_no_kind_of_itself_nor_by_what_it_lacks(relation, subject, object_, object_called, out):
     assert ruled_out(relation, subject, object_, True, "", object_called) is out
+
+
+@pytest.mark.parametrize(
+    ("lead", "called"),
+    [
+        ("X is an aggressive and rare cancer that affects boys.", "an aggressive and rare cancer"),
+        ("X is a type of inflammatory or infectious lung disease in men.", "inflammatory or infectious lung disease"),
+        ("X is a disease of heart and lungs.", "a disease"),
+        ("X hurts.", ""),
+    ],
+)
+def test_what_a_page_calls_its_subject(lead, called):
+    assert class_named(lead).strip() == called
 
 
 def test_a_class_is_no_name_of_its_member():

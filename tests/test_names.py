@@ -43,6 +43,8 @@ from wiki.pages import read_page
         ("There is no response to pain below it.", "pain", True),
         ("Pain receptors are lost.", "Pain", True),
         ("Pain of the joints is felt.", "Pain", False),
+        ("Inflammatory disorders cause it.", "Inflammatory", True),
+        ("Inflammatory cells cause it.", "Inflammatory", False),
     ],
 )
 def test_the_words_around_a_name_may_make_it_anothers(text, name, another):

@@ -61,6 +61,7 @@ def test_what_stands_beside_the_subject_or_follows_from_it_is_no_cause_of_it(bef
         ("symptom", "@ of the left leg may be a sign of vein thrombosis.", True),
         ("symptom", "@, cough and fever are typical signs of lung oedema.", True),
         ("symptom", "@, cough and fever are typical signs of chorea.", False),
+        ("symptom", "@ (a swelling) is a sign of vein thrombosis.", True),
         ("symptom", "When symptoms of nephritis occur the first are @.", True),
         ("symptom", "When symptoms of chorea occur the first are @.", False),
         ("symptom", "Those with pneumonia usually have @.", True),
@@ -85,6 +86,9 @@ def test_what_stands_beside_the_subject_or_follows_from_it_is_no_cause_of_it(bef
         ("cause", "Other causes of a burning mouth are @.", True),
         ("cause", "Other causes of Weil's chorea are @.", False),
         ("cause", "Other causes are @.", False),
+        ("cause", "@ causes anemia in people with Weil's chorea.", True),
+        ("cause", "@ raises the pressure in those who have acute Weil's chorea.", True),
+        ("cause", "@ causes it in people with gout.", False),
     ],
 )
 def test_a_sentence_tells_of_another_disease(relation, sentence, of_another):
@@ -172,6 +176,8 @@ def test_a_note_above_a_page_is_not_its_first_sentence():
         ("Conditions that pose an increased risk include [[Gout]].", "risk_factor"),
         ("People with [[Gout]] are at higher risk.", "risk_factor"),
         ("[[Gout]] may predispose to it.", "risk_factor"),
+        ("People with [[Gout]] are especially susceptible to it.", "risk_factor"),
+        ("It occurs in patients with diseases such as [[Gout]].", "risk_factor"),
         ("Another risk factor is [[Gout]].", "risk_factor"),
         ("It is caused by [[Gout]].", "cause"),
         ("[[Gout]] is the most common cause; the risk is small.", "cause"),

@@ -43,10 +43,11 @@ NO_VERB = r"(?:(?!\b(?:may|can|might|could|includ\w*|occur\w*|report\w*|experien
 NO_VERB += r"|cause[sd]?|lead\w*|is|are|has|have)\b)"
 PEOPLE = r"(?:patients?|people|persons?|those|individuals|children|adults|adolescents|women|men"
 PEOPLE += r"|infants|neonates|subjects|users|someone)"
+ANYBODY = rf"\b{PEOPLE}\b"
 ANIMALS = (
     r"(?:mice|mouse|rats?|rodents?|animals?|dogs?|cats?|horses?|cattle|cows?|calves|pigs?|swine|sheep|goats?|monkeys?"
 )
-ANIMALS += r"|avian|primates?|rabbits?|guinea pigs?|livestock|poultry|chickens?|birds?|fish|hamsters?|ferrets?)"
+ANIMALS += r"|avian|primates?|rabbits?|livestock|poultry|chickens?|birds?|fish|hamsters?|ferrets?)"
 GOOD = r"(?:benefits?|evidence|effects?|efficacy|effectiveness|value|use|success|improvement|difference|advantage|proof"
 GOOD += r"|support|role|help|results?|data|penetration|activity)"
 WORSE = r"(?:worsen\w*|aggravat\w+|exacerbat(?:e|es|ed|ing)\b|deteriorat\w+|provok\w+|precipitat\w+|trigger\w*"
@@ -89,7 +90,7 @@ KINDS = [
     Kind(
         "negation",
         STATED,
-        r"\bno|n't|never|neither|absence of|free of|cannot",
+        r"\bno(?:t|r|ne)?\b|n't|never|neither|absence of|free of|cannot",
         clause=r"\bnot\b(?! (?:only|always|fully|completely|entirely|uncommon|unusual|rare|infrequent|respond"
         r"|tolerat|improve|enough|just|limited))"
         r"|n't\b|\b(?:never|neither|nor|none|cannot|absence of|free of)\b|(?<!little or )\bno\b(?! longer"
@@ -116,7 +117,7 @@ KINDS = [
         "unlikely or disputed",
         STATED,
         r"unlikely|improbable|disprove|unprove|once thought|wrong|controvers|discredit|unrelated|unclear"
-        r"|spurious|refut|disput|substantiated|uncertain|unknown|debate|question|var(?:y|ies|ied)\b|differ|conflict"
+        r"|spurious|refut|disput|substantiated|uncertain|unknown|debate|question|var(?:y|ies|ied)\b|differs?\b|conflict"
         r"|mixed"
         r"|little|not |in the past|fail",
         clause=r"\b(?:unlikely|improbable|(?:dis|un)prove[nd]?|once thought|wrongly|controvers\w+|discredited"
@@ -135,7 +136,7 @@ KINDS = [
     Kind(
         "no benefit",
         USED,
-        r"\bno\b|little|limited|minimal|doubtful|insufficient|questionable|without|lack|enough|weak|scant|small"
+        r"\bno\b|little|limited|minimal|doubtful|insufficient|questionable|without|lack|enough|weak|scant|small|some"
         r"|conflict|contradict|inconclusive|fail"
         r"|in vain|avail|unsuccess|disappoint|ineffect|useless|unhelp|futil|elusive|worthless|hard to"
         r"|difficult|impossible|nothing|uninformative|poor|not improve|less|rarely|seldom|hardly|barely",
@@ -148,6 +149,7 @@ KINDS = [
         r"|evidence(?:-based)? (?:[\w-]+ ){0,12}(?:is|are) (?:lacking|limited|weak|poor))\b"
         r"|\b(?:hard|difficult|impossible) to (?:make|develop"
         r"|produce|create|find|achieve|obtain|treat with)\b"
+        r"|\bless (?:well )?tolerated\b|\bthere has been some success\b"
         r"|\bnot improve (?:the )?(?:results?|outcomes?|survival|prognosis)\b"
         r"|\b(?:does|do|did|has|have|had|could|can|will|would) (?:little|nothing)\b|\b(?:rarely|seldom"
         r"|hardly|barely) (?:\w+ ){0,2}(?:effective|useful|helps?|helpful|works?|used|need(?:ed)?|indicated"
@@ -164,7 +166,8 @@ KINDS = [
         rf"|risk factors?|culprits?|offending){REACH}",
         after=rf"(?:(?!{STOP}|\bthat\b|\bwhich\b|\bfor\b)[^;]){{0,120}}?\b(?:{WORSE}|caus(?:e|es) (?:the|it|this"
         r"|attacks)\b|increas\w+ the (?:risk|rate|chance|severity)|is harmful|are harmful|dangerous)"
-        r"|[^;]{0,120}?\b(?:linked|associated|correlat\w+) (?:with|to|as)\b"
+        rf"|(?:(?!{STOP})[^;]){{0,120}}?\b(?:linked|associated|correlat\w+) (?:with|to)\b"
+        r"|[^;]{0,120}?\b(?:linked|implicated|identified) as an? (?:\w+ )?(?:cause|trigger|risk factor)\b"
         r"|[^;]{0,200}?\bmay (?:actually|even|paradoxically|in fact) (?:promote|cause|worsen|increase|lead|raise"
         r"|induce)\b",
     ),
@@ -189,7 +192,8 @@ KINDS = [
         r"|overdos|contra-",
         before=r"\b(?:avoid(?:s|ed|ing)?|stop(?:s|ped|ping)?|discontinu(?:e|es|ed|ing)|withdraw(?:s|n|ing)?"
         r"|withdrew|withh[eo]ld\w*|ceas\w+"
-        r"|(?:cessation|restriction|elimination|abstinence|avoidance|withdrawal|discontinuation|removal) (?:of|from)"
+        r"|(?:cessation|restriction|elimination|abstinence|avoidance|withdrawal|discontinuation"
+        r"|(?<!surgical )removal) (?:of|from)"
         r"|abstain\w*|refrain\w*|restrict(?:s|ed|ing)?|eliminat(?:es?|ed|ing)|omit\w*|minimi[sz]\w+"
         r"|taper\w*|wean\w*|switch\w* from|cut(?:ting)? (?:out|down|back)|quit\w*|remov(?:e|es|ing)"
         r"|taken off|alternatives? to"
@@ -213,7 +217,7 @@ KINDS = [
         r"|used to be"
         r"|until (?:the|recently|\d)|obsolete|outdated|abandoned|superseded|supplanted|withdrawn from"
         r"|fallen out|fell out|in (?:the )?1[5-8]\d\ds?|(?:1[5-9]th|early 20th) century"
-        r"|ancient|medieval|(?:was|were) traditionally)\b",
+        r"|ancient|medieval|(?:was|were|been) traditionally)\b",
         before=r"\bprevious (?:\w+ )?|\b(?:has|have|had|largely|gradually|now|is|are) (?:replac|supersed|supplant"
         r"|displac)(?:ed|es|ing"
         r"|e)\b(?! by| with)[^;]{0,60}",
@@ -234,7 +238,7 @@ KINDS = [
         "trigger or risk group",
         ADVICE,
         r"risk|exposed|exposure|contact|trigger|precipit|provok|culprit|offend|transmi|spread|acquir"
-        r"|(?:route|mode|source|means) of|candidate|recipient|survivor|" + PEOPLE,
+        r"|(?:route|mode|source|means) of|candidate|recipient|survivor|" + ANYBODY,
         before=r"\b(?:at (?:\w+ )?risk|high-risk|risk groups?|risk factors?|exposed to|exposure to|contact with"
         r"|triggers?|triggered|triggering|precipitat\w+|provok\w+|culprits?"
         rf"|offending|transmitted|transmission|spread|acquired)\b{REACH}|\b{PEOPLE} (?:[\w-]+ ){{0,3}}(?:on"
@@ -246,7 +250,7 @@ KINDS = [
     Kind(
         "patient group",
         {"indication"},
-        PEOPLE,
+        ANYBODY,
         before=r"\b(?:treat\w*|prevent\w*|reduc\w*|reliev\w*|control\w*|manag\w*|prophyla\w*|improv\w*|pain|fever"
         r"|infections?|symptoms?) \b[^;]{0,200}\b(?:in|among"
         rf"|for) (?:[\w-]+ ){{0,4}}{PEOPLE}(?: [\w-]+){{0,2}}"
@@ -271,7 +275,7 @@ KINDS = [
     Kind(
         "lack of it",
         STATED,
-        r"deficien|lack|absen|minimal|insufficien|shortage|low|reduc|decreas|inadequa|deplet|withdraw|loss|depriv"
+        r"deficien|lack|absen|minimal|insufficien|shortage|\blow|reduc|decreas|inadequa|deplet|withdraw|loss|depriv"
         r"|poor|deficit|defect|faulty|impair|starvation|cessation|metabolism",
         before=r"\b(?:(?:deficien\w+|insufficien\w+|shortage|absence|depletion|deficits?|deprivation|withdrawal"
         r"|cessation|lack|(?:low|reduced|decreased|inadequate|poor|insufficient|lower|faulty|impaired|defective)"
@@ -352,10 +356,11 @@ KINDS = [
     Kind(
         "what comes after it",  # "after surgery, the scar is massaged"
         REMEDY,
-        r"after|following|recover|risk|\bside\b|adverse",
+        r"after|following|recover|risk|\bside\b|adverse|cause",
         before=r"(?<!before and )\b(?:(?:after|following|recovery (?:from|after)|risks? of) (?:the |an? )?"
         r"(?:open |major |such )?(?:[A-Z]+ )?"
         r"|(?:side|adverse) effects? of (?:the )?(?:[\w-]+ )?)",
+        after=r"[^;.,]{0,40}? (?:can|may) (?:also )?cause\b",
     ),
     Kind(
         "told of one study",
@@ -364,20 +369,23 @@ KINDS = [
         clause=r"\b(?:one|a|another) (?:(?:recent|new|small|large|single|further|previous|pilot|clinical|case"
         r"|randomi[sz]ed|controlled|\d{4}) ){0,3}(?:study|trial)\b|\bsmall (?:\w+ )?(?:trials|studies|case series)\b"
         r"|\b(?:a|one) team of\b|\bthere (?:are|have been) (?:also )?(?:reports|investigations)\b"
-        r"|\bstudies have reported\b|\brecently been (?:shown|reported|found)\b",
+        r"|\bstudies have reported\b|\bsome studies (?:show|suggest|found|have)\b"
+        r"|\bin the first (?:\w+ )?(?:trial|study)\b|\brecently been (?:shown|reported|found)\b",
     ),
     Kind(
         "found in one study",
         {"origin"},
-        r"stud|paper|evidence|relationship|thought|possible",
+        r"stud|paper|evidence|relationship|thought|possible|patients|people|persons|cases",
         clause=r"\b(?:one|an?|another|in \w+|recent|other|some|several|few) (?:[\w-]+ )?(?:study|studies|paper)\b"
-        r"|\bfound evidence\b|\bthought to be (?:involved|implicated|associated|related)\b|\bit is possible that\b"
+        r"|\bfound evidence\b|\bin \d+ (?:patients|people|persons|cases)\b"
+        r"|\bthought to be (?:involved|implicated|associated|related)\b|\bit is possible that\b"
         r"|\brelationship between\b",
     ),
     Kind(
         "linked with it only",  # "Gout has been associated with obesity": what else the subject's patients have
         {"origin"},
         r"associated|linked|correlated",
+        clause=r"\b(?:conditions|disorders|diseases|problems) are (?:\w+ )?associated\b(?! with)",
         before=r"\b(?:has|have) (?:\w+ )?been (?:\w+ )?(?:associated|linked|correlated) (?:with|to)"
         r"(?! (?:the )?(?:use|following)\b)(?:(?!\bincluding\b)[^;]){0,80}",
     ),
@@ -386,13 +394,16 @@ KINDS = [
         {"origin"},
         r"accelerat|aggravat|exacerbat|worsen",
         before=r"\b(?:accelerat|aggravat|exacerbat|worsen)\w* by [^;]{0,60}",
-        after=r"[^;.]{0,60}?\b(?:can|may|might|is|are)(?: an?)? (?:worsen|aggravat|exacerbat)\w*",
+        clause=r"\b(?:can|may|might) (?:worsen|aggravate|exacerbate)\b",
+        after=r"[^;.]{0,60}?\b(?:is|are) an? (?:aggravat|exacerbat)\w*",
         unless=r"\bcaus(?:e|es|ed|ing)\b|\bpredispos\w+",
     ),
     Kind(
-        "what foretells it",
+        "what foretells it, or goes with something else",
         {"effect"},
-        r"predict",
+        r"predict|another|would",
+        clause=r"\banother study\b|\bwould (?:most likely|probably|theoretically)\b"
+        r"|^\W{0,3}another (?:\w+ ){0,2}(?:syndrome|disease|disorder|condition)\b",
         before=r"\bpredict(?:ors?|ive) of\b[^;.]{0,200}",
     ),
     Kind(
@@ -403,9 +414,9 @@ KINDS = [
     ),
     Kind(
         "only named",  # "has the synonym ..."
-        {"effect"},
+        {"effect", "origin"},
         r"term|synonym",
-        before=r"\b(?:terms?|synonyms?)\b[^;.]{0,30}[\"“”'][\w ]{0,20}",
+        before=r"(?<!long )(?<!short )\b(?:terms?|synonyms?)\b[^;.]{0,80}[\"“](?! )[\w ]{0,20}",
     ),
     Kind(
         "only defined",  # "Benzodiazepines, including lorazepam, are types of anti-anxiety medications."
@@ -459,11 +470,11 @@ KINDS = [
     Kind(
         "patients of another disease",
         {"effect"},
-        PEOPLE + r"|affected by|history|pre-?exist|predispos|underlying|common in|frequent in|prior|caution",
+        ANYBODY + r"|affected by|history|pre-?exist|predispos|underlying|common in|frequent in|prior|caution",
         before=r"\b(?:(?:in|among|for|by|to|more common"
         rf"|frequent) (?:[\w-]+ ){{0,3}}{PEOPLE} (?:[\w-]+ ){{0,3}}(?:with|who|having|suffering|treated"
         r"|taking|on)|affected by|history of|pre-?existing|predispos\w+|underlying|caution in)\b"
-        rf"{NO_VERB}[^;,]){{0,120}}|{PEOPLE} (?:with|who have"
+        rf"{NO_VERB}[^;,]){{0,120}}|\b{PEOPLE} (?:with|who have"
         r"|taking)\b[^;]{0,120}\((?:e\.g\.?,? )?(?:for )?[^;)]{0,60}"
         rf"|\b{PEOPLE} (?:with|who have|having|suffering from) (?:[\w-]+ ){{0,2}}|\b{PEOPLE} (?:who "
         r"|that )?(?:tak\w+|on|receiv\w+|us(?:e|ing)|given"
@@ -537,7 +548,7 @@ KINDS = [
     Kind(
         "found in its patients",
         ORIGIN,
-        PEOPLE + r"|detected",
+        ANYBODY + r"|detected",
         before=r"\bdetected in (?:a (?:variety|number) of|other|several|various)\b[^;]{0,200}",
         after=r"[^;.]{0,60}?\b(?:occurs?|seen|found|present|observed|develops?) (?:\w+ ){0,2}(?:in|among) (?:\w+ ){0,2}"
         rf"{PEOPLE} (?:with|who have)\b",
@@ -573,7 +584,7 @@ KINDS = [
         after=r"\s(?:wom[ae]n|m[ae]n|boy|girl)\b|\s(?:\w+ )?ha(?:ve|s) risk factors\b"
         r"|[^;.]{0,80}\bbe (?:excluded|ruled out)\b",
     ),
-    Kind("presupposed", ORIGIN, r"despite", before=r"\bdespite (?:the )?(?:\w+ of )?(?:\w+ )?"),
+    Kind("presupposed", ORIGIN | REMEDY, r"despite", before=r"\bdespite (?:the )?(?:\w+ of )?(?:\w+ )?"),
     Kind("possible only", ORIGIN, r"possibl|perhaps", before=r"\b(?:possibly|perhaps) (?:\w+ ){0,2}"),
     Kind(
         "carried along with it",
@@ -718,13 +729,18 @@ KINDS = [
     Kind(
         "what both have",
         {"differential"},
-        r"features?|symptoms?|signs?|present|mild|severe|result|caus|lead|missing|offset",
-        before=r"\b(?:usually|often|mostly|to) (?:caused by|offset) (?:[\w-]+ ){0,2}|"
-        r"\b(?:(?:features?|symptoms?|signs?) (?:of|such as|includ\w+)|present\w* with|milder|mild|severe)"
+        r"features?|symptoms?|signs?|present|mild|severe|result|caus|lead|missing",
+        before=r"\b(?:(?:features?|symptoms?|signs?) (?:of|such as|includ\w+)|present\w* with|milder|mild|severe)"
         r" (?:[\w-]+ ){0,2}|\b(?:results? in|caus(?:e|es|ing)|leads? to) (?!(?:are|is|include) )(?:[\w-]+ ){0,2}",
         after=r" is present\b|[^;.,]{0,40} may be missing\b",
         unless=r"\b(?:similar\w*|mistaken|confus\w+|mimic\w*|resembl\w*|differ\w*|distinguish\w*|exclud\w*|rul\w+"
         r"|misdiagnos\w+)\b",
+    ),
+    Kind(
+        "what comes of either",
+        {"differential"},
+        r"caused|offset",
+        before=r"\b(?:usually|often|mostly|to) (?:caused by|offset) (?:[\w-]+ ){0,2}",
     ),
     Kind(
         "less of it",  # "a decrease in the flow and duration of bleeding" is no bleeding
@@ -746,7 +762,7 @@ KINDS = [
     Kind(
         "only in animals",
         STATED,
-        ANIMALS + r"|murine|canine|feline|equine|bovine|veterinary|in vitro|cell (?:culture|line)s?",
+        rf"\b{ANIMALS}\b" + r"|murine|canine|feline|equine|bovine|veterinary|in vitro|cell (?:culture|line)s?",
         clause=rf"\b(?:in|of|for|to|with) (?:[^\s,;.]+ ){{0,2}}{ANIMALS}\b|\banimal (?:models?|stud\w+|experiments?)"
         rf"|\b{ANIMALS} (?:models?|stud\w+|experiments?)|\b(?:murine|canine|feline|equine|bovine|veterinary"
         r"|in vitro|cell cultures?|cell lines?)\b",
@@ -763,11 +779,24 @@ KINDS = [
         r"|\b(?:hid(?:e|es|ing)|evad\w+|escap\w+|protected) (?:from )?(?:attack by )?(?:[\w'-]+ ){0,2}",
     ),
     Kind(
+        "where it normally is, or what passes through it",
+        {"organ"},
+        r"found|expressed|metasta|disseminat|other (?:areas|parts)|travel|pass|flow|homeosta|secreted",
+        clause=r"\bhomeostasis\b|\bsecreted by\b",
+        before=r"\b(?:found|expressed) (?:mostly|mainly|typically|primarily|normally|usually|only) in (?:the )?"
+        r"(?:[\w-]+ )?"
+        r"|\b(?:typically|normally|usually|mostly|mainly) found in (?:the )?(?:[\w-]+ )?"
+        r"|\b(?:metasta|disseminat)\w* to (?:the )?(?:[\w-]+,? (?:and |or )?){0,4}"
+        r"|\bform in other (?:areas|parts) of the body\b[^;]{0,120}"
+        r"|\b(?:travel|pass|flow)\w* through (?:the )?(?:[\w-]+ ){0,4}",
+    ),
+    Kind(
         "ordinary function",
         {"organ", "process"},
-        r"control|regulat|prevalent|express|synthesi|secret|excret|sequest|releas|also |project|connect|deriv"
-        r"|sits|situated|typically|usually|component|made up|bounded|cushion|located|vital|critical|crucial",
-        clause=r"\b(?:controls|controlled by|under the control of|regulat(?:es?|ed)|(?:prevalent|expressed) (?:in|on)"
+        r"control|regulat|prevalent|express|synthesi|secret|excret|sequest|releas|also |project|connect|deriv|necessary"
+        r"|processes|sits|situated|typically|usually|component|made up|bounded|cushion|located|vital|critical|crucial",
+        clause=r"\b(?:cellular processes|necessary for"
+        r"|controls|controlled by|under the control of|regulat(?:es?|ed)|(?:prevalent|expressed) (?:in|on)"
         r"|synthesi[sz]e[sd]?|secretes?|excreted|sequestered|released into|also (?:makes?|produces?)|projects? to"
         r"|connections to|deriv(?:ed|ing) from|sits|situated|component of|made up of|bounded|cushions?"
         r"|(?:usually|typically) (?:located|found)|(?:vital|critical|crucial) (?:role )?in)\b",

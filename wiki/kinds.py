@@ -16,7 +16,7 @@ FORM_OF = re.compile(
 )
 CLASS_END = re.compile(
     r"[.,;:()]|\b(?:that|which|who|whose|where|when|caused|characteri[sz]ed|of|in|for|with|by|from|to|due|affecting"
-    r"|occurring|used|found|and|or)\b"
+    r"|occurring|used|found)\b"
 )
 CLASS = re.compile(
     r"\b(?:groups?|class(?:es)?|famil(?:y|ies)|collections?|spectrum|range|umbrella|terms?) (?:of|for)\b"

@@ -25,6 +25,7 @@ AROUND = {
         r" (?:fib(?:er|re)s?|receptors?|perception|sensation|thresholds?|tolerance|insensitivity|killers?|relievers?"
         r"|medications?)\b",
     ),
+    r"inflammatory": (r"(?!)", r" (?:disorders?|diseases?|conditions?|bowel)\b"),
     # Linked to palliative care, dopamine, urticaria, erysipelas, pleurisy.
     r"palliative|\w+ergic|papular urticaria|erysipeloid|pleuritic": ("", ""),
 }

@@ -203,7 +203,8 @@ COMPLICATING = re.compile(
 # Among causes, what only raises the risk.
 AT_RISK = re.compile(
     r"\b(?:at (?:an? )?(?:\w+ )?risk|(?:increas\w+|higher|greater|elevated|raised?) (?:an? |the |their )?(?:\w+ )?risk"
-    r"|risk factors?|(?:especially|more|highly|particularly) susceptible|predispos\w+(?! to (?:[\w-]+ ){0,3}$))\b",
+    r"|risk factors?|(?:occurs?|develops?) in (?:people|persons|patients|individuals|those) (?:on|with|taking|who)"
+    r"|(?:especially|more|highly|particularly) susceptible|predispos\w+(?! to (?:[\w-]+ ){0,3}$))\b",
     re.IGNORECASE,
 )
 # Under these silent headings a sentence may still tell something outright.

@@ -32,7 +32,8 @@ OF_ANOTHER = [  # the relation, the part of the sentence in which another diseas
      r"|presents? with|is characteri[sz]ed by|produces?)\b"),
     ("symptom", "before", rf"\b(?:signs|symptoms|features|manifestations|indicators) of (?:an? |the )?{SIGNED}"
      r" (?:\w+ )?(?:include|are|such as|occur)\b"),
-    ("symptom", "after", rf"^(?: (?:of|in) (?:the )?(?:\w+ ){{0,2}}\w+)?(?:[,\w -]{{0,80}},? and [\w -]{{1,50}})? "
+    ("symptom", "after", rf"^(?: (?:of|in) (?:the )?(?:\w+ ){{0,2}}\w+)?(?:[,\w -]{{0,80}},? and [\w -]{{1,50}})?"
+     r"(?: \([^()]{0,60}\))? "
      r"(?:is|are|(?:can|may) be) (?:an? |the )?(?:\w+ )?(?:signs?|results?|indicat\w+) of "
      rf"(?:an? |the )?{SIGNED}"),
     ("symptom", "sentence", rf"^when (?:signs|symptoms) of (?:an? |the )?{SIGNED} (?:occur|appear|develop)\b"),
@@ -67,6 +68,8 @@ MOST_NAMES = 30
 JOINTS = (" and ", " or ")
 JOINED_TO = r"(?:^|[,(;:] |\b(?:to|with|of|both|between|for|as|by|in|from) (?:the )?)"
 CAUSED_BY = r"[^;.]{0,100}\b(?:is|are|be) (?:\w+ )?(?:due to|caused by) (?:either |the )?"
+WITH_IT = r"\b(?:people|persons|those|patients|individuals|children|adults) (?:with|who have) (?:an? |the )?"
+OF_THOSE = re.compile(WITH_IT, re.IGNORECASE)
 AFTER = re.compile(rf",? (?:and|or) |{CAUSED_BY}")  # what spares most names the patterns of one page
 ACRONYM = re.compile(r"\(([A-Z][A-Za-z0-9-]{0,6}[A-Z])\b[^()]{0,40}\)")
 
@@ -125,12 +128,18 @@ class Subject:
     def after(self) -> re.Pattern:
         return re.compile(rf",? (?:and|or) {self.any_name}\b|{CAUSED_BY}{self.any_name}\b", re.IGNORECASE)
 
+    @cached_property
+    def of_those(self) -> re.Pattern:
+        return re.compile(WITH_IT + rf"(?:\w+ )?{self.any_name}\b", re.IGNORECASE)
+
     def is_not_of(self, relation: str, sentence: str, before: str, after: str) -> bool:
         """Whether a sentence names a thing as something of another disease, as something that the subject causes, or
         beside the subject, where what is said holds of both; given the relation and the parts of its clause."""
         if relation in ORIGINS:
             joined = before.endswith(JOINTS) and self.before.search(before)
             if joined or AFTER.match(after) and self.after.match(after):
+                return True
+            if relation == "cause" and OF_THOSE.search(sentence) and self.of_those.search(sentence):
                 return True
         elif relation in TOLD_OF and self.tells_of_another(sentence):
             return True
