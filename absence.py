@@ -50,7 +50,15 @@ FORMS = {
     "edema": "ascites anasarca swelling",
     "dyspepsia": "heartburn bloating nausea",
     "diarrhea": "steatorrhea dysentery",
-    "renal failure": "uremia azotemia",
+    "renal failure": "uremia azotemia injury",
+    "hepatomegaly": "hepatosplenomegaly",
+    "arthralgia": "arthritis",
+    "hypoxia": "hypoxemia cyanosis",
+    "metabolic acidosis": "lactic acidosis ketoacidosis",
+    "dystonia": "torticollis",
+    "spasticity": "hypertonia",
+    "hearing loss": "deafness",
+    "urinary incontinence": "enuresis",
     "respiratory failure": "hypoxemia hypoxia",
     "hypoxemia": "cyanosis",
     "weight loss": "cachexia wasting",
@@ -66,6 +74,7 @@ FORMS = {
     "hyperlipidemia": "hypercholesterolemia hypertriglyceridemia",
     "inflammation": "itis",
 }
+OPPOSITES = (("hypo", "hyper"), ("brady", "tachy"))
 STEM = 6  # letters by which a drug is known in any of its forms
 ENDS_OF_DRUGS = (" acid", " sodium", " chloride", " sulfate", " carbonate", " citrate")
 LEAST_TOLD = {"adverse_effect": 5, "symptom": 4}  # facts that a page tells if its silence on another counts; else one
@@ -165,6 +174,13 @@ def tell_one_thing(graph: Graph, finding: int, other: int) -> bool:
     if other in graph.interchangeable(finding):
         return True
     return any(is_form(graph, *both) for both in ((finding, other), (other, finding)))
+
+
+def are_opposite(graph: Graph, finding: int, other: int) -> bool:
+    """Whether two findings are contrary by their names, so that they hold at different times or of different patients:
+    hypotension and hypertension."""
+    names = graph.names[finding] | graph.names[other]
+    return any(less + name[len(more) :] in names for name in names for less, more in OPPOSITES if name.startswith(more))
 
 
 def is_form(graph: Graph, finding: int, other: int) -> bool:

@@ -55,6 +55,7 @@ from math import prod
 
 from absence import (
     are_nested,
+    are_opposite,
     fits_nearly_any,
     go_together,
     is_class,
@@ -106,6 +107,7 @@ PROOFS = ("diagnosed_by", "mechanism")  # tell a disease only where few have the
 UNSAID = ("symptom", "complication", "adverse_effect", "treated_by")  # no page tells all that these lead to
 LACKING = 2  # observed features that a wrong diagnosis lacks for sure, and all that tell something but one
 COMMON_FINDING = (10, 0.05)  # what more diseases (and more than this share) have proves nothing, nor is it asked alone
+COMMON_TO_LEAD_ON = (10, 0.02)  # the same of a disease that a question leads on from without naming it
 COMMON_OPTION = (6, 0.03)  # what belongs to more is no wrong option: it may belong to any
 MOST_RIVALS = 150  # competitors, and what they lead to, that are looked at
 MOST_TRIED = 60  # candidates for wrong options that are looked at
@@ -260,10 +262,11 @@ def one_of_each(draw: Draw, numbers: Counter[str], of_relation: dict[str, list[i
 
 
 def some_distinct(graph: Graph, entities: list[int], most: int, rng: random.Random) -> list[int]:
-    """Up to `most` of the entities at random, no two of which tell one thing."""
+    """Up to `most` of the entities at random, no two of which tell one thing or contrary things."""
     found: list[int] = []
     for entity in rng.sample(entities, len(entities)):
-        if len(found) < most and not any(tell_one_thing(graph, entity, other) for other in found):
+        clashing = any(tell_one_thing(graph, entity, other) or are_opposite(graph, entity, other) for other in found)
+        if len(found) < most and not clashing:
             found.append(entity)
     return found
 
@@ -290,7 +293,7 @@ def is_determined(graph: Graph, meta: MetaPath, subgraph: Subgraph) -> bool:
     hops = subgraph.facts[len(subgraph.features) :]
     return not (
         has_vague_ends(graph, meta, subgraph)
-        or any(hop[1] in EFFECTS and hop in graph.asides for hop in hops)
+        or any(hop in graph.asides and (meta.presentation or hop[1] in EFFECTS) for hop in hops)
         or prod(graph.confidence[fact] for fact in hops) < LEAST_SURE
         or (meta.presentation and fits_many(graph, meta, subgraph))
         or any(len(meant) > MOST_MEANT for meant in meant_along(graph, meta, subgraph))
@@ -335,7 +338,7 @@ def fits_many(graph: Graph, meta: MetaPath, subgraph: Subgraph) -> bool:
     symptoms = [entity for step, entity in subgraph.features if step == "symptom"]
     typical = [entity for entity in symptoms if is_typical(graph, subgraph.path[0], entity)]
     if meta.steps:
-        common = all(is_common(graph, entity, "symptom", *COMMON_FINDING) for entity in typical)
+        common = all(is_common(graph, entity, "symptom", *COMMON_TO_LEAD_ON) for entity in typical)
         if common or len(typical) < LEAST_TYPICAL_ON:
             return True
     likely = map(prod, zip(*(likelihoods(graph, entity) for entity in symptoms)))

@@ -625,8 +625,9 @@ def test_what_a_page_does_not_tell_is_judged_by_its_company(companies):
     [("Pain", "Abdominal pain", True), ("Pain", "Myalgia", True), ("Pain", "Headache", True),
      ("Night sweats", "Sweating", True), ("Edema", "Papilledema", True), ("Bleeding", "Epistaxis", True),
      ("Muscle weakness", "Fatigue", True), ("Asthenopia", "Eyestrain", True), ("Headache", "Abdominal pain", False),
-     ("Chest pain", "Pleurisy", True), ("Parkinsonism", "Hypokinesia", True), ("Edema", "Fever", False),
-     ("Coma", "Glaucoma", False)],
+     ("Chest pain", "Pleurisy", True), ("Parkinsonism", "Hypokinesia", True),
+     ("Hepatomegaly", "Hepatosplenomegaly", True), ("Metabolic acidosis", "Lactic acidosis", True),
+     ("Edema", "Fever", False), ("Coma", "Glaucoma", False)],
 )  # fmt: skip
 def test_no_presentation_tells_one_thing_twice(tmp_path, one, other, same):
     """By their names, by the first sentence of a page, or by the forms of well-known findings."""
@@ -639,6 +640,43 @@ def test_no_presentation_tells_one_thing_twice(tmp_path, one, other, same):
     masks = [synth.mask(asked, ids["Asthma"], synth.Draw(graph, seed)) for seed in range(20)]
     both = {("symptom", ids[one]), ("symptom", ids[other])}
     assert any(both <= set(features) for features in masks) != same
+
+
+@pytest.mark.parametrize(
+    "one, other, contrary",
+    [
+        ("Hypotension", "Hypertension", True),
+        ("Tachycardia", "Bradycardia", True),
+        ("Hypotension", "Hyperalgesia", False),
+    ],
+)
+def test_no_presentation_tells_contrary_things(tmp_path, one, other, contrary):
+    types = {one: "symptom", other: "symptom", "Chill": "symptom", "Asthma": "disease"}
+    facts = [("Asthma", "symptom", finding) for finding in (one, other, "Chill")]
+    graph, ids = graph_of(tmp_path / "kg.sqlite", types, facts)
+    asked = next(meta for meta in EVERY_PATH if meta.name == "presentation>disease")
+    masks = [synth.mask(asked, ids["Asthma"], synth.Draw(graph, seed)) for seed in range(20)]
+    both = {("symptom", ids[one]), ("symptom", ids[other])}
+    assert any(both <= set(features) for features in masks) != contrary
+
+
+@pytest.mark.parametrize("told_by, leads_on", [(10, True), (11, False)])
+def test_a_question_leads_on_from_what_few_diseases_have(tmp_path, told_by, leads_on):
+    """Five in a hundred are few enough where the disease itself is asked for."""
+    types = {"Gout": "disease"} | dict.fromkeys(("Tophus", "Cramp", "Fever", "Chill"), "symptom")
+    types |= dict.fromkeys([f"Disease {number}" for number in range(400)], "disease")
+    facts = [("Gout", "symptom", title) for title in ("Tophus", "Cramp")]
+    for number, title in enumerate(types):
+        if title.startswith("Disease"):
+            facts.append((title, "symptom", ("Fever", "Chill")[number % 2]))
+            facts += [(title, "symptom", ("Tophus", "Cramp")[number % 2])] if number <= 2 * told_by + 2 else []
+    graph, ids = graph_of(tmp_path / "kg.sqlite", types, facts)
+    counts = {len(graph.could_mean(ids[title], "~symptom")) for title in ("Tophus", "Cramp")}
+    assert counts == {told_by}
+    features = [("symptom", ids[title]) for title in ("Tophus", "Cramp")]
+    for name, fits in (("presentation>disease", True), ("presentation>disease>drug", leads_on)):
+        meta = next(meta for meta in EVERY_PATH if meta.name == name)
+        assert synth.fits_many(graph, meta, synth.Subgraph(features, [ids["Gout"]], [])) != fits
 
 
 def test_no_presentation_shows_what_a_page_tells_as_an_aside_or_late(tmp_path):
@@ -656,6 +694,18 @@ def test_no_presentation_shows_what_a_page_tells_as_an_aside_or_late(tmp_path):
         path = [ids["Gout"], ids[title]]
         fact = (path[0], "symptom", path[1])
         assert synth.is_determined(graph, asked, synth.Subgraph([], path, [fact])) == (title == "Tophus")
+
+
+def test_a_drug_told_as_an_aside_is_asked_where_the_disease_is_named(tmp_path):
+    """Cholera's antibiotics have a section of their own; of a disease to be found, the first choice is asked for."""
+    types, fact = {"Cholera": "disease", "Doxycycline": "drug"}, ("Cholera", "treated_by", "Doxycycline")
+    graph, ids = graph_of(tmp_path / "kg.sqlite", types, [fact], heading={fact: "Antibiotics"})
+    path = [ids["Cholera"], ids["Doxycycline"]]
+    subgraph = synth.Subgraph([], path, [(path[0], "treated_by", path[1])])
+    with patch.object(synth, "fits_many", lambda *_: False):
+        for name, asked in (("disease>drug", True), ("presentation>disease>drug", False)):
+            meta = next(meta for meta in EVERY_PATH if meta.name == name)
+            assert synth.is_determined(graph, meta, subgraph) == asked
 
 
 @pytest.mark.parametrize(
