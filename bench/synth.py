@@ -63,7 +63,8 @@ def make_graph(path: Path, entities: int, relations: int, seed: int) -> None:
     )
     sentence = "This is the sentence of entity {} that says so about entity {}, as long as such sentences usually are."
     database.executemany(
-        "INSERT INTO relation(subject, relation, object, page, revision, sentence) VALUES (?, ?, ?, ?, 1, ?)",
+        "INSERT INTO relation(subject, relation, object, page, revision, section, sentence) "
+        "VALUES (?, ?, ?, ?, 1, 'lead', ?)",
         [(s, r, o, s, sentence.format(s, o)) for s, r, o in sorted(facts)],
     )
     database.commit()
