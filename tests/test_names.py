@@ -3,7 +3,7 @@
 import pytest
 
 from wiki.mediawiki import Page
-from wiki.names import means_another
+from wiki.names import means_another, says_less
 from wiki.pages import read_page
 
 
@@ -45,6 +45,12 @@ from wiki.pages import read_page
         ("Pain of the joints is felt.", "Pain", False),
         ("Inflammatory disorders cause it.", "Inflammatory", True),
         ("Inflammatory cells cause it.", "Inflammatory", False),
+        ("Late features include impaired cough.", "cough", True),
+        ("A weak cough reflex is seen.", "cough", True),
+        ("Late features include a dry cough.", "cough", False),
+        ("HIV, cancer treatments and steroids raise the risk.", "cancer", True),
+        ("HIV, cancer and steroids raise the risk.", "cancer", False),
+        ("Malaria vaccines may cause it.", "Malaria", True),
     ],
 )
 def test_the_words_around_a_name_may_make_it_anothers(text, name, another):
@@ -53,8 +59,44 @@ def test_the_words_around_a_name_may_make_it_anothers(text, name, another):
 
 
 @pytest.mark.parametrize(
+    ("written", "title", "less"),
+    [
+        ("Muscle stiffness", "Spasticity", True),
+        ("stiff muscles", "Rigidity", True),
+        ("spastic", "Spasticity", False),
+        ("Frequent urination", "Polyuria", True),
+        ("excessive urination", "Polyuria", False),
+        ("heartburn", "Gastroesophageal reflux disease", True),
+        ("reflux", "Gastroesophageal reflux disease", False),
+        ("unexplained weight loss", "Cachexia", True),
+        ("weight loss", "Weight loss", False),
+        ("loss of blood", "Anemia", True),
+        ("low red blood cell count", "Anemia", False),
+        ("swelling", "Papilledema", True),
+        ("swelling", "Edema", False),
+        ("joint pain", "Rheumatoid arthritis", True),
+        ("joint pain", "Arthralgia", False),
+        ("seizures", "Epilepsy", True),
+        ("kidney problems", "Renal failure", True),
+        ("renal insufficiency", "Renal failure", False),
+        ("infection", "Sepsis", True),
+        ("septicaemia", "Sepsis", False),
+        ("confusion", "Hepatic encephalopathy", True),
+        ("chest pain", "Angina pectoris", True),
+        ("hypotension", "Septic shock", True),
+        ("weakness", "Hemiparesis", True),
+        ("weakness of half the body", "Hemiparesis", False),
+    ],
+)
+def test_a_link_may_lead_to_more_than_what_is_written(written, title, less):
+    assert says_less(written, title) is less
+
+
+@pytest.mark.parametrize(
     ("signs", "targets"),
     [
+        ("[[Spasticity|Muscle stiffness]] and [[spasticity]] are seen.", {"Spasticity"}),
+        ("[[Spasticity|Muscle stiffness]] and [[Gastroesophageal reflux disease|heartburn]] are seen.", set()),
         ("Swelling of the glands is followed by swelling of the legs.", {"Edema"}),  # the second is one
         ("Swelling of the glands is seen.", set()),
         ("[[Edema|Swelling]] of the [[lymph node]]s is seen.", set()),

@@ -347,11 +347,11 @@ KINDS = [
         r"| (?:has|have|carr(?:y|ies)) (?:an? |the )?(?:\w+ )?risks? of\b",
     ),
     Kind(
-        "not yet there",  # "before the advent of antibiotics"
+        "not yet there",  # "before the advent of antibiotics", "prior to any physical examination"
         ADVICE,
-        r"develop|advent|introduc|invent|discover",
+        r"develop|advent|introduc|invent|discover|before|prior to",
         before=r"\b(?:before|until|prior to|since) the (?:development|advent|introduction|invention|discovery) of"
-        r" (?:[\w-]+ ){0,2}",
+        r" (?:[\w-]+ ){0,2}|^\W{0,3}(?:before|prior to) (?:any |an? |the )?(?:[\w-]+ )?",
     ),
     Kind(
         "what comes after it",  # "after surgery, the scar is massaged"
@@ -361,6 +361,16 @@ KINDS = [
         r"(?:open |major |such )?(?:[A-Z]+ )?"
         r"|(?:side|adverse) effects? of (?:the )?(?:[\w-]+ )?)",
         after=r"[^;.,]{0,40}? (?:can|may) (?:also )?cause\b",
+    ),
+    Kind(
+        "given with care, for a while, or rarely",
+        {"remedy", "indication"},
+        r"caution|care\b|careful|temporar|rare|occasional|exceptional",
+        clause=r"\bin (?:very )?(?:rare|occasional|exceptional) cases\b",
+        before=r"\b(?:care|caution) (?:must|should|has to|needs to|is to) be (?:taken|exercised|used)\b[^;]{0,80}"
+        r"|\btemporary (?:measures?|treatments?)\b[^;]{0,120}",
+        after=r"[^;.,]{0,40}? (?:must|should|has to|have to) be (?:used|given|prescribed|administered) (?:\w+ )?"
+        r"(?:carefully|cautiously|with (?:\w+ )?(?:care|caution))\b",
     ),
     Kind(
         "told of one study",
@@ -781,14 +791,18 @@ KINDS = [
     Kind(
         "where it normally is, or what passes through it",
         {"organ"},
-        r"found|expressed|metasta|disseminat|other (?:areas|parts)|travel|pass|flow|homeosta|secreted",
+        r"found|expressed|metasta|disseminat|other (?:areas|parts)|travel|pass|flow|homeosta|secreted|membrane|mening"
+        r"|surround|cover|lin(?:e|es|ing)\b|envelop|encas|enclos",
         clause=r"\bhomeostasis\b|\bsecreted by\b",
         before=r"\b(?:found|expressed) (?:mostly|mainly|typically|primarily|normally|usually|only) in (?:the )?"
         r"(?:[\w-]+ )?"
         r"|\b(?:typically|normally|usually|mostly|mainly) found in (?:the )?(?:[\w-]+ )?"
         r"|\b(?:metasta|disseminat)\w* to (?:the )?(?:[\w-]+,? (?:and |or )?){0,4}"
         r"|\bform in other (?:areas|parts) of the body\b[^;]{0,120}"
-        r"|\b(?:travel|pass|flow)\w* through (?:the )?(?:[\w-]+ ){0,4}",
+        r"|\b(?:travel|pass|flow)\w* through (?:the )?(?:[\w-]+ ){0,4}"
+        # what is diseased is the membrane: "the membranes that surround the brain and spinal cord"
+        r"|\b(?:membranes?|meninges|linings?|sheaths?|layers?|capsules?|sacs?) (?:(?:that|which) )?"
+        r"(?:surround|cover|envelop|encas|enclos|protect|lin(?:e|es|ing)\b)\w* (?!(?:it|them)\b)[^;.]{1,100}",
     ),
     Kind(
         "ordinary function",

@@ -25,10 +25,53 @@ AROUND = {
         r" (?:fib(?:er|re)s?|receptors?|perception|sensation|thresholds?|tolerance|insensitivity|killers?|relievers?"
         r"|medications?)\b",
     ),
+    r"cough(?:ing)?": (
+        r"\b(?:impaired|weak|ineffective|poor|diminished|absent) ",
+        r" (?:reflex|medicines?|suppress\w+)\b",
+    ),
+    r"(?:cancer|leuk(?:a?e)mia|lymphoma|HIV|AIDS|diabetes|malaria|tuberculosis)": (
+        r"(?!)",
+        r" (?:treatments?|therap(?:y|ies)|medications?|drugs?|chemotherapy|screening|vaccin\w+)\b",
+    ),
     r"inflammatory": (r"(?!)", r" (?:disorders?|diseases?|conditions?|bowel)\b"),
     # Linked to palliative care, dopamine, urticaria, erysipelas, pleurisy.
     r"palliative|\w+ergic|papular urticaria|erysipeloid|pleuritic": ("", ""),
 }
+# What is written -> titles that it leads to and does not mean: less, or something else.
+SAYS_LESS = {
+    r"(?:muscle |muscular )?stiff(?:ness| muscles)": r"spasticity|rigidity|dystonia",
+    r"(?:frequent|urgent) urination|urinary (?:frequency|urgency)": r"polyuria|urinary incontinence",
+    r"heartburn": r"gastro-?o?esophageal reflux(?: disease)?",
+    r"(?:unexplained |unintended )?weight loss": r"cachexia|wasting(?: syndrome)?|anorexia.*",
+    r"(?:loss of blood|blood loss|pale(?:ness| skin))": r"an(?:a?)emia.*",
+    r"swelling|swollen": r"papilledema|inflammation|angioedema|lymphadenopathy|arthritis",
+    r"(?:joint pains?|pain(?:ful)? (?:in the )?joints|joint (?:problems|stiffness))": r"(?:.* )?arthritis",
+    r"(?:nerve pain|numbness|tingling)": r"(?:peripheral )?neuropathy|polyneuropathy",
+    r"(?:red(?:ness of the|, irritated)? eyes?|eye (?:redness|irritation))": r"conjunctivitis|uveitis",
+    r"(?:loss of vision|vision loss|visual loss|blurred vision|vision problems)": r"blindness",
+    r"(?:fatigue|tiredness|exhaustion)": r"malaise|chronic fatigue syndrome",
+    r"irregular heart ?(?:beats?|rates?)": r"palpitations?|atrial fibrillation",
+    r"(?:liver|hepatic) (?:damage|injury|problems)|damage to the liver": r"hepatitis|cirrhosis|liver failure",
+    r"(?:kidney|renal) (?:problems|damage|disease)": r"(?:renal|kidney) failure|.*nephritis",
+    r"(?:breathing|respiratory) (?:problems|difficult(?:y|ies))|difficult(?:y|ies) (?:in )?breathing": (
+        r"respiratory (?:failure|arrest)|asthma"
+    ),
+    r"heart (?:problems|disease|damage)": r"heart failure|myocardial infarction|cardiomyopathy",
+    r"(?:severe |serious |bacterial )?infections?": r"sepsis|septic shock",
+    r"(?:confusion|altered mental status|mental confusion)": r"(?:.* )?encephalopathy|delirium|dementia",
+    r"memory (?:loss|problems|impairment)": r"dementia|alzheimer's disease|amnesi(?:a|c) .*",
+    r"chest (?:pain|tightness)": r"angina.*|myocardial infarction",
+    r"(?:seizures?|convulsions?|fits?)": r"epilepsy",
+    r"(?:sleepiness|drowsiness)": r"narcolepsy|sleep apnea",
+    r"(?:lumps?|growths?|nodules?|mass(?:es)?)": r"cancer|carcinoma|tumou?r|neoplasm|abscess",
+    r"pustul(?:es?|ar)": r"abscess|acne.*",
+    r"(?:low blood pressure|hypotension)": r"(?:.* )?shock(?: .*)?|orthostatic hypotension",
+    r"(?:weak(?:ness)?|muscle weakness|loss of strength)": r"paralysis|\w*paresis|myopathy|myasthenia gravis",
+    r"(?:rash|itch(?:ing)?|itchy skin|skin (?:rash|problems))": r"(?:.* )?dermatitis|eczema|urticaria|psoriasis",
+    r"(?:tremors?|shaking)": r"parkinson's disease|parkinsonism",
+    r"(?:abdominal|stomach) (?:pain|upset)": r"gastritis|gastroenteritis|peptic ulcer.*|pancreatitis",
+}  # fmt: skip
+SAYS_LESS_THAN = [tuple(re.compile(words, re.IGNORECASE) for words in pair) for pair in SAYS_LESS.items()]
 ANOTHER = [
     tuple(re.compile(words, re.IGNORECASE) for words in (f"(?:{name})s?", f"(?:{before})$", after))
     for name, (before, after) in AROUND.items()
@@ -51,3 +94,12 @@ def means_another(text: str, start: int, end: int) -> bool:
         named.fullmatch(name) and (is_before.search(before) or is_after.match(after))
         for named, is_before, is_after in ANOTHER
     )
+
+
+def says_less(written: str, title: str) -> bool:
+    """Whether what is written means less, or something else, than the page of that title, which it leads to.
+
+    >>> says_less("heartburn", "Gastroesophageal reflux disease"), says_less("joint pain", "Arthralgia")
+    (True, False)
+    """
+    return any(less.fullmatch(written) and than.fullmatch(title) for less, than in SAYS_LESS_THAN)

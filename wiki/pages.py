@@ -17,7 +17,7 @@ from mwparserfromhell.parser import ParserError, tokens
 
 from wiki.doubts import ROLES, STATES_ALONE, doubt, says_so, suspects
 from wiki.mediawiki import Page, bare, normalise_title
-from wiki.names import means_another
+from wiki.names import means_another, says_less
 from wiki.reading import MENTIONED, STATES_FACT, Mention, Reading
 from wiki.recognition import RARE_CATEGORY, recognise
 from wiki.rules import FINDINGS, RULES_AT, TELLING, VAGUE, Rule, applicable, may_tell, relation_told, rules_for, told
@@ -109,7 +109,12 @@ class Passage(NamedTuple):
 def find_mentions(passage: Passage) -> Iterator[Mention]:
     """The mentions that a passage makes of its links and names; the evidence is the sentence."""
     flat = passage.flat
-    spots = sorted(s for s in (*flat.links, *passage.names) if not means_another(flat.text, s.start, s.end))
+    spots = sorted(
+        spot
+        for spot in (*flat.links, *passage.names)
+        if not means_another(flat.text, spot.start, spot.end)
+        and not says_less(flat.text[spot.start : spot.end], bare(spot.target))
+    )
     if not (passage.rules or passage.subject) or not spots:
         return
     at, rules, in_lead = 0, passage.rules, passage.section == "lead"

@@ -37,6 +37,8 @@ OF_ANOTHER = [  # the relation, the part of the sentence in which another diseas
      r"(?:is|are|(?:can|may) be) (?:an? |the )?(?:\w+ )?(?:signs?|results?|indicat\w+) of "
      rf"(?:an? |the )?{SIGNED}"),
     ("symptom", "sentence", rf"^when (?:signs|symptoms) of (?:an? |the )?{SIGNED} (?:occur|appear|develop)\b"),
+    ("complication", "before", rf"\b(?:patients?|people|those|children|infants|women|men) with (?:an? |the )?"
+     rf"(?:untreated |severe )?{NAME} (?:are|have|may be) (?:\w+ )?(?:at|an?) [\w ]{{0,30}}risk of\b"),
     ("symptom", "before", rf"\b(?:person|someone|patients?|people|those|children|women|men) with (?:an? |the )?{SIGNED}"
      r" (?:may|can|might|often|usually|also)\b"),
     ("diagnosed_by", "after", rf"^[^;.]{{0,60}}?\b(?:screen|check|test|look|search)\w* for (?:signs of )?"
