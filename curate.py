@@ -37,6 +37,11 @@ card), metrics.jsonl; with --tiers also tiers/BENCHMARK.jsonl, the grades by whi
 
 from __future__ import annotations
 
+from tools.stop import can_stop
+
+if __name__ == "__main__":  # first: the rest takes seconds to import
+    can_stop()
+
 import argparse
 import random
 import re

@@ -37,6 +37,11 @@ cot.partial.jsonl, so the same command resumes after a crash.
 
 from __future__ import annotations
 
+from tools.stop import can_stop
+
+if __name__ == "__main__":  # first: the rest takes seconds to import
+    can_stop()
+
 import argparse
 import math
 import random

@@ -29,6 +29,11 @@ is likeliest after the prompt, which is how plain language models are often scor
 
 from __future__ import annotations
 
+from tools.stop import can_stop
+
+if __name__ == "__main__":  # first: the rest takes seconds to import
+    can_stop()
+
 import argparse
 import json
 import math

@@ -35,6 +35,11 @@ Reads train.jsonl and a model (stage 1: sft/, stage 2: rl1/). Writes rl1/ or rl2
 
 from __future__ import annotations
 
+from tools.stop import can_stop
+
+if __name__ == "__main__":  # first: the rest takes seconds to import
+    can_stop()
+
 import argparse
 import contextlib
 import math

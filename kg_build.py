@@ -35,6 +35,11 @@ untrusted too: what it made up is counted in `rejected`, as is text that gives i
 
 from __future__ import annotations
 
+from tools.stop import can_stop
+
+if __name__ in {"__main__", "__mp_main__"}:  # first: the rest takes seconds to import, also in worker processes
+    can_stop(worker=__name__ == "__mp_main__")
+
 import argparse
 import json
 import os

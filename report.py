@@ -17,6 +17,11 @@ after a first line that says where it was made: {"reference": {"commit": ..., "p
 
 from __future__ import annotations
 
+from tools.stop import can_stop
+
+if __name__ == "__main__":  # first: the rest takes seconds to import
+    can_stop()
+
 import argparse
 import importlib.metadata
 import os

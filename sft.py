@@ -22,6 +22,11 @@ sft.state/ (checkpoints).
 
 from __future__ import annotations
 
+from tools.stop import can_stop
+
+if __name__ == "__main__":  # first: the rest takes seconds to import
+    can_stop()
+
 import argparse
 import itertools
 import json

@@ -44,6 +44,11 @@ Reads kg.sqlite. Writes synth.jsonl (question records, `evidence` = the path) an
 
 from __future__ import annotations
 
+from tools.stop import can_stop
+
+if __name__ == "__main__":  # first: the rest takes seconds to import
+    can_stop()
+
 import argparse
 import random
 from collections import Counter, defaultdict

@@ -24,6 +24,11 @@ Writes init/ (a Hugging Face folder) and the corpus.
 
 from __future__ import annotations
 
+from tools.stop import can_stop
+
+if __name__ == "__main__":  # first: the rest takes seconds to import
+    can_stop()
+
 import random
 import sqlite3
 from collections import defaultdict

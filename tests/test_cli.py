@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import PROJECT, python
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -190,7 +191,7 @@ def test_who_stops_a_stage_that_reads_large_files_is_heard(tmp_path):
     for name in "abc":
         with open(tmp_path / name, "wb") as file:
             file.truncate(1 << 36)
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), asked_to_stop():
         hashes(sorted(tmp_path.iterdir()))
@@ -222,3 +223,43 @@ def test_a_reader_that_has_seen_enough_ends_a_stage_quietly():
     assert stage.stdout.readline() == b"line 0\n"
     stage.stdout.close()
     assert stage.stderr.read() == b"" and stage.wait() == 128 + signal.SIGPIPE
+
+
+# ------------------------------------------------------------------------------------- while a script is still imported
+
+HEAVY = ("torch", "tqdm", "transformers", "matplotlib", "numpy")  # what takes long to import, or is imported by such
+IMPORTING = [path.name for path in sorted(PROJECT.glob("*.py")) if "run_stage(main)" in path.read_text()]
+
+
+@pytest.fixture(scope="module")
+def never_imported(tmp_path_factory):
+    """Modules: the process which imports them is asked to stop, and what Python makes of that is lost."""
+    folder = tmp_path_factory.mktemp("modules")
+    for name in HEAVY:
+        lines = ["import os, signal, time", "try:", "    os.kill(os.getpid(), int(os.environ['ASKED_BY']))"]
+        lines += ["    time.sleep(20)", "except BaseException:", "    raise ImportError('lost')"]
+        (folder / f"{name}.py").write_text("\n".join(lines))
+    return folder
+
+
+def ignoring_nothing():
+    """Before a process begins: a shell's background jobs ignore Ctrl-C, and whatever they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("script", IMPORTING)
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_who_stops_a_script_that_still_imports_gets_one_line(script, how, never_imported):
+    environment = {**os.environ, "PYTHONPATH": str(never_imported), "ASKED_BY": str(int(how))}
+    done = subprocess.run(
+        [sys.executable, script], cwd=PROJECT, env=environment, capture_output=True, preexec_fn=ignoring_nothing
+    )
+    line = f"{script}: interrupted; the same command continues\n"
+    assert (done.returncode, done.stdout, done.stderr) == (128 + how, b"", line.encode())
+
+
+def test_who_stops_an_ablation_while_its_flags_are_read_gets_one_line(never_imported):
+    """The stage's own script reads them, in a process of its own."""
+    code = "import tools.fork, os; os.environ['PYTHONPATH'] = os.environ['LATER']; tools.fork.check_flags('rl1', [])"
+    done = python("-c", code, LATER=str(never_imported), ASKED_BY=str(int(signal.SIGTERM)))
+    assert (done.returncode, done.stderr) == (143, "grpo.py: interrupted; the same command continues\n")

@@ -3,6 +3,8 @@
 import gzip
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import requests
 import stages
+from conftest import PROJECT
 from pages import PAGES, REDIRECTS, export
 
 from tools.cli import UserError
@@ -187,3 +190,21 @@ def test_who_asks_a_stage_to_stop_while_a_request_hangs_is_heard(server, how, wo
     assert f"{words.split()[0]}: interrupted; the same command continues" in lines and "Traceback" not in " ".join(
         lines
     )
+
+
+def test_ctrl_c_is_not_for_the_processes_that_read_pages(server, tmp_path):
+    """A terminal sends it to all of them: the build says one line, they end with it."""
+    (tmp_path / "dump.xml").write_text(export(PAGES, REDIRECTS))
+    words = f"kg_build.py --run {tmp_path} --source {tmp_path}/dump.xml --teacher openai:m --workers 1"
+    server.asked.clear()
+    with open(tmp_path / "stderr", "w+") as errors:
+        build = subprocess.Popen(
+            [sys.executable, *words.split()], cwd=PROJECT, stdout=errors, stderr=errors, start_new_session=True,
+            env={**os.environ, "TEACHER_BASE_URL": f"{server.url}/hang"},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+        assert server.asked.wait(300), (tmp_path / "stderr").read_text()
+        os.killpg(build.pid, signal.SIGINT)
+        assert build.wait(20) == 130
+    told = (tmp_path / "stderr").read_text()
+    assert told.count("kg_build.py: interrupted") == 1 and "Traceback" not in told

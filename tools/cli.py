@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TextIO
 from tqdm import tqdm
 
 from tools.cost import LONG, bill, duration
-from tools.stop import asked_to_stop
+from tools.stop import asked_to_stop, interrupted
 
 # No number of a command line is larger: sizes that are computed from it stay within 63 bits, products finite.
 MOST = {int: 1e12, float: 1e30}
@@ -100,7 +100,7 @@ def run_stage(main: Callable[[], None]) -> None:
 
 
 def _end_interrupted(number: int) -> NoReturn:
-    print(f"{Path(sys.argv[0]).name}: interrupted; the same command continues", file=sys.stderr)
+    print(interrupted(), file=sys.stderr)
     sys.exit(128 + number)
 
 

@@ -35,7 +35,7 @@ def check_flags(stage: str, flags: list[str]) -> None:
     """Let the stage's own script read the flags and do no more. Exits with its message and status if they are wrong."""
     _, script, *fixed = MADE_BY[STAGES[stage][-1]].split()
     read = f"import tools.cli, {Path(script).stem} as stage; tools.cli.run_stage(stage.parse_args)"
-    code = f"import sys; sys.argv[0] = {script!r}; {read}"
+    code = f"import sys, tools.stop; sys.argv[0] = {script!r}; tools.stop.can_stop(); {read}"
     status = subprocess.run([sys.executable, "-c", code, *fixed, *flags]).returncode
     if status or {"-h", "--help"} & set(flags):  # no ablation: the help was asked for
         sys.exit(status or 1)

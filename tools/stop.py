@@ -9,10 +9,35 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 AGAIN = 0.5  # seconds after which a main thread that has not stopped is woken again
 WAKE = signal.SIGALRM
+
+
+def interrupted() -> str:
+    """What a command that was asked to stop says."""
+    return f"{Path(sys.argv[0]).name}: interrupted; the same command continues"
+
+
+def can_stop(worker: bool = False) -> None:
+    """Ctrl-C and SIGTERM end this process with one line, as they do later within `asked_to_stop`.
+
+    For scripts that import for seconds: nothing is lost by then, and an import may lose an exception. In a `worker`
+    process, which imports the same, Ctrl-C does nothing: its parent gets it too, and ends its workers.
+    """
+    if worker:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return
+
+    def end(number: int, _: Any) -> None:
+        os.write(2, f"{interrupted()}\n".encode())
+        os._exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # Ctrl-C is not for a shell's background jobs
+            signal.signal(number, end)
 
 
 class Stop(KeyboardInterrupt):
@@ -50,7 +75,7 @@ def asked_to_stop() -> Iterator[list[int]]:
 @contextlib.contextmanager
 def _handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, WAKE)}
-    if before[signal.SIGINT] is not signal.default_int_handler:  # Ctrl-C is not for this process
+    if before[signal.SIGINT] is signal.SIG_IGN:  # Ctrl-C is not for this process
         del before[signal.SIGINT]
     for number in before:
         signal.signal(number, handler)
