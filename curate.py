@@ -681,7 +681,11 @@ def notes_on(args: argparse.Namespace, verifier: Teacher | None, outcome: Outcom
     """What a reader of the table has to know about how it was made."""
     notes = []
     if verifier is None:
-        notes.append("no label was verified: that takes a language model, --teacher openai:MODEL or local:FOLDER")
+        model = "--teacher openai:MODEL or local:FOLDER"
+        if args.public:
+            notes.append(f"no label was verified: that takes a language model, {model}")
+        else:
+            notes.append(f"the graph alone says which answers are right; a language model would check them: {model}")
     if outcome.unverified:
         notes.append(f"{outcome.unverified:,} kept unverified: all trials were cut; raise --verify-tokens")
     if outcome.ungraded:

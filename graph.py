@@ -10,6 +10,7 @@ with its evidence, and exports:
 
 from __future__ import annotations
 
+import codecs
 import json
 import random
 import re
@@ -25,7 +26,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from tools.cli import UserError
-from tools.run import append_jsonl, publish
+from tools.run import json_line, publish, whole_file
 from wiki.biolink import Statement, edge, node, node_id
 from wiki.kinds import LONGEST_LEAD, is_class, name_of, names_of_classes, words_of
 from wiki.mediawiki import bare, normalise_title, permanent_link
@@ -554,18 +555,18 @@ def print_stats(db: sqlite3.Connection) -> None:
     subjects = f"count(DISTINCT subject) || ' subjects' || coalesce(', mean confidence ' || round(avg({sure}), 2), '')"
     judgements = f"relation r WHERE {verdict} NOT NULL"
     for heading, columns, table in (
-        ("entities", "type, count(*), sum(rare) || ' called rare on their page'", "entity"),
+        ("entities", "type, count(*), nullif(sum(rare), 0) || ' called rare on their page'", "entity"),
         ("relations", f"relation, count(*), {subjects}", "relation r"),
         ("relations judged by the teacher", f"{verdict}, count(*), 'whether their sentence states them'", judgements),
         ("pages not read", "reason, count(*), 'such as ' || min(title)", "page_error"),
         ("triples and texts rejected around the teacher", "reason, count, ''", "rejected"),
     ):
         rows = db.execute(f"SELECT {columns} FROM {table} GROUP BY 1 ORDER BY 2 DESC").fetchall()
-        if "teacher" in heading and not rows:
+        if not rows and heading not in {"entities", "relations"}:
             continue
         print(f"{sum(row[1] for row in rows):,} {heading}")
         for name, count, remark in rows:
-            print(f"  {name:<20} {count:>9,}  {remark}")
+            print(f"  {name:<20} {count:>9,}  {remark or ''}".rstrip())
     print(f"{db.execute('SELECT count(*) FROM alias').fetchone()[0]:,} aliases")
 
 
@@ -609,15 +610,26 @@ def names(db: sqlite3.Connection) -> list[str]:
     return [*titles, *(name for (name,) in db.execute("SELECT name FROM alias"))]
 
 
+# How what is written here begins, which tells it from other files.
+PROSE_BEGINS, KGX_BEGINS = b'{"title": ', b'{"id": "'
+GRAPHML_BEGINS = b'<?xml version="1.0" encoding="UTF-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">\n'
+
+
 def write_prose(db: sqlite3.Connection, path: Path) -> None:
     """Write every medical page's plain prose, one {"title": ..., "text": ...} a line."""
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    append_jsonl(partial, ({"title": title, "text": text} for title, _, text in pages(db)))
-    publish(partial, path)
+    with whole_file(path) as file:
+        file.writelines(json_line({"title": title, "text": text}) for title, _, text in pages(db))
 
 
 KGX_NODES = "_nodes.jsonl"  # how the name of a file of nodes ends; that of its edges ends in _edges.jsonl
+
+
+def exported(path: Path) -> dict[Path, bytes]:
+    """The files that an export to `path` makes, and how they begin."""
+    if not path.name.endswith(KGX_NODES):
+        return {path: GRAPHML_BEGINS}
+    edges = path.with_name(path.name.removesuffix(KGX_NODES) + "_edges.jsonl")
+    return {path: KGX_BEGINS, edges: KGX_BEGINS}
 
 
 def write_kgx(db: sqlite3.Connection, path: Path) -> None:
@@ -625,17 +637,12 @@ def write_kgx(db: sqlite3.Connection, path: Path) -> None:
 
     A relation that a teacher denied is left out.
     """
-    edges = path.with_name(path.name.removesuffix(KGX_NODES) + "_edges.jsonl")
+    _, edges = exported(path)
     meta = dict(db.execute("SELECT key, value FROM meta"))
     address = meta.get("address")
-    rows = ((path, kgx_nodes(db, address)), (edges, kgx_edges(db, meta.get("wiki", ""), address)))
-    partials = []
-    for final, objects in rows:
-        partials.append(final.with_name(final.name + ".partial"))
-        partials[-1].unlink(missing_ok=True)
-        append_jsonl(partials[-1], objects)
-    for partial, (final, _) in zip(partials, rows):
-        publish(partial, final)
+    with whole_file(path) as nodes_file, whole_file(edges) as edges_file:
+        nodes_file.writelines(map(json_line, kgx_nodes(db, address)))
+        edges_file.writelines(map(json_line, kgx_edges(db, meta.get("wiki", ""), address)))
     print(f"the graph is in {path} and {edges}")
 
 
@@ -690,9 +697,9 @@ def write_graphml(db: sqlite3.Connection, path: Path) -> None:
     """
     queries = {element: db.execute(query) for element, query in GRAPHML.items()}
     columns = {element: [column[0] for column in rows.description] for element, rows in queries.items()}
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8", errors="replace") as file:
-        file.write('<?xml version="1.0" encoding="UTF-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">\n')
+    with whole_file(path) as binary:
+        file = codecs.getwriter("utf-8")(binary, "replace")
+        file.write(GRAPHML_BEGINS.decode())
         for element, names in columns.items():
             for name in names[names.index("label") :]:
                 kind = "long" if name in NUMBERS else "string"
@@ -706,5 +713,4 @@ def write_graphml(db: sqlite3.Connection, path: Path) -> None:
                 data = "".join(f'<data key="{element}_{n}">{v}</data>' for n, v in zip(names[first:], values))
                 file.write(f"<{element}{attributes}>{data}</{element}>\n")
         file.write("</graph>\n</graphml>\n")
-    publish(partial, path)
     print(f"the graph is in {path}")

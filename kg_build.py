@@ -51,11 +51,13 @@ from pathlib import Path
 
 from graph import (
     KGX_NODES,
+    PROSE_BEGINS,
     SCHEMA,
     add_items,
     add_relations,
     add_verdicts,
     changed,
+    exported,
     print_entity,
     print_stats,
     reading,
@@ -66,7 +68,7 @@ from graph import (
 )
 from teacher import Request, Teacher, add_teacher_arguments, fact_sentence, teacher_of
 from tools.cli import UserError, at_least, fraction, progress_bar, run_stage, stage_parser
-from tools.run import Metrics, RunDir, is_there, publish
+from tools.run import Metrics, RunDir, check_written, is_there, publish
 from wiki.consult import VERDICTS, Claim, Consultant
 from wiki.kinds import class_named, class_names, names_class, ruled_out
 from wiki.mediawiki import ApiSource, DumpSource, KeptSource, Page, Source, normalise_title
@@ -435,6 +437,13 @@ def check_args(args: argparse.Namespace) -> None:
             raise UserError(f"{flag} {path}: there is no folder {path.parent}; make it, or name another")
     if args.export and args.export.suffix == ".jsonl" and not args.export.name.endswith(KGX_NODES):
         raise UserError(f"--export {args.export}: the file of nodes has to end in {KGX_NODES}")
+    exports = exported(args.export) if args.export else {}
+    if args.text:
+        check_written("--text", args.text, PROSE_BEGINS)
+        if args.text.absolute() in [path.absolute() for path in exports]:
+            raise UserError(f"--text {args.text}: --export writes this file; name another")
+    for path, begins in exports.items():
+        check_written("--export", path, begins)
     if args.page_props:
         check_page_props(args.page_props)
 

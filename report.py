@@ -50,7 +50,7 @@ from fidelity import BY_PATH, OUTCOMES, PathJudge, split_entities
 from question import TIERS, Question, load_questions
 from results import RESPONSE, Results, provenance, read_answer
 from tools.cli import UserError, at_least, run_stage, stage_parser
-from tools.run import METRIC, RunDir, is_there, read_jsonl, write_jsonl, write_text
+from tools.run import METRIC, RunDir, check_written, is_there, read_jsonl, write_jsonl, write_text
 from tools.shape import misfit
 
 LEDGER = "seconds_rollout rollout_bandwidth rollout_arithmetic seconds_update update_arithmetic idle".split()
@@ -514,6 +514,7 @@ def write_reference(path: Path, run: RunDir) -> None:
         "python": platform.python_version(),
         "torch": importlib.metadata.version("torch"),
     }
+    check_written("--reference", path, b'{"reference": ')
     metrics = read_jsonl(run.output("metrics.jsonl"), f"bash run.sh (a run in {run.path})", True, METRIC)
     write_jsonl(path, [{"reference": measured}, *metrics])
 
@@ -629,10 +630,11 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def write_picture(path: Path, draw: Callable[[list[Path]], str], runs: list[Path]) -> None:
+def write_picture(flag: str, path: Path, draw: Callable[[list[Path]], str], runs: list[Path]) -> None:
     """Draw runs into a file. Raises UserError if its name does not end in .svg."""
     if path.suffix != ".svg":
         raise UserError(f"{path}: takes a file that ends in .svg, and runs")
+    check_written(flag, path, b"<svg role=")
     with rc_context(charts.CHART_STYLE):
         write_text(path, draw(runs))
     print(f"picture: {path}")
@@ -645,9 +647,9 @@ def main() -> None:
     elif args.curves:
         if len(args.curves) < 2:
             raise UserError(f"--curves {args.curves[0]}: takes a file that ends in .svg and at least one run")
-        write_picture(args.curves[0], curves_picture, args.curves[1:])
+        write_picture("--curves", args.curves[0], curves_picture, args.curves[1:])
     elif args.figures:
-        write_picture(args.figures[0], paper_picture, args.figures[1:])
+        write_picture("--figures", args.figures[0], paper_picture, args.figures[1:])
     elif args.reference:
         path, run = args.reference
         write_reference(path, RunDir(run))

@@ -222,7 +222,10 @@ def load_results(run: RunDir) -> Results:
         judge = paths if file.parent.name in OWN else None
         results.setdefault(file.stem, {})[file.parent.name] = score_file(file, judge)
     if not results:
-        raise UserError(f"{run.path} holds no evaluation; make one with: python evaluate.py --run {run.path}")
+        raise UserError(
+            f"{run.path} holds no evaluation yet; finish the run by the command that began it, such as RUN={run.path} "
+            f"bash run.sh, or evaluate what it has: python evaluate.py --run {run.path}"
+        )
     return results
 
 

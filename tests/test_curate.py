@@ -567,6 +567,7 @@ def test_the_data_card_without_public_questions(tmp_path):
     """It claims no mixture and, of a wiki that it does not know, no license."""
     run_curate(tmp_path, [question()], "--heldout", "0")
     card = (tmp_path / "card.md").read_text()
+    assert "no label was verified" not in card and "the graph alone says which answers are right" in card
     assert "| synth | synth.jsonl | see its origin |" in card and "| --synthetic-fraction | not applied" in card
 
 

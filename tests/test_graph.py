@@ -1,5 +1,6 @@
 """graph.py: counts, an entity with its evidence, the exports."""
 
+import re
 import sqlite3
 from pathlib import Path
 
@@ -19,7 +20,9 @@ def test_show_stats_and_text(tmp_path, page_graph, capsys):
     graph.print_stats(page_graph)
     graph.print_entity(page_graph, "lung infection")
     printed = capsys.readouterr().out
-    assert "disease" in printed and "Pneumonia -treated_by-> Amoxicillin" in printed and "revision 1001" in printed
+    assert "Pneumonia -treated_by-> Amoxicillin" in printed and "revision 1001" in printed
+    assert re.search(r"^  disease  .*  1 called rare on their page$", printed, re.M)
+    assert not re.search(r"\b0 |\bNone\b| $", printed, re.M), "of what there is none nothing is told"
     for typo, close in (("Pneumonai", "Pneumonia"), ("lung infektion", "lung infection"), ("Xyzzy", "nothing")):
         with pytest.raises(UserError, match=f"no entity or alias '{typo}' in the graph; close to it: {close}"):
             graph.print_entity(page_graph, typo)

@@ -136,6 +136,9 @@ def test_working_tables_are_gone_and_metrics_are_logged(page_graph):
 
 
 def test_command_line_errors_are_one_line(tmp_path):
+    dump = tmp_path / "dump.xml"
+    shutil.copy(ENCYCLOPEDIA, dump)
+    (tmp_path / "x_edges.jsonl").write_text('{"text": "mine"}\n')
     for arguments, message in (
         (["--source", str(tmp_path / "none.xml")], "does not exist"),
         (["--stats"], "does not exist; make it with"),
@@ -149,10 +152,18 @@ def test_command_line_errors_are_one_line(tmp_path):
         (["--source", str(ENCYCLOPEDIA), "--text", str(tmp_path / "no" / "corpus.jsonl")], "there is no folder"),
         (["--export", str(tmp_path / "kg.jsonl")], "has to end in _nodes.jsonl"),
         (["--source", str(ENCYCLOPEDIA), "--page-props", str(ENCYCLOPEDIA)], "is no SQL dump of page_props"),
+        (["--source", str(dump), "--text", str(dump)], "there is another file, which --text has not written"),
+        (["--source", str(dump), "--export", str(dump)], "there is another file, which --export has not written"),
+        (["--source", str(dump), "--text", str(tmp_path / "kg.sqlite")], "kg.sqlite is a file that a stage makes"),
+        (["--source", str(dump), "--export", str(tmp_path / "kg.sqlite.partial")], "is a file that a stage makes"),
+        (["--text", str(tmp_path / "x"), "--export", str(tmp_path / "x")], "--export writes this file; name another"),
+        (["--text", f"{tmp_path}/y_edges.jsonl", "--export", f"{tmp_path}/y_nodes.jsonl"], "--export writes this file"),
+        (["--export", f"{tmp_path}/x_nodes.jsonl"], "x_edges.jsonl: there is another file, which --export has not"),
     ):
         result = python("kg_build.py", "--run", tmp_path, *arguments)
         assert result.returncode == 1 and message in result.stderr and result.stderr.count("\n") == 1, result.stderr
     assert not (tmp_path / "kg.sqlite.partial").exists()  # told before the work begins
+    assert dump.read_bytes() == ENCYCLOPEDIA.read_bytes()
 
 
 def test_a_dump_without_medical_pages_is_a_user_error(tmp_path):

@@ -311,6 +311,8 @@ def test_curves_of_several_runs_are_one_picture(run, tmp_path):
         (["--curves", "x.svg"], "at least one run"),
         (["--figures", "x.png"], "ends in .svg"),
         (["--figures", "x.svg", "none"], "none does not exist"),
+        (["--figures", "docs/pipeline.svg"], "docs/pipeline.svg: there is another file, which --figures has not"),
+        (["--reference", "docs/metrics.md", "."], "docs/metrics.md: there is another file, which --reference has not"),
     ],
 )
 def test_bad_input_is_one_line(flags, message):

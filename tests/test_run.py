@@ -1,16 +1,20 @@
 """Files survive a crash; metrics have each step once; one process at a time makes an output."""
 
+import contextlib
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import graph
 from tools.cli import UserError, one_line
 from tools.run import (
     MADE_BY,
@@ -51,6 +55,26 @@ def test_a_line_cut_anywhere_costs_that_line_only(tmp_path_factory, before, cut,
     assert list(read_jsonl(path, appended=True)) == kept
     append_jsonl(path, after)
     assert list(read_jsonl(path, appended=True)) == kept + after
+
+
+@pytest.mark.parametrize("of", [None, graph.write_prose, graph.write_graphml, graph.write_kgx])
+def test_two_that_write_one_file_do_not_mix(tmp_path, page_graph, of):
+    """Such as two reports of a run: whoever reads it sees the whole of one or of the other."""
+    path, texts = tmp_path / "x_nodes.jsonl", ["a" * 300_000, "b" * 200_000]
+    (_, _, database) = page_graph.execute("PRAGMA database_list").fetchone()
+    if of:
+        of(page_graph, path)
+        texts = [path.read_text()] * 2
+
+    def write_often(text):
+        with contextlib.closing(sqlite3.connect(database)) as db:
+            for _ in range(10):
+                of(db, path) if of else write_text(path, text)
+                assert path.read_text() in texts
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write_often, texts))
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_a_long_half_line_is_cut_off(tmp_path):

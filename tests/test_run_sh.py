@@ -92,6 +92,22 @@ def test_what_the_large_recipes_need_is_asked_for_first(run_sh, name):
     assert done.stderr.count("\n") == 1 and not done.stdout and not calls
 
 
+@pytest.mark.parametrize(
+    "status, end",
+    [
+        (137, "was killed, often for want of memory; the same command continues"),
+        (139, "was stopped by signal 11; the same command continues"),
+        (130, "was stopped (Ctrl-C, or a request to end); the same command continues"),
+    ],
+)
+def test_how_a_stage_ended_is_said_in_words(tmp_path, status, end):
+    (tmp_path / "python").write_text(f"#!/bin/sh\n[ $2 = pip ] || exit {status}\n")
+    (tmp_path / "python").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "VIRTUAL_ENV": str(tmp_path), "RUN": str(tmp_path / "x")}
+    done = subprocess.run(["bash", "run.sh"], cwd=PROJECT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, f"run.sh: error: stage kg_build {end}\n")
+
+
 def test_a_request_to_stop_reaches_the_stage(tmp_path):
     """SIGTERM to run.sh alone: the stage saves, run.sh waits for it and says what to do."""
     (tmp_path / "python").write_text(
@@ -104,7 +120,8 @@ def test_a_request_to_stop_reaches_the_stage(tmp_path):
     while not (tmp_path / "up").exists():
         time.sleep(0.02)
     run.terminate()
-    assert "stage kg_build was stopped by signal 15; the same command continues" in run.communicate(timeout=120)[1]
+    told = run.communicate(timeout=120)[1]
+    assert "stage kg_build was stopped (Ctrl-C, or a request to end); the same command continues" in told
     assert run.returncode == 1 and (tmp_path / "log").read_text() == "saved\n"
 
 

@@ -190,7 +190,7 @@ def test_own_models_stand_among_the_papers_bars(measured):
 
 
 def test_nothing_to_tabulate_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="holds no evaluation"):
+    with pytest.raises(UserError, match="holds no evaluation yet; finish the run .*RUN=.* bash run.sh"):
         call_main(report, "--table", tmp_path)
     write_results(tmp_path, x=1)
     write_jsonl(tmp_path / "eval" / "heldout" / "x.jsonl", [{"id": "1"}])

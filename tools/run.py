@@ -112,11 +112,14 @@ def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
                 file.write(b"\n")  # the file's end is where it writes
             else:
                 file.truncate(keep)
-        for row in rows:
-            # A lone surrogate, which broken text may hold, becomes its JSON escape.
-            file.write(json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
+        file.writelines(map(json_line, rows))
         file.flush()
         os.fsync(file.fileno())
+
+
+def json_line(row: dict[str, Any]) -> bytes:
+    """A record as it is written. A lone surrogate, which broken text may hold, becomes its JSON escape."""
+    return json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 def is_object(line: bytes) -> bool:
@@ -159,10 +162,32 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a whole text file so that it appears complete or not at all."""
+    with whole_file(path) as file:
+        file.write(text.encode(errors="backslashreplace"))
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file, open for writing, that appears as `path` once it is complete. Who else writes it at the same time
+    waits, and takes its place then."""
     partial = path.with_name(path.name + ".partial")
-    with naming(partial):
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-    publish(partial, path)
+    with locked(partial) as file:
+        file.truncate(0)  # what a crash has left
+        yield file
+        file.flush()
+        publish(partial, path)
+
+
+def check_written(flag: str, path: Path, begins: bytes) -> None:
+    """Raise UserError if a flag names a file to be written in whose place another would be lost: one that a stage
+    makes, or one that is there and does not begin as all that the flag has written do."""
+    if path.name.removesuffix(".partial") in MADE_BY:
+        raise UserError(f"{flag} {path}: {path.name} is a file that a stage makes; name another")
+    if is_there(path):
+        with open(path, "rb") as file:
+            found = file.read(len(begins))
+        if found not in (begins, b""):
+            raise UserError(f"{flag} {path}: there is another file, which {flag} has not written; name another")
 
 
 def publish(partial: Path, final: Path) -> None:

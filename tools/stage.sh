@@ -11,6 +11,10 @@ stage() { # announce a command and run it in the run directory, with the rest of
   trap "kill -TERM $! 2>/dev/null" INT TERM
   until wait $!; do status=$? && kill -0 $! 2>/dev/null || break; done # asked to stop, it saves first
   trap - INT TERM
+  case $status in
+  130 | 143) fail "stage $1 was stopped (Ctrl-C, or a request to end); the same command continues" ;;
+  137) fail "stage $1 was killed, often for want of memory; the same command continues" ;;
+  esac
   [ $status -lt 128 ] || fail "stage $1 was stopped by signal $((status - 128)); the same command continues"
   return $status
 }
