@@ -1,5 +1,6 @@
 """Shared by all tests: a tiny model with a tokenizer of its own, a few questions, and ways to run a stage."""
 
+import gc
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from hypothesis import settings
 if not torch.cuda.is_available():  # before anything imports Triton: its kernels then run on the CPU
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+gc.disable()  # until all is imported: it would look through half a million lasting objects again and again
 torch.set_num_threads(1)
 settings.register_profile("tests", deadline=None)  # a busy machine is no failure
 settings.load_profile("tests")
@@ -27,7 +29,13 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 # The longest files, in the order of what they take: a worker that began one of them last would end alone.
-LONGEST = ("test_synth", "test_pipeline", "test_fsdp_utils", "test_grpo", "test_rollout", "test_top_p", "test_rehearse")
+LONGEST = ("test_fsdp_utils", "test_pipeline", "test_grpo", "test_synth", "test_rollout", "test_top_p", "test_evaluate",
+           "test_damage", "test_report", "test_curate", "test_kg_build", "test_rehearse", "test_run_sh")  # fmt: skip
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items):

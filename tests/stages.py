@@ -5,6 +5,7 @@ A process that imports torch and transformers by itself takes three seconds of a
 
 import contextlib
 import functools
+import gc
 import importlib
 import multiprocessing
 import os
@@ -94,6 +95,7 @@ def run(words, timeout=300, dies_at=None, environment=()):
 def _stage(words, folder, dies_at, environment):
     for stream, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    gc.freeze()  # what was imported lasts
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     os.chdir(PROJECT)
     os.environ.update(environment)

@@ -1,6 +1,7 @@
 """Files survive a crash; metrics have each step once; one process at a time makes an output."""
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -123,7 +124,7 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
     write_text(path, "old")
 
     def crash(*_):
-        raise OSError("power cut")
+        raise OSError(errno.EIO, "power cut")
 
     for function in ("fsync", "replace"):
         with monkeypatch.context() as patch:

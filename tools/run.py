@@ -172,7 +172,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     waits, and takes its place then."""
     partial = path.with_name(path.name + ".partial")
     with locked(partial) as file:
-        file.truncate(0)  # what a crash has left
+        if file.seek(0, os.SEEK_END):  # what a crash has left
+            file.truncate(0)
         yield file
         file.flush()
         publish(partial, path)
