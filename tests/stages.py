@@ -25,7 +25,7 @@ STAGES = ("kg_build", "synth", "curate", "distill", "sft", "grpo", "evaluate", "
 def forking():
     """Processes forked from a clean one, which imports the stages once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*STAGES, "stages"])
+    context.set_forkserver_preload(["unwatched", *STAGES, "stages"])
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PROJECT), str(PROJECT / "tests"), before)))
     forkserver.ensure_running()
@@ -96,6 +96,7 @@ def _stage(words, folder, dies_at, environment):
     for stream, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     gc.freeze()  # what was imported lasts
+    gc.enable()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     os.chdir(PROJECT)
     os.environ.update(environment)

@@ -24,7 +24,7 @@ STAGES = {  # stage: its command line, what it leaves
     "sft": ("sft.py --model data/base --steps 4 --batch-size 8 --lr 5e-4 --save-every 1", ["sft"]),
     "grpo 1": (f"grpo.py --stage 1 --steps 3 {RL}", ["rl1"]),
     "grpo 2": (
-        f"grpo.py --stage 2 --steps 3 --round-steps 2 --mine-samples 2 --mine-budget 60 {RL}",
+        f"grpo.py --stage 2 --steps 3 --round-steps 2 --mine-samples 2 --mine-budget 24 {RL}",
         ["rl2", "ledger.jsonl"],
     ),
     "evaluate": (
