@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole method, from an encyclopedia to the ablation table (Table 4):   bash run.sh [tiny | 1gpu | 7b | 32b]
-#   tiny   on a laptop's CPU, 25 to 45 minutes, no network after the installation (default)
+#   tiny   on a laptop's CPU, 20 to 45 minutes, no network after the installation (default)
 #   1gpu   on one card from 16 GB up, no key: adapters (LoRA) on a MODEL (Qwen/Qwen2.5-1.5B-Instruct), real exam questions
 #   7b     our recipe for the paper's 7B setting: Qwen2.5-7B-Instruct, live Wikipedia, a teacher, 8 GPUs
 #   32b    our recipe for the paper's 32B setting: Qwen3-32B, without a cold start
@@ -11,7 +11,7 @@
 #   bash run.sh tiny rl1 --with-std    the stages before STAGE are shared; STAGE and those after it run again
 set -euo pipefail && cd "$(dirname "$0")"
 fail() { echo "run.sh: error: $1" >&2 && exit 1; }
-recipe=${1:-tiny} ablated=${2:-} seed=${SEED:-0} contact=${CONTACT:-} teacher=${TEACHER:-}
+recipe=${1:-tiny} ablated=${2:-} seed=${SEED:-0} contact=${CONTACT:-} teacher=${TEACHER:-}; [[ $ablated != -h && $ablated != --help ]] || recipe=-h
 case $recipe in
 tiny | 1gpu) ;;
 7b | 32b)

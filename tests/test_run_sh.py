@@ -223,6 +223,12 @@ def test_an_ablation_that_cannot_be_is_one_line(baseline, run_sh, words, missing
     assert not calls and not list(baseline.parent.glob("base-*"))
 
 
+@pytest.mark.parametrize("words", [["--help"], ["tiny", "--help"], ["7b", "-h"]])
+def test_asking_a_recipe_for_help_runs_nothing(baseline, run_sh, words):
+    done, calls = run_sh(*words, BASELINE=baseline)
+    assert done.returncode == 0 and done.stdout.startswith("The whole method") and not calls
+
+
 def test_asking_an_ablated_stage_for_help_makes_nothing(baseline, run_sh):
     done, calls = run_sh("tiny", "synth", "--help", BASELINE=baseline)
     assert done.returncode == 1 and "--questions" in done.stdout and not calls
