@@ -71,6 +71,7 @@ SAYS_LESS = {
     r"(?:tremors?|shaking)": r"parkinson's disease|parkinsonism",
     r"(?:abdominal|stomach) (?:pain|upset)": r"gastritis|gastroenteritis|peptic ulcer.*|pancreatitis",
 }  # fmt: skip
+ANY_LESS = re.compile("|".join(SAYS_LESS), re.IGNORECASE)
 SAYS_LESS_THAN = [tuple(re.compile(words, re.IGNORECASE) for words in pair) for pair in SAYS_LESS.items()]
 ANOTHER = [
     tuple(re.compile(words, re.IGNORECASE) for words in (f"(?:{name})s?", f"(?:{before})$", after))
@@ -102,4 +103,6 @@ def says_less(written: str, title: str) -> bool:
     >>> says_less("heartburn", "Gastroesophageal reflux disease"), says_less("joint pain", "Arthralgia")
     (True, False)
     """
+    if not ANY_LESS.fullmatch(written):
+        return False
     return any(less.fullmatch(written) and than.fullmatch(title) for less, than in SAYS_LESS_THAN)

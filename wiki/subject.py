@@ -13,9 +13,8 @@ DISEASE = (  # names of diseases by their endings; "infection", "failure" may be
     r"|thyroidism|eclampsia)"
     r"|[\w'’-]+ (?:diseases?|syndromes?|disorders?|cancers?|deficienc(?:y|ies)|embolism))"
 )
-EPISODE = (
-    r"panic attacks?|complications?|o?edema|bleeding|fractures?|collapse|failure|pneumonia"  # has signs of its own
-)
+# What has signs of its own, and what is treated for itself.
+EPISODE = r"panic attacks?|complications?|o?edema|bleeding|fractures?|collapse|failure|pneumonia"
 TREATED_ALONE = rf"{EPISODE}|gallstones?|diabetes insipidus|hypertension|epilepsy"
 START = r"^\W{0,3}(?:for (?:example|instance),? )?"
 IN_ANOTHER = re.compile(
