@@ -77,10 +77,11 @@ def main() -> None:
     parser.add_argument("--relations", type=int, default=1_000_000)
     parser.add_argument("--questions", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
-    args, flags = parser.parse_known_args()  # the others are synth.py's
+    parser.add_argument("flags", nargs="*", metavar="FLAG", help="after --: flags for synth.py")
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         make_graph(Path(folder) / "kg.sqlite", args.entities, args.relations, args.seed)
-        command = [sys.executable, "synth.py", "--run", folder, "--questions", str(args.questions), *flags]
+        command = [sys.executable, "synth.py", "--run", folder, "--questions", str(args.questions), *args.flags]
         start = time.time()
         subprocess.run(command, check=True, cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL)
         used = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -19,7 +19,8 @@ from tools.run import MADE_BY
 
 STAGES = "kg_build synth curate distill sft grpo evaluate report".split()  # always told in this order
 FOLDERS = ("wiki", "clean", "tools", "draw", "cuda")
-PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES = [PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "bench/README.md", "bench/history.md")]
+PAGES += sorted((PROJECT / "docs").glob("*.md"))
 SCRIPTS = [path for path in sorted(PROJECT.glob("**/*.py")) if not {"tests", ".venv"} & set(path.parts)]
 BY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 
