@@ -433,7 +433,7 @@ def check_args(args: argparse.Namespace) -> None:
     if args.verify_relations and args.teacher == "none":
         raise UserError("--verify-relations asks a language model: name it with --teacher openai:MODEL or local:FOLDER")
     for flag, path in (("--text", args.text), ("--export", args.export)):
-        if path and not path.parent.is_dir():
+        if path and not path.parent.is_dir() and os.path.abspath(path.parent) != os.path.abspath(args.run):
             raise UserError(f"{flag} {path}: there is no folder {path.parent}; make it, or name another")
     if args.export and args.export.suffix == ".jsonl" and not args.export.name.endswith(KGX_NODES):
         raise UserError(f"--export {args.export}: the file of nodes has to end in {KGX_NODES}")

@@ -20,8 +20,8 @@ tiny | 1gpu) ;;
 -h | --help) sed -n '2,/^set/{s/^# \{0,1\}//p;}' run.sh && exit ;;
 *) fail "unknown recipe '$recipe'; known: tiny, 1gpu, 7b, 32b (see bash run.sh --help)" ;;
 esac
-[[ $ablated != rehearse || $# = 2 && $recipe != tiny ]] ||
-  fail "rehearse takes no flags, and tries 1gpu, 7b or 32b: bash run.sh 7b rehearse"
+[[ $ablated != rehearse || $# = 2 && $recipe != tiny ]] || fail "rehearse takes no flags, and tries 1gpu, 7b or 32b: bash run.sh 7b rehearse"
+known="kg_build synth curate distill sft rl1 rl2"; [[ " $known rehearse " = *" ${ablated:-rl1} "* ]] || fail "unknown stage '$ablated'; known: $known"
 baseline=${BASELINE:-runs/$recipe}
 run=${RUN:-$baseline${ablated:+-$(sed 's/ --/--/g; s/[ /]/-/g' <<<"${*:2}")}} # e.g. runs/tiny-rl1--with-std
 ladder=("Base=base" "+CoT cold start=sft" "+RL stage 1=rl1" "+RL stage 2=rl2") # Table 4

@@ -166,6 +166,15 @@ def test_command_line_errors_are_one_line(tmp_path):
     assert dump.read_bytes() == ENCYCLOPEDIA.read_bytes()
 
 
+def test_a_file_in_the_run_directory_may_be_named_before_that_is_there(tmp_path):
+    (tmp_path / "dump.xml").write_text(export(PAGES, REDIRECTS))
+    flags = ("--source", "./dump.xml", "--seeds", "Pneumonia", "--text", "new/prose.jsonl", "--export", "new/a.graphml")
+    flags = [str(tmp_path / flag) if "/" in flag else flag for flag in flags]
+    made = python("kg_build.py", "--run", tmp_path / "new", *flags)
+    assert made.returncode == 0, made.stderr
+    assert {"kg.sqlite", "prose.jsonl", "a.graphml"} < {path.name for path in (tmp_path / "new").iterdir()}
+
+
 def test_a_dump_without_medical_pages_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="no medical page"):
         build(tmp_path, export({"London": PAGES["London"]}, {}))

@@ -141,9 +141,9 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
 
 def test_a_missing_run_or_input_names_its_command(tmp_path):
     Metrics(RunDir(tmp_path / "there", create=True), "synth").log(1)
-    known = "start it with: python kg_build.py --run .*nowhere; or take another by --run: .*there"
-    with pytest.raises(UserError, match=f"nowhere does not exist; {known}$"):
-        RunDir(tmp_path / "nowhere")
+    known = "start it with: RUN='.*no where' bash run.sh; or take another by --run: .*there"
+    with pytest.raises(UserError, match=f"no where does not exist; {known}$"):
+        RunDir(tmp_path / "no where")
     run = RunDir(tmp_path / "new", create=True)
     for name, command in MADE_BY.items():
         with pytest.raises(UserError) as caught:

@@ -207,8 +207,11 @@ def test_one_of_two_forks_of_a_name_refuses(baseline, tmp_path):
 @pytest.mark.parametrize(
     ("words", "missing", "message"),
     [
-        (["tiny", "rl3"], None, "unknown stage 'rl3'; {} has: kg_build synth curate distill sft rl1 rl2"),
-        (["32b", "sft"], "sft", "unknown stage 'sft'; {} has: kg_build synth curate distill rl1 rl2"),
+        (["tiny", "rl3"], None, f"unknown stage 'rl3'; known: {' '.join(fork.STAGES)}"),
+        (["tiny", "rl3"], "report.html", "unknown stage 'rl3'"),
+        (["tiny", "l"], None, "unknown stage 'l'"),
+        (["tiny", "--with-std"], None, "unknown stage '--with-std'"),
+        (["32b", "sft"], "sft", "{} has no stage sft; it has: kg_build synth curate distill rl1 rl2"),
         (["tiny", "synth", "--sed", "1"], None, "synth.py: error: unrecognized arguments: --sed 1"),
         (["tiny", "kg_build", "--target", "0"], None, "kg_build.py: error: argument --target: 0 must be at least 1"),
         (["tiny", "rl1"], "report.html", "{} is no finished run; finish it first, or name another: BASELINE=FOLDER"),

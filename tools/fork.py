@@ -77,7 +77,7 @@ def parse_args() -> argparse.Namespace:
     parser = stage_parser(__doc__)
     parser.add_argument("baseline", type=Path, help="a finished run")
     parser.add_argument("target", type=Path, help="the run directory to make")
-    parser.add_argument("stage", help=f"the first that runs again: {', '.join(STAGES)}")
+    parser.add_argument("stage", choices=STAGES, help="the first that runs again")
     parser.add_argument("flags", nargs=argparse.REMAINDER, help="the stage's, which are only checked")
     parser.add_argument("--model", action="append", default=[], metavar="LABEL=PATH", help="as evaluate.py gets it")
     return parser.parse_args()
@@ -89,7 +89,7 @@ def main() -> None:
     if not (args.baseline / "report.html").exists():
         raise UserError(f"{args.baseline} is no finished run; finish it first, or name another: BASELINE=FOLDER")
     if args.stage not in known:
-        raise UserError(f"unknown stage {args.stage!r}; {args.baseline} has: {' '.join(known)}")
+        raise UserError(f"{args.baseline} has no stage {args.stage}; it has: {' '.join(known)}")
     if args.flags:
         check_flags(args.stage, args.flags)
     partial = args.target.with_name(args.target.name + ".partial")

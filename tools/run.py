@@ -21,6 +21,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import socket
 import sys
 import threading
@@ -335,7 +336,8 @@ class RunDir:
         if not self.path.is_dir():
             others = ", ".join(sorted(str(path.parent) for path in self.path.parent.glob("*/metrics.jsonl")))
             raise UserError(
-                f"run directory {self.path} does not exist; start it with: python kg_build.py --run {self.path}"
+                f"run directory {self.path} does not exist; start it with: "
+                f"RUN={shlex.quote(str(self.path))} bash run.sh"
                 + (f"; or take another by --run: {others}" if others else "")
             )
 
