@@ -446,13 +446,16 @@ def main() -> None:
     if args.here:
         run_part(args.parts[0], day)
         return
-    (day.folder / "results.jsonl").unlink(missing_ok=True)
+    results = day.folder / "results.jsonl"
+    if any(day.folder.iterdir()) and not (results.exists() and results.read_bytes().startswith(b'{"part": ')):
+        parser.error(f"{args.folder} holds files that this has not written; name another folder")
+    results.unlink(missing_ok=True)
     for name in args.parts or PARTS:
         if args.rehearse:
             run_part(name, day)
         else:
             supervise(name, day, PARTS[name][1])
-    rows = list(read_jsonl(day.folder / "results.jsonl")) if (day.folder / "results.jsonl").exists() else []
+    rows = list(read_jsonl(results)) if results.exists() else []
     text = table(rows, "rehearsal on the CPU" if args.rehearse else torch.cuda.get_device_name())
     (day.folder / "table.md").write_text(text)
     print(text)

@@ -11,7 +11,6 @@ cache is float16.
 
 from __future__ import annotations
 
-import argparse
 import resource
 import subprocess
 import tempfile
@@ -21,7 +20,9 @@ import torch
 from transformers import PreTrainedModel
 
 from bench.sampler import Case, make_model
-from bench.top_p import HEADER, fastest, machine, table_row
+from bench.top_p import HEADER, MEASURED, fastest, machine, table_row
+from tools.cli import run_stage, stage_parser
+from tools.run import check_written, write_text
 
 PROMPTS, LENGTH, NEW = 64, 32, 128
 NAMES = {  # of a layer's weights, as llama.cpp has them
@@ -101,19 +102,21 @@ def cpu_rows(hidden: int, binary: Path | None, rounds: int) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = stage_parser(__doc__)
     parser.add_argument("--llama", type=Path, help="llama-batched-bench, built for this processor (GGML_NATIVE=ON)")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each side that count")
     parser.add_argument("--output", type=Path, help="write the table here too")
     args = parser.parse_args()
+    if args.output:
+        check_written("--output", args.output, MEASURED.encode())
     torch.set_num_threads(1)
     lines = [machine("cpu"), "", HEADER]
     for hidden in (256, 128):
         lines += cpu_rows(hidden, args.llama, args.rounds)
     print(*lines, sep="\n")
     if args.output:
-        args.output.write_text("\n".join(lines) + "\n")
+        write_text(args.output, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

@@ -9,7 +9,6 @@ Random weights give nearly uniform tokens, so V / n of V ids as stop ids give le
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,8 +16,10 @@ import torch
 from torch.nn.functional import linear
 from transformers import AutoConfig, AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 
-from bench.top_p import HEADER, TOP_P, fastest, machine, table_row
+from bench.top_p import HEADER, MEASURED, TOP_P, fastest, machine, table_row
 from rollout import Sampler, onednn_linear
+from tools.cli import run_stage, stage_parser
+from tools.run import check_written, write_text
 
 VOCABULARY = 4096
 
@@ -145,10 +146,12 @@ def linear_seconds(case: Case) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = stage_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="runs of each side that count")
     parser.add_argument("--output", type=Path, help="write the table here too")
     args = parser.parse_args()
+    if args.output:
+        check_written("--output", args.output, MEASURED.encode())
     torch.set_num_threads(1)
     lines = [machine("cpu"), "", HEADER]
     print(*lines, sep="\n")
@@ -156,8 +159,8 @@ def main() -> None:
         print(row, flush=True)
         lines.append(row)
         if args.output:
-            args.output.write_text("\n".join(lines) + "\n")
+            write_text(args.output, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

@@ -18,6 +18,7 @@ from torch import Tensor
 from cuda.top_p import sample_top_p
 
 TOP_P = 0.95
+MEASURED = "Measured on "  # what every table begins with
 HEADER = "| what | seconds | against | seconds | times | at least | stretch |\n|---|---|---|---|---|---|---|"
 
 
@@ -48,10 +49,10 @@ def table_row(what: str, ours: float, against: str, theirs: float, least: str, s
 def machine(device: str) -> str:
     """What the numbers were measured on."""
     if device == "cuda":
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+        return f"{MEASURED}{torch.cuda.get_device_name()}, torch {torch.__version__}"
     with open("/proc/cpuinfo") as lines:
         name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown CPU")
-    return f"{name}, one thread, torch {torch.__version__}"
+    return f"{MEASURED}{name}, one thread, torch {torch.__version__}"
 
 
 def sort_and_multinomial(logits: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import evaluate
 import grpo
 import sft
 from bench import gpu, judged_relations, rivals, sampler
+from tools.cli import UserError
 from tools.run import read_jsonl, write_jsonl
 
 STAGES = {"sft.py": sft, "grpo.py": grpo, "evaluate.py": evaluate}
@@ -44,6 +45,28 @@ def test_every_part_runs_on_the_cpu(tmp_path, finished, monkeypatch, capsys):
     assert commands[0] == ["bash", "run.sh", "--help"] and len(commands) == 5
     assert ended.value.code == any(row["passed"] is False for row in rows)
     assert (tmp_path / "day" / "table.md").read_text() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("bench", [sampler, rivals])
+def test_a_file_that_a_bench_has_not_written_is_left_alone(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "cpu_rows", lambda *_: ["| a row |"])
+    table, other = tmp_path / "table.md", tmp_path / "notes.md"
+    for _ in range(2):  # its own it may write again
+        call_main(bench, "--output", table)
+    assert table.read_text().endswith("| a row |\n")
+    other.write_text("mine")
+    with pytest.raises(UserError, match="notes.md: there is another file, which --output has not written"):
+        call_main(bench, "--output", other)
+    assert other.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["results.jsonl", "table.md"])
+def test_a_folder_that_holds_other_files_is_left_alone(name, tmp_path, capsys):
+    (tmp_path / name).write_text('{"mine": 1}\n')
+    with pytest.raises(SystemExit):
+        call_main(gpu, tmp_path, "top_p", "--rehearse")
+    assert "holds files that this has not written" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name] and "mine" in (tmp_path / name).read_text()
 
 
 def test_a_part_ends_with_its_time_and_its_error_is_a_row(tmp_path, monkeypatch):
