@@ -37,6 +37,7 @@ from transformers.utils.logging import disable_progress_bar
 from pretrained import check_tokenizer, check_weights, turn_end, unknown_tokens, unsupported
 from tools.cli import UserError
 from tools.run import check_seal
+from tools.web import asking_hub, network_trouble
 
 CHUNK = 256  # tokens whose logits are worked on at once, at most: few enough for a CPU's cache
 CHUNK_LOGITS = 2**25  # logits that are alive at once, at most: 0.13 GB in float32, 220 tokens at V = 151,936
@@ -79,7 +80,8 @@ def load_policy(
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder or hub id. Raises UserError if it cannot be used."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        with asking_hub():
+            tokenizer = AutoTokenizer.from_pretrained(path)
         check_tokenizer(tokenizer)
     except Exception as error:  # see load_policy
         raise unusable(path, error) from error
@@ -100,7 +102,8 @@ def local_folder(path: str | Path) -> Path:
     """The folder of a model, downloaded if it is a hub id."""
     if Path(path).is_dir():
         return Path(path)
-    return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
+    with asking_hub():
+        return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
 
 
 def load_config(path: str | Path) -> PretrainedConfig:
@@ -114,7 +117,8 @@ def load_config(path: str | Path) -> PretrainedConfig:
     if (local / "adapter_config.json").is_file():
         raise UserError(f"{path} holds adapters alone; give the merged model, which is the folder around adapter/")
     try:
-        config = AutoConfig.from_pretrained(path)
+        with asking_hub():
+            config = AutoConfig.from_pretrained(path)
     except Exception as error:
         raise unusable(path, error) from error
     if problem := unsupported(config):
@@ -125,9 +129,11 @@ def load_config(path: str | Path) -> PretrainedConfig:
 
 
 def unusable(path: str | Path, error: Exception) -> UserError:
-    remedy = "" if Path(path).is_dir() else "; where there is no network, give a folder that holds it"
     problem = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return UserError(f"cannot load the model {path}: {problem}{remedy}")
+    if not Path(path).is_dir():
+        trouble = network_trouble(error)
+        problem = f"{problem.rstrip('.')}{trouble}; where there is no network, give a folder that holds it"
+    return UserError(f"cannot load the model {path}: {problem}")
 
 
 def empty_model(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:

@@ -22,6 +22,7 @@ from torch import nn
 
 from tools.cli import UserError
 from tools.run import CHECKSUMS, file_hash, is_there, read_json
+from tools.web import asking_hub
 
 ARCHITECTURES = ("qwen2", "qwen3", "llama")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # those whose frequencies do not change with the length
@@ -169,7 +170,8 @@ def model_hash(source: str | Path) -> str | None:
         if str(source).count("/") != 1:  # no name of the hub's
             return None
         try:
-            return Path(hf_hub_download(str(source), "config.json")).parent.name[:16]
+            with asking_hub():
+                return Path(hf_hub_download(str(source), "config.json")).parent.name[:16]
         except (OSError, ValueError):  # no such folder, no such repository, no network
             return None
     noted = read_json(folder / CHECKSUMS, {str: str}) if is_there(folder / CHECKSUMS) else {}

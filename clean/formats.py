@@ -34,6 +34,7 @@ from string import ascii_uppercase as LETTERS
 from typing import Any, TypeVar
 
 from tools.cli import UserError
+from tools.web import asking_hub
 
 PUBMEDQA_TEST = Path(__file__).parents[1] / "data" / "pubmedqa_test_ids.txt"
 
@@ -301,11 +302,13 @@ def read_hub(name: str, split: str, record: Callable[..., Question]) -> tuple[li
     where = dataset.test if split == "test" else dataset.train
     if where is None:
         raise UserError(f"{name} is a benchmark: it has no training split")
-    try:
-        rows = list(datasets.load_dataset(dataset.hub, where[0], split=where[1]))
-    except Exception as error:  # the library raises many kinds: offline, gated, renamed, no such split
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"cannot load {dataset.hub} from the hub ({lines[0]}); give a local file instead") from error
+    with asking_hub() as failed:
+        try:
+            rows = list(datasets.load_dataset(dataset.hub, where[0], split=where[1]))
+        except Exception as error:  # the library raises many kinds: offline, gated, renamed, no such split
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            why = "; ".join([lines[0], *failed[:1]])  # it names no cause where there is no network
+            raise UserError(f"cannot load {dataset.hub} from the hub ({why}); give a local file instead") from error
     return convert(dataset, rows, split, dataset.hub, record)
 
 

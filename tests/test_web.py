@@ -1,6 +1,7 @@
 """A server may do anything: every exchange ends in time, in bounded memory, at the server that was named."""
 
 import gzip
+import logging
 import os
 import signal
 import subprocess
@@ -12,12 +13,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import requests
 import stages
-from conftest import PROJECT
+from conftest import PROJECT, python
 from pages import PAGES, REDIRECTS, export
 
+from policy import load_config, load_tokenizer
 from tools.cli import UserError
 from tools.run import write_jsonl
-from tools.web import Client, ReplyTooLarge, ReplyTooSlow, UnreadableReply, json_of, post
+from tools.web import HUB_LOG, Client, ReplyTooLarge, ReplyTooSlow, UnreadableReply, asking_hub, json_of, post
 
 BOMB = gzip.compress(b" " * (64 << 20))
 
@@ -208,3 +210,57 @@ def test_ctrl_c_is_not_for_the_processes_that_read_pages(server, tmp_path):
         assert build.wait(20) == 130
     told = (tmp_path / "stderr").read_text()
     assert told.count("kg_build.py: interrupted") == 1 and "Traceback" not in told
+
+
+# ------------------------------------------------------------------------------------------------------------- the hub
+
+ASK = """
+import sys, time
+time.sleep = lambda _: None  # between the tries
+from clean.formats import read_hub
+from policy import load_policy, load_tokenizer
+from pretrained import model_hash
+from tools.cli import UserError
+
+for ask in (load_policy, load_tokenizer, model_hash, lambda _: read_hub("medqa", "test", None)):
+    try:
+        print(ask("org/model"))
+    except UserError as error:
+        print(error)
+"""
+
+
+REMEDY = "; where there is no network, give a folder that holds it"
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line_with_the_cause(tmp_path):
+    told = python("-c", ASK, HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="0")
+    assert told.returncode == 0 and told.stderr == ""
+    policy, tokenizer, nothing, questions = told.stdout.splitlines()
+    for line in (policy, tokenizer):
+        assert line.startswith("cannot load the model org/model: ") and line.endswith(f"(Connection refused){REMEDY}")
+    assert nothing == "None"
+    assert questions.startswith("cannot load GBaker/MedQA-USMLE-4-options from the hub (")
+    assert "Connection refused" in questions
+
+
+@pytest.mark.parametrize("load", [load_config, load_tokenizer])
+def test_a_hub_that_is_not_asked_is_named_as_the_cause(load):
+    with pytest.raises(UserError) as caught:
+        load("org/model")
+    assert str(caught.value).endswith(f"(HF_HUB_OFFLINE is set){REMEDY}")
+
+
+def test_a_hub_that_answers_late_is_told_in_one_line(capsys, monkeypatch):
+    for _ in range(2):
+        with asking_hub():
+            for _ in range(6):
+                logging.getLogger(HUB_LOG).warning("no route")
+    line = "the hub did not answer at once, which takes half a minute: no route\n"
+    assert capsys.readouterr().err == 2 * line
+    monkeypatch.setenv("RANK", "1")  # rank 0 has told it
+    with asking_hub():
+        logging.getLogger(HUB_LOG).warning("no route")
+    with asking_hub():
+        pass
+    assert capsys.readouterr().err == ""

@@ -1,14 +1,21 @@
-"""One way to ask an HTTP server that may do anything, and how long to wait before it is asked again."""
+"""One way to ask an HTTP server that may do anything, and how long to wait before it is asked again.
+
+And what the libraries of the Hugging Face hub, which ask by themselves, tell of a network that fails.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import math
+import os
 import queue
 import random
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
 from urllib.parse import urljoin, urlsplit
@@ -22,6 +29,40 @@ from tools.shape import LARGEST
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # HTTP statuses of trouble that may pass
 MAX_RETRY_AFTER = 600.0  # seconds; a server that asks for a longer pause is asked again after this one
 MAX_BACKOFF = 60.0  # seconds
+HUB_LOG = "huggingface_hub.utils._http"  # the logger on which it tells of each try
+
+
+@contextlib.contextmanager
+def asking_hub() -> Iterator[list[str]]:
+    """Around what may ask the hub: keeps what huggingface_hub prints of each of its six tries that fails.
+
+    Where it got what it wanted nevertheless, late or from its cache, one line tells that; otherwise its error does.
+    """
+    failed: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        failed.append(record.getMessage())
+        return False
+
+    log = logging.getLogger(HUB_LOG)
+    log.addFilter(keep)
+    try:
+        yield failed
+    finally:
+        log.removeFilter(keep)
+    if failed and os.environ.get("RANK", "0") == "0":
+        print(f"the hub did not answer at once, which takes half a minute: {failed[0]}", file=sys.stderr)
+
+
+def network_trouble(error: BaseException) -> str:
+    """What the system said of the network, such as " (Connection refused)", deep within an error of transformers, which
+    only says that it could not connect; "" if nothing is there."""
+    deepest = error
+    while deeper := deepest.__cause__ or deepest.__context__:
+        deepest = deeper
+    if isinstance(deepest, FileNotFoundError):  # of the cache
+        return " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") != "0" else ""
+    return f" ({deepest.strerror or deepest})" if deepest is not error and isinstance(deepest, OSError) else ""
 
 
 def pause_after(attempt: int, first: float = 1.0) -> float:
