@@ -649,7 +649,7 @@ KINDS = [
         STATED - {"differential"},
         r"unlike|rather|instead|contrast|mistaken|confus|\bthan\b|compar|similar|characteristic|resembl|mimic|akin"
         r"|as with|to consider|differential|distinguish|differentiat|distinct|different from|versus|\bvs\b|opposed"
-        r"|equivalent|\bas \w+ as|overlap|most[- ]common|misdiagnos|\(see"
+        r"|equivalent|\bas \w+ as|overlap|most common|most-common|misdiagnos|\(see"
         r"|indistinguish|superior|inferior|advantage",
         clause=r"\b(?:mistaken|confused with)\b",
         before=r"\b(?:unlike|as with|differential diagnos\w+|rather than|instead of|(?:in )?contrast\w* (?:to"
@@ -959,25 +959,43 @@ def says_so(relation: str, inverse: bool, before: str, after: str) -> bool:
 
 
 @cache
-def words_of(kind: str, across: bool) -> re.Pattern | None:
-    """The words of a kind of doubt that reach `across` several words of a sentence, or those that lie within one."""
-    every = next(row.words for row in KINDS if row.name == kind)
-    some = [words for words in re.split(r"\|(?![^(]*\))", every) if (" " in words) is across]
-    return re.compile("|".join(some)) if some else None
+def hints() -> tuple[dict[str, list[tuple[str, set[str]]]], dict[str, set[str]], re.Pattern]:
+    """What hints at which kinds of doubt in one word and the space after it: plain letters, by the first two of them;
+    patterns; any of these. Of words that reach across several it is the first one ("absence " of "absence of"), which
+    hints at the kind with a question mark."""
+    every: dict[str, set[str]] = {}
+    for kind in KINDS:
+        for words in alternatives(kind.words):
+            first, *rest = re.split(r" (?![^(]*\))", words)
+            every.setdefault(first + " " if rest else first, set()).add(kind.name + "?" if rest else kind.name)
+    letters: dict[str, list[tuple[str, set[str]]]] = {}
+    for hint in [hint for hint in every if re.fullmatch(r"\w\w[\w '-]*", hint)]:
+        letters.setdefault(hint[:2], []).append((hint, every.pop(hint)))
+    return letters, every, re.compile("|".join(every))
+
+
+def alternatives(words: str) -> list[str]:
+    return re.split(r"\|(?![^(]*\))", words)
 
 
 @lru_cache(1 << 14)  # a language has few words: nearly all of a sentence's were looked at before
 def hinted_by(word: str) -> frozenset[str]:
-    """The names of the kinds of doubt whose words lie within one word of a sentence, in small letters."""
-    return frozenset(
-        kind.name for kind in KINDS if (within := words_of(kind.name, across=False)) and within.search(word)
-    )
+    """The names of the kinds of doubt at which one word of a sentence, in small letters, hints."""
+    word += " "
+    letters, patterns, any_pattern = hints()
+    found = [names for hint, names in patterns.items() if re.search(hint, word)] if any_pattern.search(word) else []
+    for at in range(len(word) - 2):
+        found += [names for hint, names in letters.get(word[at : at + 2], ()) if word.startswith(hint, at)]
+    return frozenset().union(*found)
 
 
 @cache
-def kinds_for(roles: frozenset[str]) -> list[tuple[Kind, re.Pattern | None]]:
-    """The kinds of doubt that concern any of some roles, with those of their words that reach across several."""
-    return [(kind, words_of(kind.name, across=True)) for kind in KINDS if kind.roles & roles]
+def kinds_for(roles: frozenset[str]) -> list[tuple[Kind, str, re.Pattern]]:
+    """The kinds of doubt that concern any of some roles, the hints at those of their words that reach across several,
+    and a pattern of these."""
+    concerned = [kind for kind in KINDS if kind.roles & roles]
+    across = ("|".join(words for words in alternatives(kind.words) if " " in words) for kind in concerned)
+    return [(kind, kind.name + "?", re.compile(words)) for kind, words in zip(concerned, across)]
 
 
 @lru_cache(16)  # asked of each name in a sentence
@@ -985,7 +1003,11 @@ def suspects(statement: str, roles: frozenset[str] = frozenset(ROLES.values())) 
     """The kinds of doubt whose words a sentence (with its context) has: mostly few, which spares the other patterns."""
     statement = statement.casefold()
     hinted = frozenset().union(*map(hinted_by, statement.split()))
-    return [kind for kind, across in kinds_for(roles) if kind.name in hinted or across and across.search(statement)]
+    return [
+        kind
+        for kind, perhaps, across in kinds_for(roles)
+        if kind.name in hinted or perhaps in hinted and across.search(statement)
+    ]
 
 
 def doubt(before: str, after: str, relation: str, inverse: bool = False, kinds: list[Kind] | None = None) -> str:

@@ -59,6 +59,7 @@ MOST_REPLIES = 1_000  # to one query, by continuation; 50 titles have fewer port
 SITE_NAME = re.compile(r"<sitename>([^<]{1,200})</sitename>")
 MAIN_PAGE = re.compile(r"<base>([^<]{1,200}[/=])[^<]{1,200}</base>")
 WIKIDATA_ITEM = re.compile(r"Q[1-9]\d{0,17}")
+BRACKETS = re.compile(r"(?<=\S) \([^()]*\)$")
 NO_TITLE = re.compile(r"[<>\[\]{}|]")  # characters that no title has
 
 
@@ -92,7 +93,7 @@ def normalise_title(raw: str) -> str | None:
 
 def bare(title: str) -> str:
     """A title without the words in parentheses that tell it from its namesakes."""
-    return re.sub(r"(?<=\S) \([^()]*\)$", "", title)
+    return BRACKETS.sub("", title) if title.endswith(")") else title
 
 
 # --------------------------------------------------------------------------------------------------------------- a dump

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from wiki.mediawiki import bare
+
 PART = r"(?:lymph\w*|glands?|glandular|nod(?:es?|al)|bones?|joints?|knees?|hips?|thyroid|testic\w+|test[ei]s"
 PART += r"|scrotum|abdom\w+|stomach|belly|optic|colon|bowel|breasts?|tonsils?|liver|spleen|parotid|vocal"
 PART += r"|laryn\w+|epiglott\w+)"
@@ -71,13 +73,14 @@ SAYS_LESS = {
     r"(?:tremors?|shaking)": r"parkinson's disease|parkinsonism",
     r"(?:abdominal|stomach) (?:pain|upset)": r"gastritis|gastroenteritis|peptic ulcer.*|pancreatitis",
 }  # fmt: skip
-ANY_LESS = re.compile("|".join(SAYS_LESS), re.IGNORECASE)
+# Looked for first, in small letters, which is faster than regardless of case.
+ANY_LESS = re.compile("|".join(SAYS_LESS).lower())
 SAYS_LESS_THAN = [tuple(re.compile(words, re.IGNORECASE) for words in pair) for pair in SAYS_LESS.items()]
 ANOTHER = [
     tuple(re.compile(words, re.IGNORECASE) for words in (f"(?:{name})s?", f"(?:{before})$", after))
     for name, (before, after) in AROUND.items()
 ]
-ANY_NAME = re.compile(rf"(?:{'|'.join(AROUND)})s?", re.IGNORECASE)
+ANY_NAME = re.compile(rf"(?:{'|'.join(AROUND)})s?".lower())
 REACH = 60  # characters
 
 
@@ -88,7 +91,7 @@ def means_another(text: str, start: int, end: int) -> bool:
     (True, False)
     """
     name = text[start:end]
-    if not ANY_NAME.fullmatch(name):
+    if not ANY_NAME.fullmatch(name.casefold()):
         return False
     before, after = text[max(0, start - REACH) : start], text[end : end + REACH]
     return any(
@@ -103,6 +106,6 @@ def says_less(written: str, title: str) -> bool:
     >>> says_less("heartburn", "Gastroesophageal reflux disease"), says_less("joint pain", "Arthralgia")
     (True, False)
     """
-    if not ANY_LESS.fullmatch(written):
+    if not ANY_LESS.fullmatch(written.casefold()):
         return False
-    return any(less.fullmatch(written) and than.fullmatch(title) for less, than in SAYS_LESS_THAN)
+    return any(less.fullmatch(written) and than.fullmatch(bare(title)) for less, than in SAYS_LESS_THAN)

@@ -20,7 +20,19 @@ from wiki.mediawiki import Page, bare, normalise_title
 from wiki.names import means_another, says_less
 from wiki.reading import MENTIONED, STATES_FACT, Mention, Reading
 from wiki.recognition import RARE_CATEGORY, recognise
-from wiki.rules import FINDINGS, RULES_AT, TELLING, VAGUE, Rule, applicable, may_tell, relation_told, rules_for, told
+from wiki.rules import (
+    FINDINGS,
+    RULES_AT,
+    TELLING,
+    TELLING_WORD,
+    VAGUE,
+    Rule,
+    applicable,
+    may_tell,
+    relation_told,
+    rules_for,
+    told,
+)
 from wiki.sentences import MAX_SENTENCE_CHARS, clause_around, statements
 from wiki.subject import Subject, acronyms
 from wiki.wikitext import (
@@ -57,6 +69,9 @@ TRUST = {
 }  # fmt: skip
 WEAK = re.compile(
     r"\b(?:may|can|possibl[ey]|sometimes|occasionally|rarely|suspected|suggest\w*|implicated)\b", re.IGNORECASE
+)
+WEAK_WORD = re.compile(  # to be looked for first, in small letters
+    r"may|can|possibl|sometimes|occasionally|rarely|suspected|suggest|implicated"
 )
 
 # Names that mean what they seem to wherever they stand, with the page of each; and which relations may end on them, in
@@ -99,7 +114,7 @@ class Passage(NamedTuple):
 
     def told(self, before: str, fitting: list[Rule]) -> list[Rule]:
         """The rules by which a sentence says outright what it names after `before`, besides the `fitting` ones."""
-        if self.subject is None or not TELLING.search(before):
+        if not TELLING.search(before):
             return []
         given = {rule.relation for rule in fitting}
         rules = told(before, self.subject.named, self.section == "lead")
@@ -108,14 +123,16 @@ class Passage(NamedTuple):
 
 def find_mentions(passage: Passage) -> Iterator[Mention]:
     """The mentions that a passage makes of its links and names; the evidence is the sentence."""
+    if not (passage.rules or passage.subject):
+        return
     flat = passage.flat
     spots = sorted(
         spot
         for spot in (*flat.links, *passage.names)
         if not means_another(flat.text, spot.start, spot.end)
-        and not says_less(flat.text[spot.start : spot.end], bare(spot.target))
+        and not says_less(flat.text[spot.start : spot.end], spot.target)
     )
-    if not (passage.rules or passage.subject) or not spots:
+    if not spots:
         return
     at, rules, in_lead = 0, passage.rules, passage.section == "lead"
     for start, end, context in statements(flat.text, flat.items):
@@ -137,9 +154,10 @@ def mentions_of(
 ) -> Iterator[Mention]:
     """The mentions of the `spots` of one sentence, by its `fitting` rules or by what it says outright. It shares the
     verdict of its `context`."""
-    evidence, in_lead = passage.heading + tidy(sentence), passage.section == "lead"
+    evidence, in_lead = "", passage.section == "lead"
+    tells = passage.subject is not None and TELLING_WORD.search(sentence.casefold())
     for spot in spots:
-        rules = [*fitting, *passage.told(sentence[: spot.start], fitting)]
+        rules = [*fitting, *passage.told(sentence[: spot.start], fitting)] if tells else fitting
         if not rules:
             continue
         before, after = clause = clause_around(sentence, spot.start, spot.end)
@@ -152,6 +170,7 @@ def mentions_of(
                 continue
             if passage.subject and passage.subject.is_not_of(rule.relation, sentence, before, after):
                 continue
+            evidence = evidence or passage.heading + tidy(sentence)
             yield mention_by(rule, linked, spot.target, spot in passage.names, passage.section, evidence, clause)
 
 
@@ -310,4 +329,5 @@ def trust_in(relation: str, section: str, plain: bool, clause: str) -> float:
     """How far one piece of evidence is trusted: by its relation and place, less for a plain name and a weak hedge."""
     place = "infobox" if section.startswith("infobox: ") else "lead" if section == "lead" else "section"
     doubts = 1 - TRUST[relation].get(place, TRUST[relation]["section"])
-    return 1 - min(0.9, doubts * (1.5 if plain and place != "infobox" else 1) * (1.5 if WEAK.search(clause) else 1))
+    weak = WEAK_WORD.search(clause.casefold()) and WEAK.search(clause)
+    return 1 - min(0.9, doubts * (1.5 if plain and place != "infobox" else 1) * (1.5 if weak else 1))

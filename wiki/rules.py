@@ -180,6 +180,9 @@ TELLING = re.compile(
     r"\b(?:signs|symptoms|caus\w+|risk factors|complications|diagnos\w*|treat\w*|management|therapy|due|leads?)\b",
     re.IGNORECASE,
 )
+TELLING_WORD = re.compile(  # to be looked for first, in small letters
+    r"signs|symptoms|caus|risk factors|complications|diagnos|treat|management|therapy|due|lead"
+)
 ANAPHOR = re.compile(r"\b(?:it|the (?:disease|condition|disorder|syndrome))\b", re.IGNORECASE)
 # "used to prevent malaria", but not "prevents attacks of migraine", which is treatment
 PREVENTING = re.compile(
@@ -200,6 +203,7 @@ COMPLICATING = re.compile(
     r"|\brisks? (?:of|for) (?:developing )?(?:[\w-]+ ){0,2})$",
     re.IGNORECASE,
 )
+FEARED_WORD = re.compile(r"complications|risk")  # to be looked for first, in small letters
 # Among causes, what only raises the risk.
 AT_RISK = re.compile(
     r"\b(?:at (?:an? )?(?:\w+ )?risk|(?:increas\w+|higher|greater|elevated|raised?) (?:an? |the |their )?(?:\w+ )?risk"
@@ -260,10 +264,12 @@ def relation_told(rule: Rule, target: str, before: str, after: str) -> str:
     """The relation of a rule, or the one that the words around the name make of it ("complications such as X")."""
     if rule.relation == "treated_by" and (PREVENTING.search(before) if rule.inverse else PREVENTS.match(after)):
         return "prevented_by"
-    comes_late = COMPLICATING.search(before) or END.search(target) and COMES_LATE.search(before)
-    if rule.relation == "symptom" and not rule.inverse and comes_late:
-        return "complication"
-    if rule.relation == "cause" and not rule.inverse and (AT_RISK.search(before) or AT_RISK.search(after)):
+    if rule.inverse:
+        return rule.relation
+    if rule.relation == "symptom":
+        feared = FEARED_WORD.search(before.casefold()) and COMPLICATING.search(before)
+        return "complication" if feared or END.search(target) and COMES_LATE.search(before) else "symptom"
+    if rule.relation == "cause" and (AT_RISK.search(before) or AT_RISK.search(after)):
         return "risk_factor"
     return rule.relation
 

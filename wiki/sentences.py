@@ -69,6 +69,10 @@ CONDITION_AFTER = re.compile(  # as far as a verb that denies: "in those who had
     r"(?:(?! (?:do|does|did) not\b)[^,;]){0,200}",
     re.I,
 )
+# To be looked for first, in small letters: a condition has one of these words.
+CONDITION_WORD = re.compile(
+    r"(?:if|when|where|once|un(?:less|til)|whom?|those|p(?:atients|eople)|cases|men|children)\b"
+)
 
 
 def split_sentences(text: str) -> Iterator[tuple[int, int]]:
@@ -76,9 +80,11 @@ def split_sentences(text: str) -> Iterator[tuple[int, int]]:
     start = 0
     for match in SENTENCE_END.finditer(text):
         if not match[0].startswith("\n"):
-            last_word = (text[max(start, match.start() - 12) : match.start()].split() or [""])[-1].lower().lstrip("(")
             following = text[match.end() : match.end() + 2].lstrip("\"'“‘([")[:1]
-            if last_word in ABBREVIATIONS or not (following.isupper() or following.isdigit()):
+            if not (following.isupper() or following.isdigit()):
+                continue
+            last_word = (text[max(start, match.start() - 12) : match.start()].split() or [""])[-1].lower().lstrip("(")
+            if last_word in ABBREVIATIONS:
                 continue
         yield start, match.end()
         start = match.end()
@@ -114,20 +120,23 @@ def statements(text: str, items: list[int] | tuple[int, ...] = ()) -> Iterator[S
 
 
 @lru_cache(16)  # asked of each name in a sentence
-def clause_starts(sentence: str) -> list[int]:
-    """Where the clauses of a sentence begin. What follows a semicolon is one only if it has a verb of its own."""
+def clause_starts(sentence: str) -> tuple[list[int], bool]:
+    """Where the clauses of a sentence begin, and whether it may have conditions. What follows a semicolon is a clause
+    only if it has a verb of its own."""
     cuts = [0]
     for match in CLAUSE_END.finditer(sentence):
         rest = sentence[match.end() : match.end() + 200]
         if match[0] != ";" or OWN_VERB.search(rest.partition(";")[0]) and not CONTINUES.match(rest):
             cuts.append(match.start())
-    return cuts
+    return cuts, bool(CONDITION_WORD.search(sentence.casefold()))
 
 
 def clause_around(sentence: str, start: int, end: int | None = None) -> tuple[str, str]:
     """What stands before and after a name (from `start` to `end`) in its clause, without conditions."""
-    end, cuts = start if end is None else end, clause_starts(sentence)
+    end, (cuts, conditional) = start if end is None else end, clause_starts(sentence)
     first = max(cut for cut in cuts if cut <= start)
     last = min([cut for cut in cuts if cut >= end and cut > first], default=len(sentence))
     before, after = sentence[first:start], sentence[end:last]
+    if not conditional:
+        return before, after
     return CONDITION_BEFORE.sub(" ", before), CONDITION_AFTER.sub(" ", after)
