@@ -253,24 +253,23 @@ def is_cleared(graph: Graph, drug: int, step: str, other: int) -> bool:
 def may_hold(graph: Graph, entity: int, step: str, other: int) -> bool:
     """Whether a step could lead from one entity to another: by a relation of any confidence, or by what either of
     their pages names."""
-    return could_hold(graph, entity, step, other) or mentions(graph, entity, other) or mentions(graph, other, entity)
-
-
-def could_hold(graph: Graph, entity: int, step: str, other: int) -> bool:
-    """Whether a step could be understood to lead from one entity to another."""
-    others = graph.interchangeable(other)
-    return any(
-        not graph.possible[like].get(same, frozenset()).isdisjoint(others)
-        for like in (step, *ALIKE.get(step, ()))
-        for same in graph.interchangeable(entity)
-    )
+    possible = entity in could_lead_from(graph, step, other)
+    return possible or mentions(graph, entity, other) or mentions(graph, other, entity)
 
 
 @lru_cache(maxsize=20_000)
-def company(graph: Graph, step: str, other: int) -> tuple[int, Counter[int]]:
-    """From how many entities a step leads to another, and how many of them it leads to each third one as well."""
+def could_lead_from(graph: Graph, step: str, other: int) -> set[int]:
+    """The entities from which a step could be understood to lead to another."""
+    sources = set().union(*(graph.could_mean(same, inverse(step)) for same in graph.interchangeable(other)))
+    return set().union(*map(graph.interchangeable, sources))
+
+
+@lru_cache(maxsize=20_000)
+def company(graph: Graph, step: str, other: int) -> tuple[float, Counter[int]]:
+    """From what share of entities a step leads to another, and how many of them it leads to each third one as well."""
     sources = set().union(*(graph.possible[inverse(step)].get(same, ()) for same in graph.interchangeable(other)))
-    return len(sources), Counter(chain.from_iterable(graph.possible[step][source] for source in sources))
+    together = Counter(chain.from_iterable(graph.possible[step][source] for source in sources))
+    return len(sources) / len(graph.possible[step]), together
 
 
 def expected(graph: Graph, entity: int, step: str, other: int) -> tuple[float, float]:
@@ -279,15 +278,23 @@ def expected(graph: Graph, entity: int, step: str, other: int) -> tuple[float, f
     It is the mean, over the things that the step is known to lead to from there, of the share of each one's sources
     from which the step leads to the other as well. A rare thing counts more, by log(1 / its own share).
     """
-    every = len(graph.possible[step])
-    sources, together = company(graph, step, other)
-    base, weights, total = sources / every, 0.0, 0.0
-    for third in graph.possible[step].get(entity, frozenset()) - graph.interchangeable(other):
-        having = len(graph.possible[inverse(step)][third])
-        weight = log(every / having)
-        weights += weight
-        total += weight * (together[third] + FEW * base) / (having + FEW)
+    base, together = company(graph, step, other)
+    same = graph.interchangeable(other)
+    weights = total = 0.0
+    for third, having, weight in weighed(graph, step, entity):
+        if third not in same:
+            weights += weight
+            total += weight * (together[third] + FEW * base) / (having + FEW)
     return (total / weights if weights else base), base
+
+
+@lru_cache(maxsize=100_000)
+def weighed(graph: Graph, step: str, entity: int) -> tuple[tuple[int, int, float], ...]:
+    """What a step leads to from an entity: from how many others it does as well, and so how much each counts."""
+    every = len(graph.possible[step])
+    thirds = sorted(graph.possible[step].get(entity, ()))
+    numbers = (len(graph.possible[inverse(step)][third]) for third in thirds)
+    return tuple((third, having, log(every / having)) for third, having in zip(thirds, numbers))
 
 
 def is_expected(graph: Graph, entity: int, step: str, other: int) -> bool:
@@ -307,8 +314,14 @@ def likelihood(graph: Graph, disease: int, finding: int) -> float:
 @lru_cache(maxsize=20_000)
 def likelihoods(graph: Graph, finding: int) -> tuple[float, ...]:
     """The same of up to `MOST_COMPARED` diseases, always the same ones."""
+    return tuple(likelihood(graph, disease, finding) for disease in compared(graph))
+
+
+@lru_cache(maxsize=1)
+def compared(graph: Graph) -> list[int]:
+    """The diseases of `likelihoods`."""
     diseases = sorted(graph.possible["symptom"])
-    return tuple(likelihood(graph, disease, finding) for disease in diseases[:: -(-len(diseases) // MOST_COMPARED)])
+    return diseases[:: -(-len(diseases) // MOST_COMPARED)]
 
 
 @lru_cache(maxsize=200_000)
@@ -318,6 +331,8 @@ def mentions(graph: Graph, entity: int, other: int) -> bool:
     text = page_text(graph, entity)
     if len(kinds) > MOST_KINDS:
         return True
+    if not text:
+        return False
     if graph.family(other) == "remedy" and any(f" {stem}" in text for stem in stems_of(graph, other)):
         return True
     if graph.family(other) == "examination" and any(f" {word}" in text for word in telling_words(graph, other)):

@@ -149,7 +149,7 @@ def has_table(db: sqlite3.Connection, name: str) -> bool:
 
 # ------------------------------------------------------------------------------------------------------------ in memory
 
-MOST = 140  # competitors looked at for one feature
+MOST = 100  # competitors looked at for one feature
 
 
 def inverse(step: str) -> str:

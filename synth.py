@@ -50,6 +50,7 @@ if __name__ == "__main__":  # first: the rest takes seconds to import
     can_stop()
 
 import argparse
+import gc
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -300,10 +301,10 @@ def is_determined(graph: Graph, meta: MetaPath, subgraph: Subgraph) -> bool:
         has_vague_ends(graph, meta, subgraph)
         or any(hop in graph.asides and (meta.presentation or hop[1] in EFFECTS) for hop in hops)
         or prod(graph.confidence[fact] for fact in hops) < LEAST_SURE
-        or (meta.presentation and fits_many(graph, meta, subgraph))
         or any(len(meant) > MOST_MEANT for meant in meant_along(graph, meta, subgraph))
         or any(is_loose(graph, step, entity) for step, entity in zip(meta.steps[:-1], subgraph.path))
         or any(has_many_causes(graph, disease) for disease, relation, _ in hops if relation == "cause")
+        or (meta.presentation and fits_many(graph, meta, subgraph))
     )
 
 
@@ -432,18 +433,18 @@ def is_ruled_out(graph: Graph, meta: MetaPath, subgraph: Subgraph, option: int) 
     step, meant = meta.steps[-1], meant_along(graph, meta, subgraph)[-1]
     if is_common(graph, option, step, *COMMON_OPTION) or step in UNSAID and fits_nearly_any(graph, option):
         return False
+    denied = is_cleared if step == "contraindication" else is_denied  # no page tells which drugs it rules out
+    if not all(denied(graph, entity, step, option) for entity in meant):
+        return False
     if step == "treated_by" and any(may_hold(graph, seen, step, option) for seen in subgraph.observed):
         return False  # levetiracetam, where a seizure is presented
-    if could_be_of_another(graph, subgraph, meta, option):
-        return False
     if step in EFFECTS and any(is_expected(graph, entity, step, option) for entity in meant):
         return False
     if step in KIN and any(go_together(graph, step, right, option) for right in graph.reach(meant, (step,))):
         return False
-    denied = is_cleared if step == "contraindication" else is_denied  # no page tells which drugs it rules out
-    if not all(denied(graph, entity, step, option) for entity in meant):
+    if step in EFFECTS and any(is_like_another(graph, entity, step, option) for entity in meant):
         return False
-    return step not in EFFECTS or not any(is_like_another(graph, entity, step, option) for entity in meant)
+    return not could_be_of_another(graph, subgraph, meta, option)
 
 
 def shares_much(graph: Graph, subgraph: Subgraph, option: int) -> bool:
@@ -497,7 +498,10 @@ def competitors(graph: Graph, entity: int, rng: random.Random) -> set[int]:
     shared = set(graph.neighbours(entity, "differential"))
     if graph.type[entity] == "pathogen":
         for disease in sorted(graph.neighbours(entity, "~cause")):
-            shared.update(graph.reach(competitors(graph, disease, rng), ("cause",)))
+            causes = graph.reach(competitors(graph, disease, rng), ("cause",))
+            shared.update(cause for cause in causes if graph.type[cause] == "pathogen")
+            if len(shared) > MOST_RIVALS:
+                break
     for step in ("symptom", "~treated_by", "adverse_effect", "cause", "~cause", "differential"):
         for neighbour in sorted(graph.neighbours(entity, step)):
             shared.update(graph.sample_neighbours(neighbour, inverse(step), rng))
@@ -709,6 +713,7 @@ def main() -> None:
     if teacher and not teacher.is_language_model:
         raise UserError(f"--teacher {args.teacher} writes no vignettes; choose openai:MODEL or local:FOLDER")
     path = run.input("kg.sqlite")
+    gc.disable()  # a third of the time: nothing here is cyclic, and it would search millions of remembered answers
     graph = Graph(path, args.min_confidence)
     meta_paths = META_PATHS + LONG_PATHS if args.long_paths else META_PATHS
     ask = partial(

@@ -21,6 +21,7 @@ from absence import (
     FIRST_TOLD,
     FIRST_WORDS,
     are_nested,
+    could_lead_from,
     fits_nearly_any,
     is_cleared,
     is_denied,
@@ -257,6 +258,24 @@ def asked_of_every_path(encyclopedia):
 @pytest.fixture(scope="module")
 def asked_plainly(encyclopedia):
     return synth.synthesize(encyclopedia, 300, 0, 4, EVERY_PATH, plain=True)
+
+
+def test_what_could_lead_to_a_thing_is_what_a_reader_may_take_for_it(encyclopedia):
+    """By way of a step or one like it, from an entity or what is interchangeable with it, to the thing or its kinds."""
+    graph = encyclopedia
+    for step in ("symptom", "~symptom", "treated_by", "cause", "interaction"):
+        others = sorted({other for found in graph.possible[step].values() for other in found})[::7]
+        for other in others:
+            expected = {
+                entity
+                for entity in graph.title
+                if any(
+                    not graph.possible[like].get(same, set()).isdisjoint(graph.interchangeable(other))
+                    for like in (step, *ALIKE.get(step, ()))
+                    for same in graph.interchangeable(entity)
+                )
+            }
+            assert expected and could_lead_from(graph, step, other) == expected, (step, graph.title[other])
 
 
 def test_the_encyclopedia_gives_every_kind(encyclopedia):
