@@ -59,6 +59,8 @@ def confidence(trusts: list[tuple[float, int, str, str]]) -> float:
     another page says the same, a third if infobox and prose both do, a tenth for each further sentence (three at most).
     """
     doubt = 1 - max(trust for trust, *_ in trusts)
+    if len(trusts) == 1:
+        return round(1 - doubt, 4)
     if len({page for _, page, *_ in trusts}) > 1:
         doubt *= 1 / 2
     if len({section.startswith("infobox: ") for *_, section, _ in trusts}) > 1:

@@ -177,7 +177,8 @@ def push(db: sqlite3.Connection, title: str, priority: float, distance: int) -> 
     """Put a title on the frontier; one that waits there already keeps the higher priority."""
     db.execute(
         "INSERT INTO frontier VALUES (?, ?, ?, NULL) ON CONFLICT(title) DO UPDATE SET "
-        "priority = max(priority, excluded.priority), distance = min(distance, excluded.distance) WHERE state IS NULL",
+        "priority = max(priority, excluded.priority), distance = min(distance, excluded.distance) "
+        "WHERE state IS NULL AND (priority < excluded.priority OR distance > excluded.distance)",
         (title, priority, distance),
     )
 

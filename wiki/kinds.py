@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 
 from wiki.headings import singular
 from wiki.mediawiki import bare
@@ -30,6 +31,7 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())
 
 
+@lru_cache(1 << 14)  # an entity's name is compared with those of all its relations' other ends
 def name_of(text: str) -> tuple[str, ...]:
     """The words of a name in the singular, for comparing names."""
     return tuple(map(singular, words_of(text)))

@@ -31,6 +31,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -82,6 +83,7 @@ def permanent_link(address: str, title: str, revision: int) -> str:
     return f"{address}{quote(title.replace(' ', '_'))}{'&' if '?' in address else '?'}oldid={revision}"
 
 
+@lru_cache(1 << 14)  # the same pages are linked again and again
 def normalise_title(raw: str) -> str | None:
     """A link's target as MediaWiki normalises it (first letter upper, no fragment); None if it is no article."""
     title = " ".join(html.unescape(raw).partition("#")[0].replace("_", " ").split())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -226,12 +227,28 @@ def plain_names(flat: Flattener, known: dict[str, str], longest: dict[str, int])
 def longest_names(names: Iterable[str]) -> dict[str, int]:
     """First word of some names -> the number of words in the longest name that begins with it."""
     longest: dict[str, int] = {}
-    for words in filter(None, map(WORD.findall, names)):
-        longest[words[0]] = max(longest.get(words[0], 0), min(len(words), LONGEST_NAME))
+    for name in names:
+        first, count = beginning(name)
+        longest[first] = max(longest.get(first, 0), count)
     return longest
 
 
+@lru_cache(1 << 14)
+def beginning(name: str) -> tuple[str, int]:
+    """The first word of a name, and how many it has."""
+    words = WORD.findall(name) or [""]
+    return words[0], min(len(words), LONGEST_NAME)
+
+
 COMMON_LONGEST = longest_names(COMMON)
+
+
+@lru_cache(1 << 14)
+def written(title: str) -> tuple[str, ...]:
+    """How a page may be named in plain text, in small letters: by its title and the plural of that; () if the title is
+    too short or too general."""
+    name = bare(title).lower()
+    return (name, name + "s") if len(name) > 3 and name not in VAGUE else ()
 
 
 def names_linked(flats: list[Flattener], own: set[str]) -> tuple[dict[str, str], dict[str, int]]:
@@ -240,9 +257,7 @@ def names_linked(flats: list[Flattener], own: set[str]) -> tuple[dict[str, str],
     targets = {link.target for flat in flats for link in flat.links}
     known: dict[str, str] = {}
     for target in sorted(targets):
-        name = bare(target).lower()
-        if len(name) > 3 and name not in VAGUE:
-            known[name] = known[name + "s"] = target
+        known |= dict.fromkeys(written(target), target)
     known |= dict.fromkeys(own, "")
     longest = longest_names(known)
     return COMMON | known, COMMON_LONGEST | {word: max(longest[word], COMMON_LONGEST.get(word, 0)) for word in longest}
@@ -267,7 +282,7 @@ def read_page(page: Page, kind: str | None = None) -> Reading | str:
     try:
         markup = Markup(wikitext)
         read_sections(markup, page.title, reading)
-        for at in markup.top() if infobox else ():
+        for at in markup.outer if infobox else ():
             if type(markup.tokens[at]) is tokens.TemplateOpen and template_name(markup.name(at)) == infobox:
                 read_infobox(markup, at, page.title, reading)
                 break

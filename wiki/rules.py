@@ -4,6 +4,7 @@ sentence states by its own words, wherever it stands: `TOLD_AS`."""
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
@@ -222,6 +223,7 @@ VAGUE = set(listed(
 ))  # fmt: skip
 
 
+@lru_cache(10_000)  # most pages have the same headings
 def rules_for(kind: str, path: tuple[str, ...]) -> list[list[Rule]]:
     """The rules of a section, whose titles are given from the top one down to it: one list per subject of its heading.
 
@@ -244,6 +246,7 @@ def relations_of(rules: list[list[Rule]]) -> set[str]:
     return {rule.relation for of_subject in rules for rule in of_subject}
 
 
+@lru_cache(10_000)
 def may_tell(path: tuple[str, ...]) -> bool:
     """Whether a sentence of a section may tell something of the page's subject outright, whatever its headings."""
     return not any(is_silent(title) and normal_heading(title) not in CLASSES for title in path)

@@ -69,7 +69,8 @@ CONDITION_AFTER = re.compile(  # as far as a verb that denies: "in those who had
     r"(?:(?! (?:do|does|did) not\b)[^,;]){0,200}",
     re.I,
 )
-# To be looked for first, in small letters: a condition has one of these words.
+# To be looked for first, in small letters: a clause ends before, a condition has one of these.
+CLAUSE_WORD = re.compile(r";|, (?:and|so) |but|though|whereas|while|however")
 CONDITION_WORD = re.compile(
     r"(?:if|when|where|once|un(?:less|til)|whom?|those|p(?:atients|eople)|cases|men|children)\b"
 )
@@ -123,19 +124,21 @@ def statements(text: str, items: list[int] | tuple[int, ...] = ()) -> Iterator[S
 def clause_starts(sentence: str) -> tuple[list[int], bool]:
     """Where the clauses of a sentence begin, and whether it may have conditions. What follows a semicolon is a clause
     only if it has a verb of its own."""
-    cuts = [0]
-    for match in CLAUSE_END.finditer(sentence):
+    folded, cuts = sentence.casefold(), [0]
+    for match in CLAUSE_END.finditer(sentence) if CLAUSE_WORD.search(folded) else ():
         rest = sentence[match.end() : match.end() + 200]
         if match[0] != ";" or OWN_VERB.search(rest.partition(";")[0]) and not CONTINUES.match(rest):
             cuts.append(match.start())
-    return cuts, bool(CONDITION_WORD.search(sentence.casefold()))
+    return cuts, bool(CONDITION_WORD.search(folded))
 
 
 def clause_around(sentence: str, start: int, end: int | None = None) -> tuple[str, str]:
     """What stands before and after a name (from `start` to `end`) in its clause, without conditions."""
     end, (cuts, conditional) = start if end is None else end, clause_starts(sentence)
-    first = max(cut for cut in cuts if cut <= start)
-    last = min([cut for cut in cuts if cut >= end and cut > first], default=len(sentence))
+    first, last = 0, len(sentence)
+    if len(cuts) > 1:
+        first = max(cut for cut in cuts if cut <= start)
+        last = min([cut for cut in cuts if cut >= end and cut > first], default=last)
     before, after = sentence[first:start], sentence[end:last]
     if not conditional:
         return before, after

@@ -25,7 +25,7 @@ NOTE = re.compile(
     r"<!--.*?(?:-->|\Z)|<ref\b[^<>]{0,500}(?:/>|>[^<]*(?:<(?!/?ref\b)[^<]*)*</ref\s{0,9}>)", re.DOTALL | re.IGNORECASE
 )
 EMPTY_BRACKETS = re.compile(r"\( ?[,;]? ?\)")
-STRAY_SPACE = re.compile(r" ([.,;:)])")
+STRAY_SPACES = {f" {mark}": mark for mark in ".,;:)"}
 SKIPPED_TAGS = set(listed("ref; references; table; gallery; math; timeline; imagemap; syntaxhighlight; style"))
 TEXT_TEMPLATES = set(listed("nowrap; nobr; plainlist; ubl; unbulleted list; hlist; flatlist; small; nobold"))
 
@@ -57,18 +57,22 @@ class Markup:
     """Wikitext as the parser's tokens. The tree that the parser would make of them takes several times as long.
 
     `bounds`: index of a token that opens something (a link, a template ...) -> those of its separators and of its end.
+    `outer`: the indices of the tokens that open something and are inside of nothing else.
     Raises ParserError for what the parser cannot read.
     """
 
     def __init__(self, wikitext: str):
         self.tokens: list[tokens.Token] = (CTokenizer or Tokenizer)().tokenize(wikitext, 0, False)
         self.bounds: dict[int, list[int]] = {}
+        self.outer: list[int] = []
         inside: list[list[int]] = []  # the bounds of what is open, the innermost last
         for at, token in enumerate(self.tokens):
             kind = type(token)
             if kind is tokens.Text:
                 continue
             if kind in OPENING:
+                if not inside:
+                    self.outer.append(at)
                 inside.append(self.bounds.setdefault(at, []))
             elif not inside:
                 raise ParserError(f"{kind.__name__} of nothing that is open")
@@ -79,16 +83,11 @@ class Markup:
         if inside:
             raise ParserError("what is opened is not closed")
 
-    def top(self) -> Iterator[int]:
-        """The indices of the tokens that are inside of nothing else."""
-        at = 0
-        while at < len(self.tokens):
-            yield at
-            at = self.bounds[at][-1] + 1 if at in self.bounds else at + 1
-
     def source(self, start: int, end: int) -> str:
         """The wikitext of some tokens."""
         part = self.tokens[start:end]
+        if len(part) == 1 and type(part[0]) is tokens.Text:
+            return part[0]["text"]
         if all(type(token) is tokens.Text for token in part):
             return "".join(token["text"] for token in part)
         return str(Builder().build(part))
@@ -128,8 +127,9 @@ class Flattener:
         self.length += len(piece)
 
     def walk(self, at: int, end: int) -> None:
+        every = self.markup.tokens
         while at < end:
-            token = self.markup.tokens[at]
+            token = every[at]
             kind = type(token)
             if kind is tokens.Text:
                 self.walk_text(token["text"])
@@ -189,7 +189,9 @@ def tidy(text: str) -> str:
     text = " ".join(text.split())
     if "(" in text:
         text = " ".join(EMPTY_BRACKETS.sub("", text).split())
-    return STRAY_SPACE.sub(r"\1", text)
+    for stray, mark in STRAY_SPACES.items():
+        text = text.replace(stray, mark)
+    return text
 
 
 class Section(NamedTuple):
@@ -205,7 +207,7 @@ class Section(NamedTuple):
 
 def split_sections(markup: Markup) -> list[Section]:
     """The sections of a page, the lead first."""
-    headings = [at for at in markup.top() if type(markup.tokens[at]) is tokens.HeadingStart]
+    headings = [at for at in markup.outer if type(markup.tokens[at]) is tokens.HeadingStart]
     ends = [*headings, len(markup.tokens)]
     sections = [Section(("(lead)",), 0, "lead", 0, ends[0])]
     open_sections: list[Section] = []
