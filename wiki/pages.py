@@ -68,10 +68,8 @@ TRUST = {
     "mechanism": {"section": 0.86}, "affects": {"lead": 0.92, "section": 0.71}, "contraindication": {"section": 0.73},
     "adverse_effect": {"section": 0.95}, "interaction": {"section": 0.92}, "belongs_to": {"section": 0.94},
 }  # fmt: skip
-WEAK = re.compile(
-    r"\b(?:may|can|possibl[ey]|sometimes|occasionally|rarely|suspected|suggest\w*|implicated)\b", re.IGNORECASE
-)
-WEAK_WORD = re.compile(  # to be looked for first, in small letters
+WEAK = re.compile(r"\b(?:may|can|possibl[ey]|sometimes|occasionally|rarely|suspected|suggest\w*|implicated)\b")
+WEAK_WORD = re.compile(  # to be looked for first
     r"may|can|possibl|sometimes|occasionally|rarely|suspected|suggest|implicated"
 )
 
@@ -115,7 +113,7 @@ class Passage(NamedTuple):
 
     def told(self, before: str, fitting: list[Rule]) -> list[Rule]:
         """The rules by which a sentence says outright what it names after `before`, besides the `fitting` ones."""
-        if not TELLING.search(before):
+        if not TELLING.search(before.lower()):
             return []
         given = {rule.relation for rule in fitting}
         rules = told(before, self.subject.named, self.section == "lead")
@@ -141,7 +139,7 @@ def find_mentions(passage: Passage) -> Iterator[Mention]:
         sentence = flat.text[start:end]
         if in_lead and (not tidy(sentence) or HATNOTE.match(sentence)):
             continue
-        if at > first and len(sentence) <= MAX_SENTENCE_CHARS and (rules or TELLING.search(sentence)):
+        if at > first and len(sentence) <= MAX_SENTENCE_CHARS and (rules or TELLING.search(sentence.lower())):
             here = [Link(s.start - start, max(s.end, s.start) - start, s.target) for s in spots[first:at]]
             yield from mentions_of(passage, sentence, context, here, applicable(rules, context + sentence))
         if in_lead:  # its other sentences count only for what they say outright
@@ -156,7 +154,7 @@ def mentions_of(
     """The mentions of the `spots` of one sentence, by its `fitting` rules or by what it says outright. It shares the
     verdict of its `context`."""
     evidence, in_lead = "", passage.section == "lead"
-    tells = passage.subject is not None and TELLING_WORD.search(sentence.casefold())
+    tells = passage.subject is not None and TELLING_WORD.search(sentence.lower())
     for spot in spots:
         rules = [*fitting, *passage.told(sentence[: spot.start], fitting)] if tells else fitting
         if not rules:
@@ -344,5 +342,5 @@ def trust_in(relation: str, section: str, plain: bool, clause: str) -> float:
     """How far one piece of evidence is trusted: by its relation and place, less for a plain name and a weak hedge."""
     place = "infobox" if section.startswith("infobox: ") else "lead" if section == "lead" else "section"
     doubts = 1 - TRUST[relation].get(place, TRUST[relation]["section"])
-    weak = WEAK_WORD.search(clause.casefold()) and WEAK.search(clause)
+    weak = WEAK_WORD.search(clause) and WEAK.search(clause)
     return 1 - min(0.9, doubts * (1.5 if plain and place != "infobox" else 1) * (1.5 if weak else 1))

@@ -178,10 +178,9 @@ TOLD_AS = {
 TOLD = [(rule, re.compile(rf"(?:{TOLD_AS[rule.relation]})[^;]{{0,200}}$", re.IGNORECASE)) for rule in RULES
         if rule.pages == "disease" and rule.sections and rule.relation in TOLD_AS]  # fmt: skip
 TELLING = re.compile(
-    r"\b(?:signs|symptoms|caus\w+|risk factors|complications|diagnos\w*|treat\w*|management|therapy|due|leads?)\b",
-    re.IGNORECASE,
+    r"\b(?:signs|symptoms|caus\w+|risk factors|complications|diagnos\w*|treat\w*|management|therapy|due|leads?)\b"
 )
-TELLING_WORD = re.compile(  # to be looked for first, in small letters
+TELLING_WORD = re.compile(  # to be looked for first
     r"signs|symptoms|caus|risk factors|complications|diagnos|treat|management|therapy|due|lead"
 )
 ANAPHOR = re.compile(r"\b(?:it|the (?:disease|condition|disorder|syndrome))\b", re.IGNORECASE)
@@ -189,28 +188,24 @@ ANAPHOR = re.compile(r"\b(?:it|the (?:disease|condition|disorder|syndrome))\b", 
 PREVENTING = re.compile(
     r"\b(?:prevent(?:s|ing|ion of)?|(?:prophylaxis|protects?|protection|immunization|vaccination) against)\b"
     r"(?!.*\b(?:of|in|for|is|are|treats?|belongs?)\b)",
-    re.IGNORECASE | re.DOTALL,
+    re.DOTALL,
 )
-PREVENTS = re.compile(
-    r" (?:thereby |thus )?prevent(?:s|ing) the (?:disease|condition|disorder|syndrome)\b", re.IGNORECASE
-)
+PREVENTS = re.compile(r" (?:thereby |thus )?prevent(?:s|ing) the (?:disease|condition|disorder|syndrome)\b")
 # What follows the symptoms, or is only feared
-COMES_LATE = re.compile(r"\b(?:leads?|leading|progress\w*|results?|resulting|eventual\w*|untreated|advanced)\b", re.I)
+COMES_LATE = re.compile(r"\b(?:leads?|leading|progress\w*|results?|resulting|eventual\w*|untreated|advanced)\b")
 END = re.compile(
-    r"(?:(?:heart|kidney|renal|liver|hepatic|respiratory) failure|(?<!night )blindness|cirrhosis|osteoporosis)$", re.I
+    r"(?:(?:heart|kidney|renal|liver|hepatic|respiratory) failure|(?<!night )blindness|cirrhosis|osteoporosis)$"
 )
 COMPLICATING = re.compile(
     r"(?:(?<!minimal )\bcomplications\b(?: \w+){0,3}(?: such as| includ\w+|:)[^;]{0,200}"
-    r"|\brisks? (?:of|for) (?:developing )?(?:[\w-]+ ){0,2})$",
-    re.IGNORECASE,
+    r"|\brisks? (?:of|for) (?:developing )?(?:[\w-]+ ){0,2})$"
 )
-FEARED_WORD = re.compile(r"complications|risk")  # to be looked for first, in small letters
+FEARED_WORD = re.compile(r"complications|risk")  # to be looked for first
 # Among causes, what only raises the risk.
 AT_RISK = re.compile(
     r"\b(?:at (?:an? )?(?:\w+ )?risk|(?:increas\w+|higher|greater|elevated|raised?) (?:an? |the |their )?(?:\w+ )?risk"
     r"|risk factors?|(?:occurs?|develops?) in (?:people|persons|patients|individuals|those) (?:on|with|taking|who)"
-    r"|(?:especially|more|highly|particularly) susceptible|predispos\w+(?! to (?:[\w-]+ ){0,3}$))\b",
-    re.IGNORECASE,
+    r"|(?:especially|more|highly|particularly) susceptible|predispos\w+(?! to (?:[\w-]+ ){0,3}$))\b"
 )
 # Under these silent headings a sentence may still tell something outright.
 CLASSES = set(map(normal_heading, listed("classification; types; subtypes; variants; prognosis")))
@@ -264,14 +259,15 @@ def told(before: str, named: re.Pattern, in_lead: bool) -> list[Rule]:
 
 
 def relation_told(rule: Rule, target: str, before: str, after: str) -> str:
-    """The relation of a rule, or the one that the words around the name make of it ("complications such as X")."""
+    """The relation of a rule, or the one that the words around the name make of it ("complications such as X"), given
+    the parts of its clause before and after it in small letters."""
     if rule.relation == "treated_by" and (PREVENTING.search(before) if rule.inverse else PREVENTS.match(after)):
         return "prevented_by"
     if rule.inverse:
         return rule.relation
     if rule.relation == "symptom":
-        feared = FEARED_WORD.search(before.casefold()) and COMPLICATING.search(before)
-        return "complication" if feared or END.search(target) and COMES_LATE.search(before) else "symptom"
+        feared = FEARED_WORD.search(before) and COMPLICATING.search(before)
+        return "complication" if feared or END.search(target.lower()) and COMES_LATE.search(before) else "symptom"
     if rule.relation == "cause" and (AT_RISK.search(before) or AT_RISK.search(after)):
         return "risk_factor"
     return rule.relation

@@ -59,15 +59,13 @@ CONTINUES = re.compile(  # a sentence or a clause that begins like this shares t
 # A condition holds for the rest of the sentence and not for what it is said of: "If rest does not help, X is used".
 CONDITION_BEFORE = re.compile(
     r"\b(?:if|when|where|once|unless|in (?:those|patients|people|cases) (?:who|where|in whom))\b"
-    r"(?:(?!\b(?:there (?:is|are)|stop\w*|withdrawn|discontinu\w*|removed)\b)[^,;]){0,150},",
-    re.I,
+    r"(?:(?!\b(?:there (?:is|are)|stop\w*|withdrawn|discontinu\w*|removed)\b)[^,;]){0,150},"
 )
 CONDITION_AFTER = re.compile(  # as far as a verb that denies: "in those who had one, or have one now, do not change"
     r"\b(?:if|when|where|unless|until|who|in whom|for whom)\b(?: \w+){0,3}(?:(?! (?:do|does|did) not\b)[^,;]){0,200}"
     r"|(?<!occur )(?<!found )(?<!seen )(?<!observed )"
     r"\bin (?:\w+ ){0,2}(?:those|patients|people|cases|women|men|children) (?:that|not|with(?:out)?)\b"
-    r"(?:(?! (?:do|does|did) not\b)[^,;]){0,200}",
-    re.I,
+    r"(?:(?! (?:do|does|did) not\b)[^,;]){0,200}"
 )
 # To be looked for first, in small letters: a clause ends before, a condition has one of these.
 CLAUSE_WORD = re.compile(r";|, (?:and|so) |but|though|whereas|while|however")
@@ -133,13 +131,14 @@ def clause_starts(sentence: str) -> tuple[list[int], bool]:
 
 
 def clause_around(sentence: str, start: int, end: int | None = None) -> tuple[str, str]:
-    """What stands before and after a name (from `start` to `end`) in its clause, without conditions."""
+    """What stands before and after a name (from `start` to `end`) in its clause, without conditions, in small letters:
+    those are searched twice as fast as regardless of case."""
     end, (cuts, conditional) = start if end is None else end, clause_starts(sentence)
     first, last = 0, len(sentence)
     if len(cuts) > 1:
         first = max(cut for cut in cuts if cut <= start)
         last = min([cut for cut in cuts if cut >= end and cut > first], default=last)
-    before, after = sentence[first:start], sentence[end:last]
+    before, after = sentence[first:start].lower(), sentence[end:last].lower()
     if not conditional:
         return before, after
     return CONDITION_BEFORE.sub(" ", before), CONDITION_AFTER.sub(" ", after)

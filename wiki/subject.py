@@ -19,8 +19,7 @@ TREATED_ALONE = rf"{EPISODE}|gallstones?|diabetes insipidus|hypertension|epileps
 START = r"^\W{0,3}(?:for (?:example|instance),? )?"
 IN_ANOTHER = re.compile(
     rf"{START}(?:in|with|among) (?:(?:patients|people|those|children|adults) with )?(?P<name>{DISEASE})"
-    r"(?: \([^)]{0,40}\))?,",
-    re.IGNORECASE,
+    r"(?: \([^)]{0,40}\))?,"
 )
 NAME, SIGNED, TREATED = (
     rf"(?P<name>{of_name})(?: \([^)]{{0,40}}\))?"
@@ -55,7 +54,7 @@ OF_ANOTHER = [  # the relation, the part of the sentence in which another diseas
      r" (?:include|including|are|such as)\b"),
 ]  # fmt: skip
 SAYS_SO = {
-    relation: [(part, re.compile(says, re.I)) for of, part, says in OF_ANOTHER if of == relation]
+    relation: [(part, re.compile(says)) for of, part, says in OF_ANOTHER if of == relation]
     for relation, *_ in OF_ANOTHER
 }
 STAGE = re.compile(  # a step on the way to the subject's own signs, or a form of it: "vaginal disease causes itch"
@@ -70,7 +69,7 @@ JOINTS = (" and ", " or ")
 JOINED_TO = r"(?:^|[,(;:] |\b(?:to|with|of|both|between|for|as|by|in|from) (?:the )?)"
 CAUSED_BY = r"[^;.]{0,100}\b(?:is|are|be) (?:\w+ )?(?:due to|caused by) (?:either |the )?"
 WITH_IT = r"\b(?:people|persons|those|patients|individuals|children|adults) (?:with|who have) (?:an? |the )?"
-OF_THOSE = re.compile(WITH_IT, re.IGNORECASE)
+OF_THOSE = re.compile(WITH_IT)
 AFTER = re.compile(rf",? (?:and|or) |{CAUSED_BY}")  # what spares most names the patterns of one page
 ACRONYM = re.compile(r"\(([A-Z][A-Za-z0-9-]{0,6}[A-Z])\b[^()]{0,40}\)")
 
@@ -136,6 +135,7 @@ class Subject:
     def is_not_of(self, relation: str, sentence: str, before: str, after: str) -> bool:
         """Whether a sentence names a thing as something of another disease, as something that the subject causes, or
         beside the subject, where what is said holds of both; given the relation and the parts of its clause."""
+        sentence, before, after = sentence.lower(), before.lower(), after.lower()
         if relation in ORIGINS:
             joined = before.endswith(JOINTS) and self.before.search(before)
             if joined or AFTER.match(after) and self.after.match(after):
@@ -149,7 +149,7 @@ class Subject:
 
     def tells_of_another(self, sentence: str) -> bool:
         """Whether a sentence begins by turning to another disease: "In atherosclerosis, the walls ..."."""
-        return self.is_another(IN_ANOTHER.match(sentence), stages=True)
+        return self.is_another(IN_ANOTHER.match(sentence.lower()), stages=True)
 
     def is_another(self, match: re.Match | None, stages: bool = False) -> bool:
         """Whether the name in a match is another disease's; that of what may be a stage of it only if `stages`."""
