@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wiki import pages, rules, sentences
 from wiki.doubts import KINDS, doubt, pattern, says_so, suspects
 from wiki.sentences import clause_around, split_sentences, statements
 
@@ -423,6 +424,24 @@ def test_a_doubt_is_raised_only_where_one_of_its_words_stands(data, kind, part):
     if getattr(kind, part):
         text = data.draw(st.from_regex(pattern(getattr(kind, part)), alphabet=st.characters(codec="ascii")))
         assert kind in suspects(text)
+
+
+@given(data=st.data())
+@settings(max_examples=200)
+@pytest.mark.parametrize(
+    ("sought", "word"),
+    [
+        (sentences.CLAUSE_END, sentences.CLAUSE_WORD),
+        (sentences.CONDITION_BEFORE, sentences.CONDITION_WORD),
+        (sentences.CONDITION_AFTER, sentences.CONDITION_WORD),
+        (rules.TELLING, rules.TELLING_WORD),
+        (rules.COMPLICATING, rules.FEARED_WORD),
+        (pages.WEAK, pages.WEAK_WORD),
+    ],
+)
+def test_what_is_looked_for_first_stands_wherever_the_pattern_matches(sought, word, data):
+    text = data.draw(st.from_regex(sought, alphabet=st.characters(codec="ascii")))
+    assert word.search(text.casefold())
 
 
 @pytest.mark.parametrize(
