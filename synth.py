@@ -36,7 +36,7 @@ small to know that both are one name.
 
 Reads kg.sqlite. Writes synth.jsonl (question records, `evidence` = the path) and metrics.jsonl.
 
-    python synth.py                                             # 100,000 questions from runs/main/kg.sqlite
+    python synth.py --workers 8                                 # 100,000 questions from runs/main/kg.sqlite
     python synth.py --run runs/tiny --questions 12000 --no-long-paths --plain-wordings \\
         --single-facts 0.45                                     # the tiny recipe
     python synth.py --teacher openai:openai/gpt-oss-120b        # presentations become clinical vignettes
@@ -46,18 +46,22 @@ from __future__ import annotations
 
 from tools.stop import can_stop
 
-if __name__ == "__main__":  # first: the rest takes seconds to import
-    can_stop()
+if __name__ in ("__main__", "__mp_main__"):  # first: the rest takes seconds to import
+    can_stop(worker=__name__ == "__mp_main__")
 
 import argparse
 import gc
+import os
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache
 from itertools import accumulate, chain
 from math import prod
+from pathlib import Path
+from typing import Any
 
 from absence import (
     are_nested,
@@ -86,7 +90,7 @@ from tools.cli import UserError, at_least, between, progress_bar, run_stage, sta
 from tools.run import Metrics, RunDir, write_jsonl
 from vignette import write_vignettes
 from wiki.kinds import words_of
-from wiki.mediawiki import bare
+from wiki.mediawiki import bare, in_order, worker_processes
 
 SINGLE_FACTS = 0.18  # at most this share of the questions asks for one fact
 RARE_SHARE = 0.95  # of the answers are drawn among the rarest quarter of entities
@@ -105,6 +109,7 @@ LEAST_TYPICAL_ON = 2  # observed symptoms that its page tells at its beginning, 
 LEAST_SURE = 0.7  # confidence of all facts from the start to the answer together; a finding may be less sure
 MOST_MEANT = 2  # entities that a hop may pass through: with more, what is observed does not determine what comes next
 REDRAWS = 8  # answers drawn at once: the first that was not asked for too often is taken
+PART = 12_500  # questions that are drawn together, with one seed
 FORGOTTEN = 200  # questions, after which answers that were asked for too often are drawn again
 PATIENCE = 1000  # draws in a row that give no question, after which a meta-path counts as exhausted
 KIN = ("treated_by", "~treated_by", "diagnosed_by", "complication")  # two things that go together here may do so again
@@ -147,7 +152,7 @@ class Subgraph:
 class Draw:
     """Random draws of entities, rare ones first; all alike if `uniform`."""
 
-    def __init__(self, graph: Graph, seed: int, uniform: bool = False):
+    def __init__(self, graph: Graph, seed: int | str, uniform: bool = False):
         self.graph, self.rng, self.uniform = graph, random.Random(seed), uniform
         self.weight = {entity: 1.0 if uniform else rarity(incoming) for entity, incoming in graph.incoming.items()}
         self.answers: dict[str, list[tuple[list[int], list[float]]]] = {}  # meta-path -> what it may ask for
@@ -514,17 +519,18 @@ def competitors(graph: Graph, entity: int, rng: random.Random) -> set[int]:
 def synthesize(
     graph: Graph,
     count: int,
-    seed: int,
+    seed: int | str,
     options: int,
     meta_paths: Sequence[MetaPath] = META_PATHS,
     plain: bool = False,
     uniform: bool = False,
     single_facts: float = SINGLE_FACTS,
+    tick: Callable[[], object] = lambda: None,
 ) -> list[Question]:
     """`count` different questions, spread over the meta-paths (`Mix`); fewer if the graph does not hold so many.
 
     `plain` asks in few forms and writes names as titles; `uniform` does not prefer rare entities; at most the share
-    `single_facts` asks for one fact.
+    `single_facts` asks for one fact. `tick` is called at each question.
 
     Two questions are the same if they have the same meta-path, facts and options: asked once more with other options, a
     question has to be read again. A meta-path whose draws keep failing or repeating is exhausted and leaves its share
@@ -535,30 +541,81 @@ def synthesize(
     misses: dict[str, float] = defaultdict(float)
     known: set[tuple] = set()
     questions: list[Question] = []
-    with progress_bar(total=count, desc="synth", unit="question") as progress:
-        while len(questions) < count and (open_to := mix.has_room(alive.values())):
-            for meta in open_to:
-                if len(questions) == count:
-                    break
-                subgraph = sample_subgraph(meta, draw)
-                admitted = mix.admits(subgraph)
-                if subgraph and not mix.welcomes(subgraph.answer):
-                    draw.refused.add(subgraph.answer)
-                question = make_question(meta, subgraph, draw, options, plain) if admitted else None
-                if question is None or identity(question) in known:
-                    misses[meta.name] += 1 if admitted else REFUSED
-                    if misses[meta.name] > PATIENCE:
-                        del alive[meta.name]
-                    continue
-                misses[meta.name] = 0
-                known.add(identity(question))
-                mix.add(meta, subgraph)
-                question.id = f"synth/{meta.name.replace(' ', '-')}/{mix.kinds[meta.name]}"
-                questions.append(question)
-                if len(questions) % FORGOTTEN == 0:
-                    draw.refused.clear()
-                progress.update()
+    while len(questions) < count and (open_to := mix.has_room(alive.values())):
+        for meta in open_to:
+            if len(questions) == count:
+                break
+            subgraph = sample_subgraph(meta, draw)
+            admitted = mix.admits(subgraph)
+            if subgraph and not mix.welcomes(subgraph.answer):
+                draw.refused.add(subgraph.answer)
+            question = make_question(meta, subgraph, draw, options, plain) if admitted else None
+            if question is None or identity(question) in known:
+                misses[meta.name] += 1 if admitted else REFUSED
+                if misses[meta.name] > PATIENCE:
+                    del alive[meta.name]
+                continue
+            misses[meta.name] = 0
+            known.add(identity(question))
+            mix.add(meta, subgraph)
+            question.id = id_of(meta.name, mix.kinds[meta.name])
+            questions.append(question)
+            if len(questions) % FORGOTTEN == 0:
+                draw.refused.clear()
+            tick()
     return questions
+
+
+def synthesize_in_parts(path: Path, sure: float, count: int, seed: int, workers: int, **how: Any) -> list[Question]:
+    """`synthesize` from a graph's file, its relations of at least the confidence `sure`: in parts of `PART` questions,
+    all but the first of them in `workers` processes, each part with a seed of its own.
+
+    So the questions are the same however many processes there are. What two parts ask alike is kept once and made up
+    for, unless more than half of what was asked for is.
+    """
+    found: dict[tuple, Question] = {}
+    kinds: Counter[str] = Counter()
+
+    def add(questions: list[Question]) -> None:
+        for question in questions:
+            if identity(question) not in found:
+                found[identity(question)] = question
+                kinds[question.kind] += 1
+                question.id = id_of(question.kind, kinds[question.kind])
+        progress.update(len(found) - progress.n)
+
+    with progress_bar(total=count, desc="synth", unit="question") as progress:
+        first = synthesize(graph_of(path, sure), min(count, PART), seed, tick=progress.update, **how)
+        add(first)
+        gives_more, parts = len(first) == PART, 1
+        while gives_more and len(found) < count:
+            before, sizes = len(found), [min(PART, count - start) for start in range(len(found), count, PART)]
+            jobs = ((part, path, sure, size, f"{seed}/{parts + n}", how) for n, size in enumerate(sizes))
+            try:
+                with worker_processes(min(workers, len(sizes))) as pool:
+                    for questions in in_order(pool, jobs, ahead=workers):
+                        add(questions)
+            except BrokenProcessPool:
+                raise UserError(
+                    f"one of {workers} processes was ended, perhaps for want of memory; ask with fewer --workers"
+                ) from None
+            gives_more, parts = len(found) - before > sum(sizes) / 2, parts + len(sizes)
+    return list(found.values())
+
+
+def part(path: Path, sure: float, count: int, seed: str, how: dict[str, Any]) -> list[Question]:
+    """What a worker process makes of the graph that it keeps."""
+    return synthesize(graph_of(path, sure), count, seed, **how)
+
+
+@lru_cache(maxsize=1)
+def graph_of(path: Path, sure: float) -> Graph:
+    gc.disable()  # a third of the time: nothing here is cyclic, and it would search millions of remembered answers
+    return Graph(path, sure)
+
+
+def id_of(kind: str, number: int) -> str:
+    return f"synth/{kind.replace(' ', '-')}/{number}"
 
 
 class Mix:
@@ -680,6 +737,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--questions", type=at_least(1), default=100_000, help="how many; the paper does not say")
     parser.add_argument("--options", type=between(2, len(LETTERS)), default=4, help="per question; exams have four")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same questions")
+    workers = f"processes, for more than {PART:,} questions: one holds a graph of 100,000 entities in 1.5 GB"
+    parser.add_argument("--workers", type=at_least(1), default=min(4, os.cpu_count() or 1), metavar="N", help=workers)
     parser.add_argument(
         "--long-paths",
         action=argparse.BooleanOptionalAction,
@@ -713,24 +772,16 @@ def main() -> None:
     if teacher and not teacher.is_language_model:
         raise UserError(f"--teacher {args.teacher} writes no vignettes; choose openai:MODEL or local:FOLDER")
     path = run.input("kg.sqlite")
-    gc.disable()  # a third of the time: nothing here is cyclic, and it would search millions of remembered answers
-    graph = Graph(path, args.min_confidence)
+    graph = graph_of(path, args.min_confidence)
     meta_paths = META_PATHS + LONG_PATHS if args.long_paths else META_PATHS
-    ask = partial(
-        synthesize,
-        graph,
-        seed=args.seed,
-        options=args.options,
-        meta_paths=meta_paths,
-        plain=args.plain_wordings,
-        single_facts=args.single_facts,
-    )
-    questions = ask(args.questions)
+    how = {"options": args.options, "meta_paths": meta_paths}
+    how |= {"plain": args.plain_wordings, "single_facts": args.single_facts}
+    questions = synthesize_in_parts(path, args.min_confidence, args.questions, args.seed, args.workers, **how)
     if not questions:
         raise UserError(f"{path} is too small to ask about: no meta-path has a question with {args.options} options")
     vignettes = write_vignettes(graph, questions, teacher, args.seed) if teacher else Counter()
     few = min(len(questions), 1000)
-    uniform = ask(few, uniform=True)
+    uniform = synthesize(graph, few, args.seed, uniform=True, **how)
     shares = {
         "rare_share": rare_share(graph, questions[:few]),
         "rare_share_uniform": rare_share(graph, uniform),

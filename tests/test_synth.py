@@ -1,5 +1,6 @@
 """Questions from the graph: unique answers, plausible distractors, rare entities first, reproducible."""
 
+import os
 import random
 import re
 import shutil
@@ -276,6 +277,43 @@ def test_what_could_lead_to_a_thing_is_what_a_reader_may_take_for_it(encyclopedi
                 )
             }
             assert expected and could_lead_from(graph, step, other) == expected, (step, graph.title[other])
+
+
+def test_parts_of_many_questions_make_the_same_whatever_the_number_of_processes(encyclopedia_path, monkeypatch):
+    monkeypatch.setattr(synth, "PART", 60)
+    alone, together = (
+        synth.synthesize_in_parts(encyclopedia_path, 0.0, 200, 0, workers, options=4) for workers in (1, 2)
+    )
+    assert [question.to_json() for question in alone] == [question.to_json() for question in together]
+    assert len({synth.identity(question) for question in alone}) == len({question.id for question in alone}) == 200
+    first = synth.synthesize(synth.graph_of(encyclopedia_path, 0.0), 60, 0, 4)
+    assert [question.to_json() for question in alone[:60]] == [question.to_json() for question in first]
+    numbers = Counter(question.kind for question in alone)
+    assert {question.id for question in alone} == {
+        f"synth/{kind.replace(' ', '-')}/{number + 1}" for kind in numbers for number in range(numbers[kind])
+    }
+
+
+def same_again(path, sure, count, _, how):
+    return synth.synthesize(synth.graph_of(path, sure), count, 0, **how)
+
+
+def test_parts_end_where_the_graph_gives_hardly_more(encyclopedia_path, monkeypatch):
+    monkeypatch.setattr(synth, "PART", 40)
+    monkeypatch.setattr(synth, "part", same_again)
+    few = synth.synthesize_in_parts(encyclopedia_path, 0.0, 100, 0, 1, options=4)
+    assert len(few) == len({synth.identity(question) for question in few}) == 40
+
+
+def die(*_):
+    os._exit(9)
+
+
+def test_a_worker_that_dies_is_told_of(encyclopedia_path, monkeypatch):
+    monkeypatch.setattr(synth, "PART", 20)
+    monkeypatch.setattr(synth, "part", die)
+    with pytest.raises(UserError, match="fewer --workers"):
+        synth.synthesize_in_parts(encyclopedia_path, 0.0, 60, 0, 1, options=4)
 
 
 def test_the_encyclopedia_gives_every_kind(encyclopedia):
